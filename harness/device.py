@@ -1,0 +1,46 @@
+"""What the measurer needs of a device: to wait for it, to ask its memory, and where it has one, to read its own clock."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Device(Protocol):
+    """One backend, one file in `devices/`; `devices/<name>.py` has `open(name: str, clock: Clock) -> Device`."""
+
+    @property
+    def name(self) -> str:
+        """As the user asked for it: "cpu", "cuda:1", "mps", "fake"."""
+        ...
+
+    @property
+    def torch_name(self) -> str:
+        """The torch device string that models are put on."""
+        ...
+
+    def sync(self) -> None:
+        """Return when everything asked of the device is done."""
+        ...
+
+    def stamp(self) -> Any | None:
+        """Record a time stamp in the device's own stream (a CUDA event), without waiting; None where there is none."""
+        ...
+
+    def elapsed_ns(self, earlier: Any, later: Any) -> int | None:
+        """Return nanoseconds between two stamps, after a `sync`."""
+        ...
+
+    def peak_bytes(self) -> int | None:
+        """Return the highest allocation since `reset_peak`, in bytes; None where the device cannot tell."""
+        ...
+
+    def memory(self) -> Mapping[str, int | None]:
+        """Return allocated_bytes, reserved_bytes and rss_bytes now; None where it cannot tell."""
+        ...
+
+    def reset_peak(self) -> None:
+        """Start a new peak."""
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what the log says about the device: name, driver, memory, threads, clock ..."""
+        ...

@@ -1,0 +1,72 @@
+"""What can go wrong, as a tree; only `cli` catches these and turns them into one line and an exit code.
+
+HarnessError                 every error we foresee; its text names the file or cell, the value, and the next step
+├── UnknownName              a model, suite, device, report ... that no card or plug-in has; guesses the near one
+├── CardError                a card that cannot be read: file, field, value
+├── SettingError             a setting the model or device cannot take (`--res 1000`): the nearest valid ones
+├── WeightsError             a checkpoint that is not the model: every missing, unexpected, misshapen or NaN tensor
+├── DataError                a suite whose data cannot be had or read
+├── DeviceError              a device that is not here, or is held by another run
+├── MissingPackage           an optional package is not installed: the exact command that installs it
+├── LogError                 a run log that is torn beyond resuming, from the future, or not ours
+└── ExampleError             one example that cannot be measured (corrupt image ...): a failure record, never a score
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """Every error we foresee."""
+
+    exit_code = 2
+
+
+class UnknownName(HarnessError):
+    """A name that nothing here has."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(f"unknown {kind} {name!r}{guess(name, self.known)}; known: {', '.join(self.known) or 'none'}")
+
+
+class CardError(HarnessError):
+    """A card that cannot be read."""
+
+
+class SettingError(HarnessError):
+    """A setting that the model, the suite or the device cannot take."""
+
+
+class WeightsError(HarnessError):
+    """A checkpoint that is not the model it is asked to be."""
+
+
+class DataError(HarnessError):
+    """A suite whose data cannot be had or read."""
+
+
+class DeviceError(HarnessError):
+    """A device that is not here, or is held by another run."""
+
+
+class MissingPackage(HarnessError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, purpose: str, extra: str | None = None) -> None:
+        command = f"pip install 'vlm-pareto[{extra}]'" if extra else f"pip install {package}"
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed; next: {command}")
+
+
+class LogError(HarnessError):
+    """A run log that cannot be read or continued."""
+
+
+class ExampleError(HarnessError):
+    """One example that cannot be measured; the run goes on and the log keeps a failure record."""
+
+
+def guess(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""

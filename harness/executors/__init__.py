@@ -1,0 +1,1 @@
+"""One file per plug-in; the file name is the name."""

@@ -1,0 +1,101 @@
+"""The seam everything hangs on: a model answers a request as a generator of events; the measurer alone owns the clock."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+STAGES = ("preprocess", "encode", "project", "prefill")
+"""The stages before the first token, in order. What follows (`decode`) is timed from the pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question about one or more images, as bytes in memory: that is where TTFT starts.
+
+    `images` are encoded image files (PNG, JPEG ...), untouched. `question` is the suite's bare text with its suffix; chat
+    templates are the adapter's. With `ignore_eos` exactly `max_new_tokens` tokens are made (timing); without, the model
+    stops by itself (scoring). With `visual_only` the prompt is the visual tokens alone, as in the FastVLM paper's prefill.
+    """
+
+    images: tuple[bytes, ...]
+    question: str
+    max_new_tokens: int = 32
+    ignore_eos: bool = False
+    visual_only: bool = False
+
+
+class Done(NamedTuple):
+    """A stage has just ended. `part` names a piece of it (one of several encoders) whose whole is yet to end."""
+
+    stage: str
+    part: str = ""
+
+
+class Piece(NamedTuple):
+    """One decoded token's text, on the host; the first one ends TTFT. The text may be empty (half a character)."""
+
+    text: str
+
+
+class Seen(NamedTuple):
+    """What the model was shown: yielded once, before `Done("prefill")`; it costs no clock read and no sync.
+
+    Pixel sizes are (width, height). `processed_px` is what the encoder gets in all (tiles added up), `content_px` the number
+    of those pixels that show the image and not padding. `tiles` counts encoder passes of one encoder. `conversions` states
+    what was done to the file to make RGB pixels of it ("CMYK to RGB", "first frame of 12").
+    """
+
+    original_px: tuple[int, int]
+    processed_px: tuple[int, int]
+    content_px: int
+    tiles: int
+    visual_tokens: int
+    text_tokens: int
+    conversions: tuple[str, ...] = ()
+    note: str = ""
+
+
+Event = Done | Piece | Seen
+
+
+class Work(NamedTuple):
+    """What a stage must do, counted and not guessed: floating-point operations (2 per multiply-add), bytes of weights read."""
+
+    flops: int
+    weight_bytes: int
+
+
+class Model(Protocol):
+    """Anything that can be timed. Adapters never import `time`."""
+
+    def answer(self, request: Request, /) -> Iterator[Event]:
+        """Yield `Done` after each stage, then a `Piece` per token. Closing the generator early must be safe."""
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Return the effective settings for the log: dtype, attention, image backend, tokenizer, prompt template ..."""
+        ...
+
+    def work(self, seen: Seen, /) -> Mapping[str, Work]:
+        """Return FLOPs and weight bytes by stage for an example like `seen`; empty where unknown."""
+        ...
+
+    def close(self) -> None:
+        """Free the device's memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to build a model: what a cell decided and an adapter needs to know. Everything here is logged."""
+
+    side: int
+    """Requested input side in pixels; the adapter's own rule (fixed, step, multiple) makes the effective one of it."""
+    device: str = "cpu"
+    """A torch device string ("cpu", "cuda", "cuda:1", "mps", "meta" for counting only)."""
+    dtype: str = "float32"
+    seed: int = 0
+    only: str | None = None
+    """Load this part alone (`--isolate-stages`): the name of an encoder, or "llm" (with stand-in visual tokens); None: all."""
+    settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """The card's `[settings]` table overlaid with `--set name=value`; the adapter knows the names and refuses others."""

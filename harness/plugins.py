@@ -1,0 +1,35 @@
+"""Plug-ins: the file name is the name; out of the tree, entry points of the same group."""
+
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from harness.errors import MissingPackage, UnknownName
+
+GROUPS = ("adapters", "devices", "executors", "figures", "exporters")
+
+
+def names(group: str) -> list[str]:
+    """Return the names of all plug-ins of `group`, our own and those of entry points, without importing any."""
+    package = importlib.import_module(f"harness.{group}")
+    own = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+    return sorted({*own, *(point.name for point in entry_points(group=f"harness.{group}"))})
+
+
+def load(group: str, name: str) -> ModuleType:
+    """Import the plug-in `name` of `group`; a package it lacks is named."""
+    known = names(group)
+    if name not in known:
+        raise UnknownName(group.removesuffix("s"), name, known)
+    for point in entry_points(group=f"harness.{group}"):
+        if point.name == name:
+            loaded = point.load()
+            assert isinstance(loaded, ModuleType), f"entry point {point.value} must be a module"
+            return loaded
+    try:
+        return importlib.import_module(f"harness.{group}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name and not error.name.startswith("harness"):
+            raise MissingPackage(error.name, f"{group.removesuffix('s')} {name!r}") from error
+        raise

@@ -1,0 +1,134 @@
+"""The run log's lines. Every quantity carries its unit; raw nanoseconds are kept for ever, summaries never."""
+
+import msgspec
+
+SCHEMA = 1
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_defaults=True):
+    """One line of a run log."""
+
+
+class Header(Record, frozen=True, tag="header"):
+    """What was asked and what was done about it, before anything is measured."""
+
+    schema: int
+    cell: dict[str, object]
+    """The cell, all of it (`cells.Cell.as_dict`)."""
+    key: str
+    command: str
+    started_at: str
+    harness: dict[str, str]
+    """version, git commit (with `+dirty`)."""
+    environment: dict[str, str]
+    device: dict[str, str]
+    requested: dict[str, object]
+    effective: dict[str, object]
+    cards: dict[str, str]
+    """Digests by card: `model`, `suite`."""
+    weights: dict[str, str]
+    """source (local, hub, random ...), location, digest, notice."""
+    data: dict[str, str]
+    """origin (hub, local, embedded), name, digest, examples, notice."""
+
+
+class Resumed(Record, frozen=True, tag="resumed"):
+    """The same run went on in a new process: everything below was measured there."""
+
+    started_at: str
+    environment: dict[str, str]
+    device: dict[str, str]
+    lines_kept: int
+    bytes_dropped: int
+
+
+class Pass(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer of the model, timed. In a stage pass the device is synced after every event; in a whole pass only at the first piece."""
+
+    stage_ns: dict[str, int] = {}
+    """Host time by stage; parts of a stage as `encode.siglip`. Empty in a whole pass."""
+    device_ns: dict[str, int] = {}
+    """The device's own clock (CUDA events) over the same stages, where it has one."""
+    stage_cpu_ns: dict[str, int] = {}
+    ttft_ns: int | None = None
+    cpu_ns: int | None = None
+    """CPU time of the process until the first piece."""
+    piece_ns: tuple[int, ...] = ()
+    """When each piece came, from the start of the pass; the first is TTFT."""
+    total_ns: int = 0
+    output_tokens: int = 0
+    stage_peak_bytes: dict[str, int] = {}
+    stage_energy_mj: dict[str, float] = {}
+
+
+class Sample(Record, frozen=True, tag="sample"):
+    """One example, measured once: a stage pass, a whole pass, what the model saw, what it answered."""
+
+    example: str
+    index: int
+    """Position in the suite's order."""
+    attempt: int
+    phase: str
+    """cold (first request of the process), warmup, timed."""
+    at: str
+    clock: str
+    stages: Pass | None = None
+    whole: Pass | None = None
+    original_px: tuple[int, int] | None = None
+    processed_px: tuple[int, int] | None = None
+    content_px: int | None = None
+    tiles: int | None = None
+    visual_tokens: int | None = None
+    text_tokens: int | None = None
+    conversions: tuple[str, ...] = ()
+    note: str = ""
+    answer: str | None = None
+    references: tuple[str, ...] = ()
+    image_ids: tuple[str, ...] = ()
+    """Digest of each image: what accuracy intervals are clustered by."""
+    doc: dict[str, object] = {}
+    """The suite's own row without its images: what lmms-eval's scorer needs."""
+    valid: bool = True
+    reasons: tuple[str, ...] = ()
+    """Why the gate refused the sample, by name."""
+    readings: dict[str, float | str | None] = {}
+    """What the gate read: load, steal, frequency, temperature, throttle reasons ..."""
+    memory: dict[str, int | None] = {}
+
+
+class Failure(Record, frozen=True, tag="failure"):
+    """An example, or the whole cell, that could not be measured: a record, never a score."""
+
+    example: str | None
+    index: int | None
+    stage: str
+    error: str
+    message: str
+    traceback: str
+    at: str
+    doc: dict[str, object] = {}
+
+
+class Counted(Record, frozen=True, tag="counted"):
+    """FLOPs and weight bytes by stage for examples with these token counts; and the machine's measured peak."""
+
+    visual_tokens: int
+    text_tokens: int
+    tiles: int
+    flops: dict[str, int]
+    weight_bytes: dict[str, int]
+
+
+class Footer(Record, frozen=True, tag="footer"):
+    """The run ended by itself: nothing more will come."""
+
+    ended_at: str
+    samples: int
+    failures: int
+    stopped: str
+    """Which rule fired: precision, maximum_samples, maximum_seconds, examples (no more of them)."""
+    refused: int = 0
+    note: str = ""
+
+
+Line = Header | Resumed | Sample | Failure | Counted | Footer
