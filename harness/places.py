@@ -1,0 +1,45 @@
+"""Where things lie on this machine: the cache, and the lock of each device."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import DeviceError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs at once are then not noticed
+    fcntl = None  # type: ignore[assignment]
+
+
+def cache() -> Path:
+    """Return the cache folder: VLM_PARETO_CACHE, or `vlm-pareto` below XDG_CACHE_HOME or ~/.cache."""
+    named = os.environ.get("VLM_PARETO_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-pareto"
+
+
+@contextmanager
+def hold(device: str) -> Iterator[None]:
+    """Hold `device` for this process alone: two timed runs on one device would measure each other."""
+    path = cache() / "locks" / f"{device.replace(':', '-')}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 - held until the run ends
+    except OSError as error:
+        raise DeviceError(f"{path}: cannot be written: {error.strerror}; next: set VLM_PARETO_CACHE") from error
+    with file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise DeviceError(f"{device} is held by {holder}; next: wait for it, or stop it") from error
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield
