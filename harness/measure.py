@@ -1,8 +1,8 @@
 """One cell: warm-up and timed examples through one loop, as a stream of records. Owns the clock and the device sync.
 
-Each example is answered twice. The *stage pass* syncs after every event, which splits the time into stages, and makes a
-fixed number of tokens (the decode rate); the *whole pass* syncs only at the first piece, which gives the undisturbed TTFT,
-and answers at its natural length: that answer is scored. Whole minus stages is the residual.
+Each example is answered twice. The *stage pass* syncs after every event, which splits the time into stages, and makes
+a fixed number of tokens (the decode rate); the *whole pass* syncs only at the first piece, which gives the undisturbed
+TTFT, and answers at its natural length: that answer is scored. Whole minus stages is the residual.
 """
 
 import traceback
@@ -15,7 +15,7 @@ from harness.clock import Clock
 from harness.device import Device
 from harness.errors import ExampleError, HarnessError
 from harness.examples import Example
-from harness.model import Done, Model, Piece, Request, Seen
+from harness.model import Model, Piece, Request, Seen
 from harness.records import Counted, Failure, Footer, Pass, Sample
 from harness.stopping import Stopping
 
@@ -79,8 +79,8 @@ def measure(
 ) -> Iterator[MeasureRecord]:
     """Measure `plan.examples` and yield a record for each sample, failure and count; the footer comes last.
 
-    A failed example is a `Failure`, never a score; a refused one is measured again and both are yielded. Any error that is
-    not an example's own (out of memory ...) is a `Failure` too, and ends the cell when it keeps coming.
+    A failed example is a `Failure`, never a score; a refused one is measured again and both are yielded. Any error that
+    is not an example's own (out of memory ...) is a `Failure` too, and ends the cell when it keeps coming.
     """
     started_ns = clock.now_ns()
     samples = failures = refused = consecutive = 0
@@ -124,9 +124,7 @@ def measure(
             break
         if phase == "timed":
             fired = fired or plan.stopping.fired((clock.now_ns() - started_ns) / 1e9)
-    yield Footer(
-        ended_at=now_text(), samples=samples, failures=failures, stopped=fired or "examples", refused=refused
-    )
+    yield Footer(ended_at=now_text(), samples=samples, failures=failures, stopped=fired or "examples", refused=refused)
 
 
 def _order(plan: Plan) -> Iterator[tuple[Example, str]]:
@@ -283,7 +281,7 @@ def time_stages(
 
 
 def _only(stages: Pass, part: str) -> Pass:
-    """Keep the stages that belong to an isolated part: the LLM's preprocessing was done for its stand-ins' shapes alone."""
+    """Keep the stages that belong to an isolated part: the LLM's preprocessing only made its stand-ins' shapes."""
     keep = ("project", "prefill") if part == "llm" else ("preprocess", "encode", f"encode.{part}")
 
     def pick(table: dict[str, Any]) -> dict[str, Any]:
@@ -359,7 +357,13 @@ def _failure(example: Example, error: BaseException) -> Failure:
 def _stage_of(error: BaseException) -> str:
     """Return the adapter's function that failed, from the traceback: prepare, encode, project, prefill ..."""
     names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    known = {"prepare": "preprocess", "decode": "preprocess", "encode": "encode", "project": "project", "prefill": "prefill"}
+    known = {
+        "prepare": "preprocess",
+        "decode": "preprocess",
+        "encode": "encode",
+        "project": "project",
+        "prefill": "prefill",
+    }
     return next((known[name] for name in reversed(names) if name in known), "answer")
 
 
@@ -384,6 +388,3 @@ def _count(model: Model, seen: Seen) -> Iterator[Counted]:
 def now_text() -> str:
     """Return the time of day for the log, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-__all__ = ["Done", "MeasureRecord", "Plan", "measure", "time_stages", "time_whole"]

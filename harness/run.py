@@ -1,9 +1,9 @@
-"""Cells to run logs: what is asked is settled, weights and data are found, a log is opened (or resumed), samples come in."""
+"""Cells to run logs: wishes are settled, weights and data found, a log is opened (or resumed), samples come in."""
 
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -13,11 +13,11 @@ from harness import __version__, cells, environment, examples, places, plugins, 
 from harness.cards import ModelCard, SuiteCard
 from harness.cells import Asked, Cell
 from harness.clock import Clock, Monotonic
-from harness.errors import MissingPackage, SettingError
+from harness.errors import SettingError
 from harness.examples import Suite
 from harness.measure import MeasureRecord, Plan, measure
 from harness.model import Options
-from harness.records import SCHEMA, Footer, Header, Line, Resumed, Sample
+from harness.records import SCHEMA, Footer, Header, Resumed
 from harness.runlog import Log, Writer, read
 from harness.stopping import Rule, Stopping
 from harness.weights import Source
@@ -69,7 +69,8 @@ def prepare(asked: Asked) -> Job:
     source = weights.resolve(card, asked.weights, asked.offline)
     suite = examples.open_suite(suite_card, asked.data, asked.limit, asked.offline)
     notices += [text for text in (source.notice, suite.notice) if text]
-    assert asked.res is not None and asked.dtype is not None
+    assert asked.res is not None
+    assert asked.dtype is not None
     cell = Cell(
         model=card.name,
         model_digest=card.digest,
@@ -101,6 +102,29 @@ def prepare(asked: Asked) -> Job:
     )
     path = cell.path(Path(asked.out), environment.machine_name())
     return Job(asked, cell, card, suite_card, source, suite, path, tuple(notices))
+
+
+def afresh(job: Job) -> Job:
+    """Return `job` as the next repetition of its cell that has no log yet: history is never overwritten."""
+    while job.path.is_file():
+        repetition = job.cell.repetition + 1
+        cell = replace(job.cell, repetition=repetition)
+        path = cell.path(Path(job.asked.out), environment.machine_name())
+        job = replace(job, asked=replace(job.asked, repetition=repetition), cell=cell, path=path)
+    return job
+
+
+def each(wanted: Sequence[Asked], again: bool, executor: str = "local") -> Iterator[tuple[Job, int]]:
+    """Measure several runs, each in its own process; yield (job, exit code) as they end. Finished ones are skipped."""
+    jobs = [afresh(prepare(asked)) if again else prepare(asked) for asked in wanted]
+    waiting = [job for job in jobs if not job.finished]
+    yield from ((job, 0) for job in jobs if job.finished)
+    commands = [[*interpreter(), *command(job.asked), "--bare"] for job in waiting]
+    submit = plugins.load("executors", executor).submit
+    for position, code in submit(commands, Path(waiting[0].asked.out) if waiting else Path(), {}):
+        if code in (130, -2):
+            raise KeyboardInterrupt
+        yield waiting[position], code
 
 
 def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[MeasureRecord]:
@@ -135,7 +159,9 @@ def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[
             model.close()
 
 
-def _measure(job: Job, left: Log | None, writer: Writer, model: Any, device: Any, clock: Clock) -> Iterator[MeasureRecord]:
+def _measure(
+    job: Job, left: Log | None, writer: Writer, model: Any, device: Any, clock: Clock
+) -> Iterator[MeasureRecord]:
     from harness import energy
     from harness.gate import Gate, probes_for
 
@@ -270,13 +296,17 @@ def command(asked: Asked) -> list[str]:
     return arguments
 
 
-FLAGS = {"settings": "set", "isolate": "isolate-stages", "minimum_samples": "min-samples", "minimum_seconds": "min-seconds", "maximum_samples": "max-samples", "maximum_seconds": "max-seconds"}  # fmt: skip
+FLAGS = {
+    "settings": "set",
+    "isolate": "isolate-stages",
+    "minimum_samples": "min-samples",
+    "minimum_seconds": "min-seconds",
+    "maximum_samples": "max-samples",
+    "maximum_seconds": "max-seconds",
+}
 """Flags whose name is not the field's."""
 
 
 def interpreter() -> list[str]:
     """Return how a child process starts this program."""
     return [sys.executable, "-m", "harness"]
-
-
-__all__ = ["Job", "MissingPackage", "Sample", "carry_out", "command", "expand", "interpreter", "prepare", "Line"]

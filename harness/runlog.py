@@ -7,10 +7,11 @@ that dies leaves the `.part`: the next run with the same key cuts an unfinished 
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import msgspec
 
@@ -110,19 +111,20 @@ def find(folder: Path) -> Iterator[Path]:
 
 
 class Writer:
-    """Appends records to `path` + `.part` and renames it at the end; the only thing besides reports that writes files."""
+    """Appends records to `path` + `.part` and renames it at the end; besides reports, nothing else writes files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.part = path.with_name(path.name + ".part")
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
         self._good = 0
 
     def open(self) -> Log | None:
         """Take the log's lock, and return what an earlier, unfinished run left (its torn end is cut off)."""
         try:
             self.part.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.part, "ab")  # noqa: SIM115 - closed in `close`, or by the death it survives
+            # Unbuffered: after a failed write nothing waits in memory to be written behind our back.
+            self._file = open(self.part, "ab", buffering=0)  # noqa: SIM115 - closed in `close`
         except OSError as error:
             raise LogError(f"{self.part}: cannot be written: {error.strerror}; next: choose another --out") from error
         if fcntl:
@@ -147,13 +149,12 @@ class Writer:
         assert self._file, "open() first"
         data = _encoder.encode(record) + b"\n"
         try:
-            self._file.write(data)
-            self._file.flush()
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
         except OSError as error:
-            try:
+            with suppress(OSError):  # else the torn line is recognised and cut off when the run is resumed
                 self._truncate(self._good)
-            except OSError:
-                pass  # the torn line is recognised and cut off when the run is resumed
             what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
             raise LogError(
                 f"{self.part}: {what}; everything before is kept; next: free space, then the same command resumes"
@@ -172,10 +173,7 @@ class Writer:
     def close(self) -> None:
         """Let go of the file; an unfinished log stays as it is."""
         if self._file:
-            try:
-                self._file.close()
-            except OSError:
-                pass  # what could not be flushed was reported by `append`
+            self._file.close()
             self._file = None
 
     def _truncate(self, size: int) -> None:

@@ -1,0 +1,143 @@
+"""What there is, and which of it can run here: models, suites, devices, reports; and `check`, which loads all of it."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from harness import cards, examples, plugins, weights
+from harness.errors import HarnessError
+
+DEFAULT_MODEL = "fastvlm-0.5b"
+
+
+def default_model() -> str:
+    """Return the model that `harness run` measures when none is named."""
+    return DEFAULT_MODEL
+
+
+def best_device() -> str:
+    """Return the fastest device that is here: cuda, mps, else cpu."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def tables(kinds: list[str]) -> dict[str, list[dict[str, str]]]:
+    """Return the rows of `harness list` by kind."""
+    return {kind: ROWS[kind]() for kind in kinds}
+
+
+def _models() -> list[dict[str, str]]:
+    rows = []
+    for name in cards.names("models"):
+        card = cards.model(name)
+        rule = card.resolution
+        sides = {"multiple": f"multiples of {rule.of}", "fixed": "its own, fixed", "any": "any"}.get(
+            rule.rule, ", ".join(map(str, rule.values))
+        )
+        here = weights.present(card)
+        rows.append(
+            {
+                "model": name,
+                "title": card.title,
+                "sides": sides,
+                "weights": "here" if here else ("on the Hub" if card.hub else "random only"),
+                "repository": card.hub.repo if card.hub else "",
+                "license": card.license,
+            }
+        )
+    return rows
+
+
+def _suites() -> list[dict[str, str]]:
+    rows = []
+    for name in cards.names("suites"):
+        card = cards.suite(name)
+        here = card.origin == "embedded" or examples.present(card)
+        rows.append(
+            {
+                "suite": name,
+                "title": card.title,
+                "metric": card.unit or card.metric,
+                "data": "ships with the package" if card.origin == "embedded" else ("here" if here else "on the Hub"),
+                "scored": "needs a judge" if card.judge else "here",
+                "stands in": card.stand_in or "",
+            }
+        )
+    return rows
+
+
+def _devices() -> list[dict[str, str]]:
+    return [{"device": name, "here": "yes" if here else f"no: {why}"} for name, here, why in devices()]
+
+
+def devices() -> list[tuple[str, bool, str]]:
+    """Return (name, whether it is here, why not) for each device plug-in."""
+    import torch
+
+    found = {
+        "cpu": (True, ""),
+        "fake": (True, ""),
+        "cuda": (torch.cuda.is_available(), "torch sees no CUDA device"),
+        "mps": (torch.backends.mps.is_available(), "torch sees no Apple GPU"),
+    }
+    rows = []
+    for name in plugins.names("devices"):
+        module = {"mlx": "mlx.core", "coreml": "coremltools"}.get(name)
+        here, why = found.get(
+            name, (sys.platform == "darwin" and bool(module and _has(module)), "needs macOS and the apple extra")
+        )
+        rows.append((name, here, why))
+    return rows
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
+def _reports() -> list[dict[str, str]]:
+    rows = []
+    for name in cards.names("reports"):
+        card = cards.load("reports", name)
+        rows.append({"report": name, "title": getattr(card, "title", ""), "kind": getattr(card, "kind", "")})
+    return rows
+
+
+ROWS = {"models": _models, "suites": _suites, "devices": _devices, "reports": _reports}
+
+
+def check() -> tuple[list[str], int]:
+    """Load every card and plug-in; return what is wrong, a line each, and how many were loaded."""
+    problems: list[str] = []
+    count = 0
+    for kind in cards.KINDS:
+        for name in cards.names(kind):
+            count += 1
+            try:
+                card = cards.load(kind, name)
+                if isinstance(card, cards.ModelCard):
+                    if card.adapter not in plugins.names("adapters"):
+                        problems.append(f"models/{name}.toml: adapter {card.adapter!r} is not there")
+                    cards.check_side(card, card.resolution.default)
+                if isinstance(card, cards.SuiteCard) and card.stand_in:
+                    cards.suite(card.stand_in)
+            except HarnessError as error:
+                problems.append(str(error))
+    for group in plugins.GROUPS:
+        for name in plugins.names(group):
+            count += 1
+            try:
+                plugins.load(group, name)
+            except HarnessError as error:
+                problems.append(str(error))
+    for folder in ("models", "suites", "reports"):
+        strays = [
+            path for path in (cards.ROOT / folder).glob("*") if path.suffix not in (".toml", "") and path.is_file()
+        ]
+        problems += [f"{stray}: not a card" for stray in strays if folder != "reports"]
+    if not os.access(Path.cwd(), os.W_OK):
+        problems.append(f"{Path.cwd()}: not writable, run logs go to ./results; next: --out elsewhere")
+    return problems, count

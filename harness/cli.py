@@ -1,0 +1,247 @@
+"""The program in one screen: each command reads cards and options, calls one function, and prints what it returns.
+
+Only this file prints, catches errors and sets exit codes. Progress and notices go to stderr; stdout holds the result.
+Everything heavy (torch, pandas, lmms-eval) is imported inside the command that needs it, so `--help` answers at once.
+
+Exit codes: 0 done; 1 done, but some examples failed; 2 an error (one line says which); 130 interrupted; 141 closed pipe.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError, SettingError
+
+
+def main() -> NoReturn:
+    """Run the program; turn every foreseen error into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = program(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except HarnessError as error:
+        code = _say_error(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        code = _say_error("interrupted; what was measured is kept; next: the same command resumes", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone: say it once, and keep Python from complaining again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = _say_error("the reader of stdout has gone; the run log is complete; next: `harness show LOG`", 141)
+    except MemoryError:
+        code = _say_error(
+            "out of memory; what was measured is kept; next: --isolate-stages, a lower --res or --dtype bfloat16", 2
+        )
+    except OSError as error:
+        code = _say_error(f"{error.filename or 'input/output'}: {error.strerror}; what was measured is kept", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say_error(text: str, code: int) -> int:
+    if os.environ.get("HARNESS_TRACEBACK"):
+        traceback.print_exc()
+    with suppress(OSError):  # stderr may have gone as well
+        click.echo(f"harness: {text}", err=True)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def program() -> None:
+    """Measure how fast and how right a vision-language model is, at which resolution.
+
+    Start with `harness run --suite docvqa --res 1024`, or with `harness doctor` to see what this machine is good for.
+    """
+
+
+PROTOCOLS = "ttft: bytes in memory to first token; paper: encoder + prefill of the visual tokens, added up."
+
+# --- options that several commands share ---
+
+
+def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how a cell is measured."""
+    for option in reversed(MEASURING):
+        command = option(command)
+    return command
+
+
+MEASURING = [
+    click.option("--device", default=None, help="cpu, cuda, cuda:1, mps, fake. Default: the best one here."),
+    click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the device's own."),
+    click.option("--weights", help="A checkpoint's folder, or `random`. Default: Hub cache, Hub, else random."),
+    click.option("--data", help="Parquet file or folder with the suite's columns, instead of the Hub's data."),
+    click.option("--limit", type=int, help="Only the first N examples."),
+    click.option("--engine", default="torch", show_default=True, help="torch; mlx or coreml+mlx on a Mac."),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the model's card."),
+    click.option("--isolate-stages", "isolate", is_flag=True, help="Load encoders and LLM one by one; add up."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of random weights."),
+    click.option("--threads", type=int, help="CPU threads for torch."),
+    click.option("--decode-tokens", type=int, default=16, show_default=True, help="Output length for timing."),
+    click.option("--precision", type=float, default=0.02, show_default=True, help="Stop when the median is this sure."),
+    click.option(
+        "--min-samples", "minimum_samples", type=int, default=8, show_default=True, help="Time at least so many."
+    ),
+    click.option("--min-seconds", "minimum_seconds", type=float, default=2.0, show_default=True, help="... so long."),
+    click.option("--max-samples", "maximum_samples", type=int, default=200, show_default=True, help="At most so many."),
+    click.option("--max-seconds", "maximum_seconds", type=float, default=120.0, show_default=True, help="... so long."),
+    click.option("--offline", is_flag=True, help="Do not ask the Hub."),
+    click.option("--out", default="results", show_default=True, help="Folder for run logs."),
+]
+
+
+@program.command()
+@click.option(
+    "--model", default=None, help="A model of `harness list models`, or a card file. [default: see `harness list`]"
+)
+@click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
+@click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
+@click.option(
+    "--protocol", type=click.Choice(["ttft", "paper", "both"]), default="ttft", show_default=True, help=PROTOCOLS
+)
+@click.option(
+    "--processes", type=click.IntRange(1), default=1, show_default=True, help="Repeat in so many fresh processes."
+)
+@click.option("--again", is_flag=True, help="Measure once more, also if a finished log is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--part", hidden=True, default=None)
+@click.option("--repetition", hidden=True, type=int, default=0)
+@click.option("--bare", hidden=True, is_flag=True, help="Measure only: the process that asked prints the result.")
+@measuring
+def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, **options: Any) -> int:
+    """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
+    from harness import console, run
+
+    asked = _asked(options)
+    protocols = run.cells.PROTOCOLS if protocol == "both" else (protocol,)
+    wanted = run.expand(asked, protocols, processes) if asked.part is None else [asked]  # type: ignore[arg-type]
+    with console.Progress() as progress:
+        if len(wanted) == 1:
+            job = run.prepare(wanted[0])
+            if again:
+                job = run.afresh(job)
+            paths = [progress.follow(job, run.carry_out)]
+        else:
+            paths = progress.follow_all(run.each(wanted, again))
+    if bare:
+        return 0
+    return _show(paths, as_json)
+
+
+@program.command()
+@click.argument("logs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def show(logs: tuple[Path, ...], as_json: bool) -> int:
+    """Print the table of run logs that are there already."""
+    from harness import runlog
+
+    return _show([path for folder in logs for path in runlog.find(folder)], as_json)
+
+
+def _show(paths: list[Path], as_json: bool) -> int:
+    from harness import console, outcome
+
+    results = outcome.of(paths)
+    if as_json:
+        click.echo(
+            json.dumps([result.as_dict() for result in results] if len(results) > 1 else results[0].as_dict(), indent=2)
+        )
+    else:
+        click.echo(console.table(results))
+        for path in paths:
+            click.echo(str(path))
+    for line in dict.fromkeys(line for result in results for line in result.failures):
+        click.echo(f"harness: {line}", err=True)
+    return 1 if any(result.failed for result in results) else 0
+
+
+@program.command(name="list")
+@click.argument("kind", required=False, type=click.Choice(["models", "suites", "devices", "reports"]))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def list_(kind: str | None, as_json: bool) -> None:
+    """Show models, suites, devices and reports, and which of them can run here."""
+    from harness import catalogue, console
+
+    tables = catalogue.tables([kind] if kind else ["models", "suites", "devices", "reports"])
+    click.echo(json.dumps(tables, indent=2) if as_json else console.catalogue(tables))
+
+
+@program.command()
+def check() -> int:
+    """Load every card and every plug-in; name what is wrong."""
+    from harness import catalogue
+
+    problems, count = catalogue.check()
+    for problem in problems:
+        click.echo(problem)
+    click.echo(f"{count} cards and plug-ins checked, {len(problems)} wrong")
+    return 2 if problems else 0
+
+
+@program.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine is, what would make its timings doubtful, and what is missing."""
+    from harness import console, doctor
+
+    findings = doctor.examine()
+    if as_json:
+        click.echo(json.dumps([{"level": f.level, "text": f.text, "next": f.next_step} for f in findings], indent=2))
+    else:
+        click.echo(console.findings(findings))
+
+
+@program.command()
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@click.argument("names", nargs=-1)
+def models(form: str, names: tuple[str, ...]) -> None:
+    """Print every card's parameters by part, visual tokens, FLOPs and bytes (counted without weights)."""
+    from harness import architecture, console
+
+    rows = architecture.table(list(names) or None)
+    if form == "json":
+        click.echo(json.dumps(rows, indent=2))
+    elif form == "markdown":
+        click.echo(architecture.markdown(rows))
+    else:
+        click.echo(console.rows(rows))
+
+
+def _asked(options: dict[str, Any]) -> Any:
+    """Turn the options into what is asked for, with the device and the model decided."""
+    from harness import catalogue
+    from harness.cells import Asked
+
+    settings = dict(_setting(text) for text in options.pop("settings"))
+    device = options.pop("device") or catalogue.best_device()
+    model = options.pop("model") or catalogue.default_model()
+    return Asked(**options, device=device, model=model, settings=settings)
+
+
+def _setting(text: str) -> tuple[str, str | int | float | bool]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingError(f"--set {text}: write NAME=VALUE")
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError:
+        parsed = value
+    return name, parsed if isinstance(parsed, str | int | float | bool) else value

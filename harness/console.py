@@ -1,0 +1,187 @@
+"""How things look in a terminal: progress on stderr (no thread refreshes it: that would be timed), tables as text."""
+
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.records import Failure, Footer, Sample
+from harness.units import milliseconds
+
+if TYPE_CHECKING:
+    from harness.doctor import Finding
+    from harness.outcome import Outcome
+    from harness.run import Job
+
+WIDTH = 118
+PLAIN_EVERY_S = 10.0
+"""How often progress is said where stderr is no terminal."""
+
+
+class Progress:
+    """Says on stderr what is going on: a live line in a terminal, now and then a line elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._said_s = 0.0
+        self._live = False
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_line()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._end_line()
+        self._console.print(escape(text))
+
+    def follow(self, job: "Job", carry_out: Callable[["Job", Callable[[str], None]], Iterator[Any]]) -> Path:
+        """Measure `job` while telling how far it is; return its log."""
+        for notice in job.notices:
+            self.say(f"note: {notice}")
+        if job.finished:
+            self.say(f"measured already: {job.path} (--again measures it once more)")
+            return job.path
+        self.say(f"measuring {job.cell.title}")
+        total, timed, started_s = len(job.suite.examples), 0, time.monotonic()
+        for record in carry_out(job, self.say):
+            if isinstance(record, Sample):
+                timed += record.phase == "timed"
+                self._update(_line(record, timed, total, time.monotonic() - started_s))
+            elif isinstance(record, Failure):
+                self.say(f"failed: example {record.example}: {record.message}")
+            elif isinstance(record, Footer):
+                self._end_line()
+                self.say(f"stopped: {STOPPED.get(record.stopped, record.stopped)}; {record.refused} samples refused")
+        return job.path
+
+    def follow_all(self, jobs: Iterable[tuple["Job", int]]) -> list[Path]:
+        """Say which of several cells is on; each says its own progress from its own process."""
+        paths = []
+        for job, code in jobs:
+            if code and not job.path.is_file():
+                self.say(f"failed with exit code {code}: {job.cell.title}")
+            else:
+                paths.append(job.path)
+        return paths
+
+    def _update(self, text: str) -> None:
+        if self._console.is_terminal:
+            self._console.file.write("\r\x1b[2K" + text[: self._console.width - 1])
+            self._console.file.flush()
+            self._live = True
+        elif time.monotonic() - self._said_s > PLAIN_EVERY_S:
+            self._said_s = time.monotonic()
+            self._console.print(escape(text))
+
+    def _end_line(self) -> None:
+        if self._live:
+            self._console.file.write("\r\x1b[2K")
+            self._live = False
+
+
+STOPPED = {
+    "precision": "the median is as sure as asked",
+    "maximum_samples": "the most samples asked for",
+    "maximum_seconds": "the most seconds asked for",
+    "examples": "all examples",
+    "failures": "too many failures in a row",
+}
+
+
+def _line(sample: Sample, timed: int, total: int, elapsed_s: float) -> str:
+    ttft_ns = sample.whole.ttft_ns if sample.whole else None
+    if ttft_ns is None and sample.stages:
+        ttft_ns = sum(value for name, value in sample.stages.stage_ns.items() if "." not in name)
+    refused = f"  refused: {', '.join(sample.reasons)}" if not sample.valid else ""
+    phase = f"{timed}/{total}" if sample.phase == "timed" else sample.phase
+    answer = f"  answer {sample.answer[:40]!r}" if sample.answer else ""
+    return f"[{elapsed_s:5.0f} s] {phase}  TTFT {milliseconds(ttft_ns)}{answer}{refused}"
+
+
+def _text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=WIDTH, highlight=False)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").split("\n"))
+
+
+def table(results: Sequence["Outcome"]) -> str:
+    """Return the table that `harness run` ends with: one block for each result."""
+    return "\n\n".join(_result(result.as_dict()) for result in results)
+
+
+def _result(result: Mapping[str, Any]) -> str:
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in result["facts"].items():
+        facts.add_row(name, escape(str(value)))
+    times = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in ("stage", "median", "95 % interval", "n", "FLOPs", "of peak"):
+        times.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    for row in result["stages"]:
+        times.add_row(
+            row["stage"],
+            _ms(row.get("median_ms")),
+            f"{_ms(row['low_ms'])} – {_ms(row['high_ms'])}" if row.get("low_ms") is not None else "–",
+            str(row["n"]),
+            _gflop(row.get("flops")),
+            f"{row['of_peak']:.0%}" if row.get("of_peak") is not None else "–",
+        )
+    tail = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    tail.add_column(style="bold", no_wrap=True)
+    tail.add_column(overflow="fold")
+    for name, value in result["also"].items():
+        tail.add_row(name, escape(str(value)))
+    lines = [_text(facts), _text(times), _text(tail)]
+    lines += [f"! {text}" for text in result["doubts"]]
+    return "\n".join(lines)
+
+
+def _ms(value: float | None) -> str:
+    return milliseconds(None if value is None else value * 1e6)
+
+
+def _gflop(flops: float | None) -> str:
+    return "–" if not flops else f"{flops / 1e9:,.1f} G"
+
+
+def catalogue(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
+    """Return the tables of `harness list`."""
+    return "\n\n".join(rows(content) for content in tables.values() if content)
+
+
+def rows(content: Sequence[Mapping[str, Any]]) -> str:
+    """Return a plain table of dicts that share their keys."""
+    if not content:
+        return "nothing"
+    shape = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in content[0]:
+        numeric = isinstance(content[0][name], int | float)
+        shape.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in content:
+        shape.add_row(*(escape("" if value is None else str(value)) for value in row.values()))
+    return _text(shape)
+
+
+def findings(found: Sequence["Finding"]) -> str:
+    """Return the lines of `harness doctor`."""
+    signs = {"ok": "ok     ", "doubt": "doubt  ", "missing": "missing"}
+    lines = []
+    for finding in found:
+        lines.append(f"{signs[finding.level]}  {finding.text}")
+        if finding.next_step:
+            lines.append(f"         next: {finding.next_step}")
+    return "\n".join(lines)
