@@ -3,7 +3,7 @@
 Only this file prints, catches errors and sets exit codes. Progress and notices go to stderr; stdout holds the result.
 Everything heavy (torch, pandas, lmms-eval) is imported inside the command that needs it, so `--help` answers at once.
 
-Exit codes: 0 done; 1 done, but some examples failed; 2 an error (one line says which); 130 interrupted; 141 closed pipe.
+Exit codes: 0 done; 1 done, but examples failed; 2 an error (one line says which); 130 interrupted; 141 closed pipe.
 """
 
 import json
