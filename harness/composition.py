@@ -135,8 +135,9 @@ class VisionLanguageModel(ABC):
                 if len(self.encoder_names) > 1:
                     yield Done("encode", name)
             yield Done("encode")
-            if only:
-                yield self._seen(prepared, 0, 0)
+            if only or not self.card.llm:  # an encoder alone: its tokens are counted, nothing is said
+                tokens = 0 if self.card.llm else sum(feature.shape[0] * feature.shape[1] for feature in features.values())
+                yield self._seen(prepared, tokens, 0)
                 return
         visual = self.project(features, prepared)
         yield Done("project")
