@@ -13,3 +13,14 @@ def vicuna_v1(question: str) -> tuple[str, str]:
     BOS. Source: `llava/conversation.py` of LLaVA-1.5 and ConvLLaVA; the image stands on a line of its own before the question.
     """
     return f"{VICUNA_SYSTEM} USER: ", f"\n{question} ASSISTANT:"
+
+
+def qwen_2(question: str) -> tuple[str, str]:
+    r"""Return LLaVA's `qwen_2` for one question about one image, cut where the image goes; no BOS.
+
+    Source: `llava/conversation.py` of ml-fastvlm and LLaVA-NeXT; the image stands on a line of its own before the question.
+    """
+    return (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        f"\n{question}<|im_end|>\n<|im_start|>assistant\n",
+    )
