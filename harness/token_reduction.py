@@ -1,9 +1,9 @@
 """Fewer visual tokens for LLaVA-1.5: PruMerge, PruMerge+ and Matryoshka pooling, by the originals' released code.
 
 Where the released code and the paper differ, the code is followed, because its answers are the published ones:
-PruMerge (arXiv:2403.15388) looks at one attention over the full width (no heads) from queries and keys of CLIP's *last*
-layer, does not divide a merged token by its weights, orders the kept tokens by attention, and adds one token made of all
-that were pruned. Matryoshka (M3, arXiv:2405.17430) pools *after* the projector.
+PruMerge (arXiv:2403.15388) looks at one attention over the full width (no heads) from queries and keys of CLIP's
+*last* layer, does not divide a merged token by its weights, orders the kept tokens by attention, and adds one token
+made of all that were pruned. Matryoshka (M3, arXiv:2405.17430) pools *after* the projector.
 """
 
 import math
@@ -25,10 +25,10 @@ NAMES = ("none", "prumerge", "prumerge+", *(f"m3-{count}" for count in M3_COUNTS
 
 
 class Reduction(NamedTuple):
-    """A way to reduce visual tokens; `count` is M3's number of them."""
+    """A way to reduce visual tokens; `tokens` is M3's number of them."""
 
     kind: Literal["none", "prumerge", "prumerge+", "m3"]
-    count: int = 0
+    tokens: int = 0
 
     @property
     def adaptive(self) -> bool:
@@ -56,12 +56,13 @@ def matryoshka(tokens: Tensor, count: int) -> Tensor:
 
 
 def class_attention(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return the class token's attention (tokens,) on the others, from one layer's queries and keys (1 + tokens, width).
+    """Return the class token's attention (tokens,) on the others; queries and keys are (1 + tokens, width).
 
     Only the class token's row is computed; the softmax runs over all, the class token itself included.
     """
     scores = (queries[:1] @ keys.T) * keys.shape[-1] ** -0.5
-    return scores.softmax(-1)[0, 1:]
+    attention: Tensor = scores.softmax(-1)
+    return attention[0, 1:]
 
 
 def outliers(attention: Tensor) -> int:
@@ -74,13 +75,13 @@ def outliers(attention: Tensor) -> int:
 def spread(tokens: int, count: int) -> range:
     """Return PruMerge+'s evenly spaced tokens: three times as dense as `count` tokens in raster order would lie.
 
-    The original stops before the last token, and divides by zero where there is no outlier; then only the first is taken.
+    The original stops before the last token, and divides by zero where there is no outlier; here that takes the first.
     """
     return range(0, tokens - 1, max(1, int(int(tokens / count) / 3))) if count else range(1)
 
 
 def select(attention: Tensor, spatial: bool) -> Tensor:
-    """Return the indices of the tokens to keep: by falling attention, then (PruMerge+) the evenly spaced ones not among them."""
+    """Return the tokens to keep: by falling attention, then (PruMerge+) the evenly spaced ones not among them."""
     count = outliers(attention)
     kept = attention.topk(count).indices
     if not spatial:
@@ -93,9 +94,10 @@ def select(attention: Tensor, spatial: bool) -> Tensor:
 
 
 def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor) -> Tensor:
-    """Return (kept + 1, width): each kept token plus its most similar others weighted by attention, and one of all the rest.
+    """Return (kept + 1, width): each kept token plus its nearest others weighted by attention, and one of all the rest.
 
-    `features` and `keys` are (tokens, width), `attention` (tokens,). Similar means the cosine of keys; kept tokens merge too.
+    `features` and `keys` are (tokens, width), `attention` (tokens,). Near is by the cosine of keys; kept tokens count
+    among the others.
     """
     unit = F.normalize(keys, dim=-1)
     similar = unit[kept] @ unit.T
@@ -109,8 +111,8 @@ def merge(features: Tensor, keys: Tensor, attention: Tensor, kept: Tensor) -> Te
 def prumerge(features: Tensor, queries: Tensor, keys: Tensor, spatial: bool, count: int | None = None) -> Tensor:
     """Return PruMerge's tokens (n, width) of `features` (tokens, width); `spatial` makes it PruMerge+.
 
-    `queries` and `keys` (1 + tokens, width) are of CLIP's last layer, the class token first. `count` forces the number of
-    tokens returned: for counting FLOPs where there are no values to select by (meta device).
+    `queries` and `keys` (1 + tokens, width) are of CLIP's last layer, the class token first. `count` forces the number
+    of tokens returned: for counting FLOPs where there are no values to select by (meta device).
     """
     attention = class_attention(queries, keys)
     kept = select(attention, spatial) if count is None else attention.topk(count - 1).indices
