@@ -9,8 +9,8 @@ VICUNA_SYSTEM = (
 def vicuna_v1(question: str) -> tuple[str, str]:
     r"""Return LLaVA's `vicuna_v1` (also named `v1`) for one question about one image, cut where the image goes.
 
-    The halves are tokenized apart, as LLaVA does (a sentencepiece vocabulary gives another id where they meet), after one
-    BOS. Source: `llava/conversation.py` of LLaVA-1.5 and ConvLLaVA; the image stands on a line of its own before the question.
+    The halves are tokenized apart, as LLaVA does (a sentencepiece vocabulary gives another id where they meet), after
+    one BOS; the image stands on a line of its own before the question. Source: `llava/conversation.py` of LLaVA-1.5.
     """
     return f"{VICUNA_SYSTEM} USER: ", f"\n{question} ASSISTANT:"
 
