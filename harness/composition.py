@@ -55,6 +55,9 @@ class VisionLanguageModel(ABC):
             raise SettingError(
                 f"{card.name} has no part {options.only!r}; parts: {', '.join([*self.encoder_names, 'llm'])}"
             )
+        self.tokenizer = tokenizers.find(
+            source.folder, card.llm.vocab if card.llm else 1, trained=source.trained and card.llm is not None
+        )
         with weights.empty():
             built = self.build()
         self.parts = nn.ModuleDict({name: module for name, module in built.items() if self._wanted(name)})
@@ -63,7 +66,6 @@ class VisionLanguageModel(ABC):
             self.load(source)
         else:
             weights.randomise(self.parts, options.seed, options.device, self.dtype)
-        self.tokenizer = tokenizers.find(source.folder, card.llm.vocab if card.llm else 1)
         self.encoder_side = options.side
 
     # --- what a family says ---

@@ -1,5 +1,6 @@
 """Text to ids and back: the checkpoint's own tokenizer, or a stated stand-in for timing random weights without one."""
 
+import json
 import re
 import zlib
 from collections.abc import Sequence
@@ -8,7 +9,8 @@ from typing import Any, Protocol
 
 from harness.errors import WeightsError
 
-FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Any of these in a folder means that it has a tokenizer; read in this order."""
 
 
 class Tokenizer(Protocol):
@@ -26,22 +28,21 @@ class Tokenizer(Protocol):
 
 
 class Own:
-    """The tokenizer in a checkpoint's folder, through transformers and never with remote code."""
+    """The tokenizer in a checkpoint's folder, through transformers and never with remote code.
+
+    `tokenizer.json` is read as it is; `vocab.json` with `merges.txt` by the class that `tokenizer_config.json` names.
+    The model's `config.json` is not asked: its type is often one that only remote code knows ("llava_qwen2").
+    """
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+        import transformers
 
+        whole = (folder / "tokenizer.json").is_file()
         try:
-            if (
-                folder / "tokenizer.json"
-            ).is_file():  # the family's config.json may name a class that only remote code has
-                self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
-            else:
-                self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            name = "PreTrainedTokenizerFast" if whole else _class_name(folder)
+            self._tokenizer: Any = getattr(transformers, name).from_pretrained(folder, local_files_only=True)
         except Exception as error:
-            raise WeightsError(
-                f"{folder}: its tokenizer cannot be read: {error}; next: fetch the folder anew"
-            ) from error
+            raise _unreadable(folder, error) from error
         self.name = f"{type(self._tokenizer).__name__} of {folder.name}"
 
     def encode(self, text: str) -> list[int]:
@@ -49,18 +50,58 @@ class Own:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )  # cleaning up takes back spaces that a stream has said already
+        return text
+
+
+class SentencePiece:
+    """A bare `tokenizer.model` (Vicuna, LLaVA-1.5, ConvLLaVA), through the sentencepiece library itself.
+
+    Not through transformers: its reader needs a protobuf newer than other packages here allow. Control symbols ("</s>")
+    and `added_tokens.json` are special tokens; every stretch of text between them gets the model's leading space.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import sentencepiece
+
+        try:
+            self._model: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+            added = folder / "added_tokens.json"
+            special: dict[str, int] = json.loads(added.read_text()) if added.is_file() else {}
+        except Exception as error:
+            raise _unreadable(folder, error) from error
+        self._size = self._model.get_piece_size()
+        special |= {self._model.id_to_piece(i): i for i in range(self._size) if self._model.is_control(i)}
+        self._special = special
+        self._pattern = re.compile("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")")
+        self.name = f"sentencepiece of {folder.name}"
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for stretch in self._pattern.split(text) if self._special else [text]:
+            if stretch in self._special:
+                ids.append(self._special[stretch])
+            elif stretch:
+                ids.extend(self._model.encode(stretch))
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        special = set(self._special.values())
+        text: str = self._model.decode([int(i) for i in ids if i not in special and i < self._size])
         return text
 
 
 class StandIn:
-    """A stand-in that makes about as many ids as a byte-pair vocabulary does: one per special token, word piece of up to
-    six letters, digit group or sign. Ids are hashes, so they mean nothing: only for timing random weights."""
+    """Makes about as many ids as a byte-pair vocabulary does: one per special token, word piece of up to ten letters,
+    digit group or sign (FastVLM's template with "What are these?": 24, as with its own tokenizer). Ids are hashes, so
+    they mean nothing: only for timing random weights."""
 
-    pattern = re.compile(r"<\|?[\w/]+\|?>| ?[^\W\d_]{1,6}|\d{1,3}|\s|[^\w\s]|_")
+    pattern = re.compile(r"<\|?[\w/]+\|?>| ?[^\W\d_]{1,10}|\d{1,3}|\s|[^\w\s]|_")
 
     def __init__(self, vocab: int) -> None:
-        self.name = "stand-in (pieces of up to 6 letters, hashed ids)"
+        self.name = "stand-in (pieces of up to 10 letters, hashed ids)"
         self._vocab = vocab
 
     def encode(self, text: str) -> list[int]:
@@ -70,11 +111,32 @@ class StandIn:
         return "".join(f" ‹{i}›" for i in ids)
 
 
-def find(folder: Path | None, vocab: int) -> Tokenizer:
-    """Return the tokenizer in `folder`, or the stand-in where there is no folder or no tokenizer in it."""
-    if folder and any((folder / name).is_file() for name in FILES):
-        return Own(folder)
+def find(folder: Path | None, vocab: int, trained: bool = False) -> Tokenizer:
+    """Return the tokenizer in `folder`, or the stand-in where there is no folder or no tokenizer in it.
+
+    With `trained` weights there is no stand-in: raises `WeightsError`, for its ids would mean nothing to the model.
+    """
+    if folder:
+        for name in FILES:
+            if (folder / name).is_file():
+                return SentencePiece(folder) if name == "tokenizer.model" else Own(folder)
+    if trained:
+        raise WeightsError(
+            f"{folder}: the checkpoint has no tokenizer (none of {', '.join(FILES)}); next: copy the model's tokenizer "
+            "files into that folder"
+        )
     return StandIn(vocab)
+
+
+def _class_name(folder: Path) -> str:
+    name = json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"]
+    return str(name).removesuffix("Fast")
+
+
+def _unreadable(folder: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{folder}: its tokenizer cannot be read: {type(error).__name__}: {error}; next: fetch the folder anew"
+    )
 
 
 class Stream:
