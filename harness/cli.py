@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -128,11 +129,13 @@ MEASURING = [
 @measuring
 def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, **options: Any) -> int:
     """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
-    from harness import console, run
+    from harness import console, run, sweep
 
     asked = _asked(options)
-    protocols = run.cells.PROTOCOLS if protocol == "both" else (protocol,)
-    wanted = run.expand(asked, protocols, processes) if asked.part is None else [asked]  # type: ignore[arg-type]
+    if protocol != "both":
+        asked = replace(asked, protocol=protocol)
+    protocols = run.cells.PROTOCOLS if protocol == "both" else (asked.protocol,)
+    wanted = run.expand(asked, protocols, processes) if asked.part is None else [asked]
     with console.Progress() as progress:
         if len(wanted) == 1:
             job = run.prepare(wanted[0])
@@ -140,10 +143,87 @@ def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, *
                 job = run.afresh(job)
             paths = [progress.follow(job, run.carry_out)]
         else:
-            paths = progress.follow_all(run.each(wanted, again))
+            paths = progress.follow_all(sweep.go(wanted, again), len(wanted))
     if bare:
         return 0
     return _show(paths, as_json)
+
+
+@program.command()
+@click.option(
+    "--plan", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A TOML plan; flags add to it."
+)
+@click.option("--model", "models", help="Models, separated by commas.")
+@click.option("--suite", "suites", help="Suites, separated by commas. [default: docvqa]")
+@click.option("--res", help="Input sides, separated by commas. Default: each card's.")
+@click.option("--protocol", "protocols", default="ttft", show_default=True, help="ttft, paper, or both by a comma.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Fresh processes a cell.")
+@click.option("--executor", default="local", show_default=True, help="Where cells run: local, submitit.")
+@click.option("--again", is_flag=True, help="Measure finished cells once more.")
+@click.option("--dry-run", is_flag=True, help="Only list the cells, with an estimate of time, memory and download.")
+@measuring
+def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run: bool, **options: Any) -> int:
+    """Measure a grid of models, suites and resolutions, each cell in a process of its own; a killed sweep resumes."""
+    from harness import console, sweep
+
+    axes, common = sweep.read_plan(plan) if plan else ({}, {})
+    for name, flag in (("model", "models"), ("suite", "suites"), ("res", "res"), ("protocol", "protocols")):
+        given = options.pop(flag)
+        if given and not (name == "protocol" and name in axes):
+            axes[name] = [int(text) if name == "res" else text for text in given.split(",")]
+    asked = replace(_asked({**options, "model": None}), **common)
+    wanted, refused = sweep.grid(axes, asked, processes)
+    for one in refused:
+        click.echo(f"left out: {one.reason}", err=True)
+    if dry_run:
+        click.echo(console.plan(wanted))
+        return 0
+    with console.Progress() as progress:
+        paths = progress.follow_all(sweep.go(wanted, again, executor), len(wanted))
+        progress.say(f"{len(paths)} of {len(wanted)} cells have a log; next: harness report pareto --logs {asked.out}")
+    for path in paths:
+        click.echo(str(path))
+    return 0 if len(paths) == len(wanted) else 1
+
+
+@program.command()
+@click.argument("kind", type=click.Choice(["aa", "injection", "overhead"]))
+@click.option("--model", default=None, help="A model card. Default: the fake one, in real time.")
+@click.option("--res", type=int, help="Input side in pixels.")
+@click.option("--pairs", type=click.IntRange(3), default=20, show_default=True, help="Rounds of both arms.")
+@click.option("--stage", default="prefill", show_default=True, help="Where `injection` sleeps.")
+@click.option("--share", default=0.05, show_default=True, help="How long, as a share of the stage.")
+@click.option("--suite", default="pages", show_default=True, help="Whose examples are asked.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@measuring
+def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, **options: Any) -> int:
+    """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage."""
+    from harness import bench, console
+
+    with console.Progress() as progress:
+        result = bench.run(kind, _asked(options), pairs, stage, share, progress.say)
+    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else console.experiment(result))
+    return 0 if result.passed else 1
+
+
+@program.command()
+@click.argument("name", required=False)
+@click.option(
+    "--logs", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of run logs."
+)
+@click.option("--out", default="report", show_default=True, type=click.Path(path_type=Path), help="Folder to write to.")
+@click.option(
+    "--format", "formats", multiple=True, help="markdown, latex, csv, html, png, svg, pdf. Default: the card's."
+)
+@click.option("--all", "every", is_flag=True, help="Render every report.")
+def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], every: bool) -> None:
+    """Render a report (a Pareto plot, a paper's table, the claims ...) from run logs."""
+    from harness import report
+
+    names = report.names() if every or not name else [name]
+    for one in names:
+        for path in report.render(one, logs, out, list(formats) or None):
+            click.echo(str(path))
 
 
 @program.command()

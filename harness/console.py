@@ -16,6 +16,7 @@ from harness.records import Failure, Footer, Sample
 from harness.units import milliseconds
 
 if TYPE_CHECKING:
+    from harness.cells import Asked
     from harness.doctor import Finding
     from harness.outcome import Outcome
     from harness.run import Job
@@ -66,13 +67,14 @@ class Progress:
                 self.say(f"stopped: {STOPPED.get(record.stopped, record.stopped)}; {record.refused} samples refused")
         return job.path
 
-    def follow_all(self, jobs: Iterable[tuple["Job", int]]) -> list[Path]:
-        """Say which of several cells is on; each says its own progress from its own process."""
-        paths = []
-        for job, code in jobs:
-            if code and not job.path.is_file():
-                self.say(f"failed with exit code {code}: {job.cell.title}")
-            else:
+    def follow_all(self, cells: Iterable[tuple["Job", int, str]], total: int) -> list[Path]:
+        """Say which of several cells has ended and how; each says its own progress from its own process."""
+        paths, started_s = [], time.monotonic()
+        for number, (job, code, message) in enumerate(cells, 1):
+            elapsed_s = time.monotonic() - started_s
+            left = f", about {elapsed_s / number * (total - number):.0f} s left" if number < total and code == 0 else ""
+            self.say(f"[{number}/{total}] {message}: {job.cell.title}{left}")
+            if job.path.is_file():
                 paths.append(job.path)
         return paths
 
@@ -185,3 +187,36 @@ def findings(found: Sequence["Finding"]) -> str:
         if finding.next_step:
             lines.append(f"         next: {finding.next_step}")
     return "\n".join(lines)
+
+
+def plan(wanted: Sequence["Asked"]) -> str:
+    """Return the cells of a sweep with what each will probably take (predicted from counts, marked so)."""
+    from harness import peaks, sweep
+
+    listed, estimates = [], []
+    for asked in wanted:
+        peak = peaks.known(asked.device, asked.dtype)
+        one = sweep.estimate(asked, peak.flops_per_s if peak else None)
+        estimates.append(one)
+        listed.append(
+            {
+                "model": asked.model,
+                "suite": asked.suite,
+                "res": asked.res,
+                "device": asked.device,
+                "protocol": asked.protocol,
+                "part": asked.part or "all",
+                "process": asked.repetition + 1,
+                "time ◇": "–" if one.seconds is None else f"{one.seconds:.0f} s",
+                "memory ◇": size(one.memory_bytes),
+                "download": size(one.download_bytes),
+            }
+        )
+    whole = sweep.total(estimates)
+    time_text = (
+        "unknown (no measured peak yet: run one cell first)" if whole.seconds is None else f"{whole.seconds:.0f} s"
+    )
+    return (
+        f"{rows(listed)}\n{len(listed)} cells; in all about {time_text}, at most {size(whole.memory_bytes)} at a time, "
+        f"{size(whole.download_bytes)} to download   ◇ predicted, not measured"
+    )

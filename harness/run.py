@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -112,19 +112,6 @@ def afresh(job: Job) -> Job:
         path = cell.path(Path(job.asked.out), environment.machine_name())
         job = replace(job, asked=replace(job.asked, repetition=repetition), cell=cell, path=path)
     return job
-
-
-def each(wanted: Sequence[Asked], again: bool, executor: str = "local") -> Iterator[tuple[Job, int]]:
-    """Measure several runs, each in its own process; yield (job, exit code) as they end. Finished ones are skipped."""
-    jobs = [afresh(prepare(asked)) if again else prepare(asked) for asked in wanted]
-    waiting = [job for job in jobs if not job.finished]
-    yield from ((job, 0) for job in jobs if job.finished)
-    commands = [[*interpreter(), *command(job.asked), "--bare"] for job in waiting]
-    submit = plugins.load("executors", executor).submit
-    for position, code in submit(commands, Path(waiting[0].asked.out) if waiting else Path(), {}):
-        if code in (130, -2):
-            raise KeyboardInterrupt
-        yield waiting[position], code
 
 
 def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[MeasureRecord]:

@@ -1,0 +1,160 @@
+"""What one measurement came to, as `harness run` and `harness show` print it: a summary row in words and rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import frame, scoring, summary
+from harness.model import STAGES
+from harness.units import milliseconds, size
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One summary row with its logs."""
+
+    row: Row
+    flops: Mapping[str, int]
+    peak_flops_per_s: float | None
+    failures: tuple[str, ...]
+    """A line for each example that failed: what, where, what next."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything that was asked for is missing from the result."""
+        return bool(self.failures) or self.row["n"] == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return facts, stage rows, what else there is to say, and doubts: all that the table and `--json` show."""
+        row = self.row
+        return {
+            "facts": _facts(row),
+            "stages": [self._stage(name) for name in (*STAGES, "ttft") if _number(row, f"{name}_ns") is not None],
+            "also": _also(row),
+            "doubts": list(row["doubts"]),
+            "accuracy": _accuracy(row),
+            "logs": list(row["logs"]),
+        }
+
+    def _stage(self, name: str) -> dict[str, Any]:
+        row, flops = self.row, self.flops.get(name)
+        median_ns = _number(row, f"{name}_ns")
+        of_peak = None
+        if flops and self.peak_flops_per_s and median_ns:
+            of_peak = flops / (median_ns / 1e9) / self.peak_flops_per_s
+        return {
+            "stage": _stage_name(name, row),
+            "median_ms": _ms(median_ns),
+            "low_ms": _ms(_number(row, f"{name}_low_ns")),
+            "high_ms": _ms(_number(row, f"{name}_high_ns")),
+            "n": int(row["n"]),
+            "flops": flops,
+            "of_peak": of_peak,
+        }
+
+
+def of(paths: Sequence[Path]) -> list[Outcome]:
+    """Read these logs, score their answers, and return a result for each cell."""
+    table = frame.load(*paths)
+    rows = summary.summary(table, scoring.of(table)).to_dict("records")
+    return [_outcome({str(key): value for key, value in row.items()}, table) for row in rows]
+
+
+def _outcome(row: Row, table: frame.Frame) -> Outcome:
+    logs = [table.records[name] for name in row["logs"]]
+    flops: dict[str, int] = {}
+    for log in logs:
+        for counted in log.counted:
+            for stage, count in counted.flops.items():
+                flops.setdefault(stage, count)
+    peak = logs[0].header.effective.get("peak_flops_per_s")
+    failures = [f"example {f.example}: {f.message} [{f.stage}, {log.path}]" for log in logs for f in log.failures]
+    return Outcome(row, flops, float(peak) if isinstance(peak, int | float) else None, tuple(failures))
+
+
+def _facts(row: Row) -> dict[str, str]:
+    weights = {"random": "random †: exact architecture, not trained"}.get(row["weights"], row["weights"])
+    data = {"embedded": "embedded ‡: generated pages, ships with the package", "hub": "the Hub", "local": "local files"}
+    suite = f"{row['suite']} ({data.get(row['data'], row['data'])})"
+    if row["asked_suite"] and row["asked_suite"] != row["suite"]:
+        suite += f", standing in for {row['asked_suite']}, whose data are not here"
+    tokens = _count(row, "visual_tokens")
+    if _number(row, "visual_tokens_low") != _number(row, "visual_tokens_high"):
+        tokens += f" (from {row['visual_tokens_low']:.0f} to {row['visual_tokens_high']:.0f})"
+    facts = {
+        "model": f"{row['model']} ({row['dtype']}, {row['device']}, {row['engine']})",
+        "weights": weights,
+        "suite": suite,
+        "resolution": f"{row['resolution']} px asked, {row['processed_px']} px to the encoder in {_count(row, 'tiles')} "
+        f"tile(s), originals {row['original_px']} px (medians)",
+        "tokens": f"{tokens} visual, {_count(row, 'text_tokens')} text",
+        "protocol": PROTOCOLS.get(row["protocol"], str(row["protocol"])),
+    }
+    if row["settings"]:
+        facts["settings"] = str(row["settings"])
+    if row["isolate"]:
+        facts["isolated"] = "§ each part loaded and timed alone; TTFT is their sum"
+    return facts
+
+
+PROTOCOLS = {
+    "ttft": "ttft: from the image file's bytes in memory to the first token on the host, batch 1, caches off",
+    "paper": "paper ¶: encoder + prefill of the visual tokens alone, timed apart and added up",
+}
+
+
+def _also(row: Row) -> dict[str, str]:
+    also = {}
+    if _number(row, "residual_percent") is not None:
+        also["residual"] = f"{row['residual_percent']:+.1f} % of TTFT (TTFT minus the stages' sum)"
+    if _number(row, "cold_ttft_ns") is not None:
+        also["cold TTFT"] = f"{milliseconds(row['cold_ttft_ns'])} (first request of a fresh process)"
+    if _number(row, "tpot_ns") is not None:
+        also["decode"] = f"{milliseconds(row['tpot_ns'])} per token ({row['decode_tokens']} tokens, fixed length)"
+    if _number(row, "between_process_percent") is not None:
+        also["processes"] = f"{row['processes']} fresh ones, medians spread over {row['between_process_percent']:.1f} %"
+    if _number(row, "peak_memory_bytes") is not None:
+        also["peak memory"] = f"{size(row['peak_memory_bytes'])} ({row['peak_memory_of']})"
+    also["accuracy"] = _accuracy_text(row)
+    also["stopped by"] = str(row["stopped"] or "not finished")
+    if row["refused"]:
+        also["refused"] = f"{row['refused']} samples by the validity gate"
+    return also
+
+
+def _accuracy(row: Row) -> dict[str, Any]:
+    if row["accuracy"] is None or row["not_scored"]:
+        return {"not_scored": row["not_scored"]}
+    return {
+        name.removeprefix("accuracy_"): row[name] for name in ("metric", "accuracy_low", "accuracy_high", "accuracy_n")
+    } | {"value": row["accuracy"]}
+
+
+def _accuracy_text(row: Row) -> str:
+    if row["accuracy"] is None or row["not_scored"]:
+        return f"not scored: {row['not_scored']}"
+    interval = f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]" if row["accuracy_low"] is not None else ""
+    return f"{row['metric']} {row['accuracy']:.3f}{interval} over {row['accuracy_n']} questions of {row['suite']}"
+
+
+def _stage_name(name: str, row: Row) -> str:
+    if name == "ttft":
+        return "TTFT (sum)" if row["additive"] else "TTFT"
+    return name
+
+
+def _number(row: Row, name: str) -> float | None:
+    value = row.get(name)
+    return None if value is None or value != value else float(value)
+
+
+def _ms(ns: float | None) -> float | None:
+    return None if ns is None else ns / 1e6
+
+
+def _count(row: Row, name: str) -> str:
+    value = _number(row, name)
+    return "–" if value is None else f"{value:.0f}"

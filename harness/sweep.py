@@ -1,0 +1,139 @@
+"""A grid of cells: models × resolutions × suites × devices × engines, from flags or a TOML plan, one process each.
+
+Finished cells are skipped, failures do not stop the others, and a killed sweep goes on where it was: its state is the
+run logs themselves.
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from harness import cells, plugins, run, weights
+from harness.cells import Asked
+from harness.errors import CardError, HarnessError, SettingError, UnknownName
+
+AXES = ("model", "suite", "res", "device", "engine", "protocol", "dtype")
+"""What a plan may list several of, in the order in which cells run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A cell of the grid that cannot be measured, and why: named, counted, never silently dropped."""
+
+    asked: Asked
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a cell will probably take. Predicted from counts and this machine's peaks; never a result."""
+
+    seconds: float | None
+    memory_bytes: int | None
+    download_bytes: int | None
+
+
+def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -> tuple[list[Asked], list[Refused]]:
+    """Return every combination of `axes` over `common` that its model can take, and those that it cannot.
+
+    A model with fixed input sizes keeps one point of a resolution axis. Parts (`--isolate-stages`) and processes are
+    expanded as `harness run` does. Raises `UnknownName` for an axis there is none of.
+    """
+    for name in axes:
+        if name not in AXES:
+            raise UnknownName("axis of a sweep", name, AXES)
+    names = [name for name in AXES if axes.get(name)]
+    wanted: list[Asked] = []
+    refused: list[Refused] = []
+    seen = set()
+    for values in product(*(axes[name] for name in names)):
+        asked = replace(common, **dict(zip(names, values, strict=True)))
+        try:
+            settled = cells.settle(asked)[0]
+        except SettingError as error:
+            refused.append(Refused(asked, str(error)))
+            continue
+        asked = replace(asked, res=settled.res)
+        for one in run.expand(asked, (asked.protocol,), processes):
+            text = repr(one)
+            if text not in seen:
+                seen.add(text)
+                wanted.append(one)
+    return wanted, refused
+
+
+def read_plan(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Read a TOML plan: `[grid]` lists the axes, everything else is an option common to all cells."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise CardError(f"{path}: not a readable plan: {error}; next: see docs/sweep.md") from error
+    axes = {name: value if isinstance(value, list) else [value] for name, value in table.pop("grid", {}).items()}
+    for name in table:
+        if name not in Asked.__dataclass_fields__:
+            raise UnknownName(f"option in {path}", name, Asked.__dataclass_fields__)
+    return axes, table
+
+
+def go(wanted: Sequence[Asked], again: bool = False, executor: str = "local") -> Iterator[tuple[run.Job, int, str]]:
+    """Measure the cells, each in a process of its own; yield (job, exit code, message) as each ends.
+
+    Finished ones are skipped ("measured already"). Raises `KeyboardInterrupt` when a child was interrupted.
+    """
+    submit = plugins.load("executors", executor).submit
+    jobs = [(run.afresh(job) if again else job) for job in (run.prepare(asked) for asked in wanted)]
+    waiting = [job for job in jobs if not job.finished]
+    for job in jobs:
+        if job.finished:
+            yield job, 0, "measured already"
+    commands = [[*run.interpreter(), *run.command(job.asked), "--bare"] for job in waiting]
+    for position, code in submit(commands, Path(waiting[0].asked.out) if waiting else Path(), {}):
+        if code in INTERRUPTED:
+            raise KeyboardInterrupt
+        yield waiting[position], code, "measured" if code == 0 else f"exit code {code}"
+
+
+INTERRUPTED = (130, -2, -15)
+
+
+def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
+    """Predict what a cell takes: FLOPs over half the machine's measured peak, twice per sample, and loading."""
+    from harness import architecture, cards
+
+    card = cards.model(asked.model)
+    try:
+        counted = architecture.row(card, asked.res or card.resolution.default)
+    except HarnessError:
+        return Estimate(None, None, None)
+    width = 4 if asked.dtype == "float32" or (asked.dtype is None and asked.device == "cpu") else 2
+    held = {name: count for name, count in counted.params.items() if _held(name, asked.part, card)}
+    size = width * sum(held.values())
+    flops = counted.encode_flops + counted.prefill_flops
+    seconds = None
+    if peak_flops_per_s:
+        samples = min(asked.maximum_samples, max(asked.minimum_samples, 20))
+        each = 2 * flops / (0.5 * peak_flops_per_s)
+        seconds = 5 + size / 1e9 + min(max(samples * each, asked.minimum_seconds), asked.maximum_seconds + each)
+    here = asked.weights is not None or weights.present(card) or asked.offline or not card.hub
+    return Estimate(seconds, size, 0 if here else counted.bf16_bytes)
+
+
+def _held(name: str, part: str | None, card: Any) -> bool:
+    if part is None or name == part:
+        return True
+    return part == "llm" and name not in {encoder.name for encoder in card.encoders}
+
+
+def total(estimates: Iterable[Estimate]) -> Estimate:
+    """Add up seconds and downloads, and take the largest memory; None where any cell's is unknown."""
+    each = list(estimates)
+    seconds = [one.seconds for one in each]
+    memory = [one.memory_bytes for one in each]
+    return Estimate(
+        None if None in seconds else sum(s for s in seconds if s is not None),
+        None if None in memory else max((m for m in memory if m is not None), default=0),
+        sum(one.download_bytes or 0 for one in each),
+    )
