@@ -198,10 +198,10 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
 @measuring
 def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, **options: Any) -> int:
     """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage."""
-    from harness import bench, console
+    from harness import console, trials
 
     with console.Progress() as progress:
-        result = bench.run(kind, _asked(options), pairs, stage, share, progress.say)
+        result = trials.conduct(kind, _asked(options), pairs, stage, share, progress.say)
     click.echo(json.dumps(result.as_dict(), indent=2) if as_json else console.experiment(result))
     return 0 if result.passed else 1
 

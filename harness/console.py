@@ -13,13 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.records import Failure, Footer, Sample
-from harness.units import milliseconds
+from harness.units import milliseconds, size
 
 if TYPE_CHECKING:
     from harness.cells import Asked
     from harness.doctor import Finding
     from harness.outcome import Outcome
     from harness.run import Job
+    from harness.trials import Result
 
 WIDTH = 118
 PLAIN_EVERY_S = 10.0
@@ -220,3 +221,19 @@ def plan(wanted: Sequence["Asked"]) -> str:
         f"{rows(listed)}\n{len(listed)} cells; in all about {time_text}, at most {size(whole.memory_bytes)} at a time, "
         f"{size(whole.download_bytes)} to download   ◇ predicted, not measured"
     )
+
+
+def experiment(result: "Result") -> str:
+    """Return an experiment's table: B over A by stage."""
+    listed = [
+        {
+            "stage": each.name,
+            "A": _ms(each.a_median_ms),
+            "B / A": "–" if each.value is None else f"{each.value:.4f}",
+            "95 % interval": "–" if each.low is None else f"{each.low:.4f} – {each.high:.4f}",
+            "half-width": "–" if each.half_width_percent is None else f"{each.half_width_percent:.2f} %",
+            "pairs": each.n,
+        }
+        for each in result.ratios
+    ]
+    return f"{result.title}\n{rows(listed)}\n{'holds' if result.passed else 'does not hold'}: {result.verdict}"

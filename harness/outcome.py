@@ -88,8 +88,8 @@ def _facts(row: Row) -> dict[str, str]:
         "model": f"{row['model']} ({row['dtype']}, {row['device']}, {row['engine']})",
         "weights": weights,
         "suite": suite,
-        "resolution": f"{row['resolution']} px asked, {row['processed_px']} px to the encoder in {_count(row, 'tiles')} "
-        f"tile(s), originals {row['original_px']} px (medians)",
+        "resolution": f"{row['resolution']} px asked, {row['processed_px']} px to the encoder "
+        f"in {_count(row, 'tiles')} tile(s), originals {row['original_px']} px (medians)",
         "tokens": f"{tokens} visual, {_count(row, 'text_tokens')} text",
         "protocol": PROTOCOLS.get(row["protocol"], str(row["protocol"])),
     }

@@ -4,19 +4,21 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from harness import __version__, cells, environment, examples, places, plugins, weights
+from harness import __version__, cells, energy, environment, examples, peaks, places, plugins, weights
 from harness.cards import ModelCard, SuiteCard
 from harness.cells import Asked, Cell
 from harness.clock import Clock, Monotonic
 from harness.errors import SettingError
+from harness.device import Device
 from harness.examples import Suite
-from harness.measure import MeasureRecord, Plan, measure
-from harness.model import Options
+from harness.gate import Gate, probes_for
+from harness.measure import MeasureRecord, Plan, measure, now_text
+from harness.model import Model, Options
 from harness.records import SCHEMA, Footer, Header, Resumed
 from harness.runlog import Log, Writer, read
 from harness.stopping import Rule, Stopping
@@ -114,44 +116,59 @@ def afresh(job: Job) -> Job:
     return job
 
 
+@contextmanager
+def opened(asked: Asked, notify: Notify, clock: Clock | None = None) -> Iterator[tuple[Job, Model, Device, Clock]]:
+    """Prepare what was asked, hold the device and load the model, without a log: for experiments and comparisons."""
+    job = prepare(asked)
+    for notice in job.notices:
+        notify(f"note: {notice}")
+    with places.hold(asked.device), loaded(job, notify, clock or Monotonic()) as (model, device, clock):
+        yield job, model, device, clock
+
+
+@contextmanager
+def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Device, Clock]]:
+    """Open the device and build the model of `job`; close it at the end, whatever happens."""
+    device = plugins.load("devices", job.asked.device.partition(":")[0]).open(job.asked.device, clock)
+    if job.asked.threads:
+        _set_threads(job.asked.threads)
+    notify(f"building {job.card.title} ({job.source.kind} weights)")
+    options = Options(
+        side=job.cell.resolution,
+        device=device.torch_name,
+        dtype=job.cell.dtype,
+        seed=job.cell.seed,
+        only=job.cell.part,
+        settings={**job.card.settings, **job.cell.settings},
+    )
+    model = plugins.load("adapters", job.card.adapter).load(job.card, job.source, options)
+    try:
+        yield model, device, clock
+    finally:
+        model.close()
+
+
 def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[MeasureRecord]:
     """Measure `job` into its log, yielding each record after it was written; a torn log is resumed."""
     clock = clock or Monotonic()
     with Writer(job.path) as writer, places.hold(job.asked.device):
         left = writer.open()
-        device = plugins.load("devices", job.asked.device.partition(":")[0]).open(job.asked.device, clock)
-        if job.asked.threads:
-            _set_threads(job.asked.threads)
-        notify(f"building {job.card.title} ({job.source.kind} weights)")
-        options = Options(
-            side=job.cell.resolution,
-            device=device.torch_name,
-            dtype=job.cell.dtype,
-            seed=job.cell.seed,
-            only=job.cell.part,
-            settings={**job.card.settings, **job.cell.settings},
-        )
         started_ns = clock.now_ns()
-        model = plugins.load("adapters", job.card.adapter).load(job.card, job.source, options)
-        try:
+        with loaded(job, notify, clock) as (model, device, _):
             loading_s = (clock.now_ns() - started_ns) / 1e9
             if left is None:
-                writer.append(_header(job, device, model, loading_s))
+                peak = peaks.measure(job.asked.device, job.cell.dtype)
+                writer.append(_header(job, device, model, loading_s, peak))
             else:
                 writer.append(_resumed(left, device))
                 notify(f"resuming {writer.part}: {len(_measured(left))} examples are measured already")
             notify("warming up")
             yield from _measure(job, left, writer, model, device, clock)
-        finally:
-            model.close()
 
 
 def _measure(
     job: Job, left: Log | None, writer: Writer, model: Any, device: Any, clock: Clock
 ) -> Iterator[MeasureRecord]:
-    from harness import energy
-    from harness.gate import Gate, probes_for
-
     stopping = Stopping(
         Rule(
             minimum_samples=job.cell.minimum_samples,
@@ -203,7 +220,7 @@ def _measured(log: Log) -> frozenset[str]:
     return frozenset(done | {f.example for f in log.failures if f.example and f.error == "ExampleError"})
 
 
-def _header(job: Job, device: Any, model: Any, loading_s: float) -> Header:
+def _header(job: Job, device: Device, model: Model, loading_s: float, peak: peaks.Peak | None) -> Header:
     asked = {field.name: getattr(job.asked, field.name) for field in fields(job.asked)}
     asked["settings"] = dict(job.asked.settings)
     return Header(
@@ -211,12 +228,17 @@ def _header(job: Job, device: Any, model: Any, loading_s: float) -> Header:
         cell=job.cell.as_dict(),
         key=job.cell.key,
         command=shlex.join(["harness", *command(job.asked)]),
-        started_at=_now(),
+        started_at=now_text(),
         harness={"version": __version__, **commit()},
         environment=dict(environment.describe()),
         device=dict(device.describe()),
         requested=asked,
-        effective={**model.describe(), "resolution_px": job.cell.resolution, "loading_s": round(loading_s, 3)},
+        effective={
+            **model.describe(),
+            "resolution_px": job.cell.resolution,
+            "loading_s": round(loading_s, 3),
+            **_peak(peak),
+        },
         cards={"model": job.card.digest, "suite": job.suite_card.digest},
         weights=job.source.as_dict(),
         data={
@@ -230,20 +252,20 @@ def _header(job: Job, device: Any, model: Any, loading_s: float) -> Header:
     )
 
 
-def _resumed(left: Log, device: Any) -> Resumed:
+def _peak(peak: peaks.Peak | None) -> dict[str, object]:
+    if peak is None:
+        return {}
+    return {"peak_flops_per_s": peak.flops_per_s, "peak_bytes_per_s": peak.bytes_per_s, "peak_how": peak.how}
+
+
+def _resumed(left: Log, device: Device) -> Resumed:
     return Resumed(
-        started_at=_now(),
+        started_at=now_text(),
         environment=dict(environment.describe()),
         device=dict(device.describe()),
         lines_kept=1 + len(left.samples) + len(left.failures) + len(left.counted) + len(left.resumed),
         bytes_dropped=left.torn_bytes,
     )
-
-
-def _now() -> str:
-    from harness.measure import now_text
-
-    return now_text()
 
 
 @cache
