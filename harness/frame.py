@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness import rows, runlog
 from harness.errors import HarnessError, LogError
+from harness.records import SCHEMA
 from harness.runlog import Log
 
 
@@ -68,6 +69,8 @@ def load(*places: Path) -> Frame:
             try:
                 digest = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
                 log = runlog.read(path)
+                if log.header.schema > SCHEMA:
+                    raise LogError(f"schema {log.header.schema} is newer than this harness reads ({SCHEMA})")
             except (HarnessError, OSError) as error:
                 skipped.append(Skipped(name, str(error).removeprefix(f"{path}").lstrip(": ")))
                 continue

@@ -1,0 +1,89 @@
+"""What a report is before it has a format: tables of entries, pictures with their numbers, provenance, doubts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One cell of a table. `sort` orders it, `hover` says more, `marks` are names of `summary.MARKS`."""
+
+    text: str
+    sort: float | str | None = None
+    hover: str = ""
+    marks: tuple[str, ...] = ()
+    tone: str = ""
+    """matches, differs, absent, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """One column's title; `numeric` ones are set to the right."""
+
+    title: str
+    unit: str = ""
+    numeric: bool = False
+
+    @property
+    def text(self) -> str:
+        """The title with its unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of text. `notes` are (label, text) below it; `data` is its long form for CSV, where that says more."""
+
+    name: str
+    title: str
+    headings: tuple[Heading, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    notes: tuple[tuple[str, str], ...] = ()
+    data: "Table | None" = None
+    empty: str = "nothing was measured for this table"
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """All marks that its entries carry."""
+        return frozenset(mark for row in self.rows for entry in row for mark in entry.marks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A drawn figure: a matplotlib Figure, what it shows in words, and the numbers in it.
+
+    `hovers` maps the SVG ids of its points to what hovering over them says.
+    """
+
+    name: str
+    title: str
+    alt: str
+    figure: Any
+    numbers: Table
+    caption: str = ""
+    hovers: Mapping[str, str] = field(default_factory=dict)
+    marks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """One report, ready for any format."""
+
+    name: str
+    title: str
+    text: tuple[str, ...]
+    blocks: tuple[Table | Picture, ...]
+    doubts: tuple[str, ...] = ()
+    provenance: Table | None = None
+    sources: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """All marks that appear in it."""
+        return frozenset().union(*(block.marks for block in self.blocks))
+
+    @property
+    def tables(self) -> list[Table]:
+        """All its tables; of a picture, its numbers."""
+        return [block if isinstance(block, Table) else block.numbers for block in self.blocks]

@@ -1,0 +1,1 @@
+"""How a report is written down: one file each, `write(report) -> str`, no files touched."""

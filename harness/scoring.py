@@ -1,0 +1,104 @@
+"""The accuracy of each cell, scored after the run and remembered by the digests of its logs, or why there is none.
+
+Scoring imports lmms-eval, which is slow: it is done here, once per log, and kept in the cache folder, never in the results.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from harness import cards, places, summary
+from harness.errors import HarnessError
+from harness.frame import Frame
+from harness.records import Sample
+from harness.stats import Estimate
+
+CACHE_VERSION = 1
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """A cell's score with its interval, clustered by image; or None and the reason.
+
+    `scores` and `clusters` have an entry per question, for those who resample them; a metric that is not a mean has none.
+    """
+
+    metric: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    reason: str = ""
+    scores: tuple[float, ...] = ()
+    clusters: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The score as an estimate."""
+        return None if self.value is None else Estimate(self.value, self.low, self.high, self.n)
+
+
+def of(frame: Frame, remember: bool = True) -> dict[str, Accuracy]:
+    """Return the accuracy of every cell in `frame`, by the cell's name in `summary.summary`."""
+    found = {}
+    for facts, logs in summary.groups(frame):
+        trained = bool(logs["trained"].all())
+        found[summary.cell_name(facts)] = _of_cell(facts, trained, list(logs["log"]), frame, remember)
+    return found
+
+
+def answers(frame: Frame, logs: Sequence[str]) -> list[Sample]:
+    """Return one answered sample per example, in the suite's order: the last attempt of the first process that has it."""
+    chosen: dict[str, Sample] = {}
+    for name in logs:
+        mine = {s.example: s for s in frame.records[name].samples if s.phase == "timed" and s.answer is not None}
+        chosen = {**mine, **chosen}
+    return sorted(chosen.values(), key=lambda sample: sample.index)
+
+
+def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Frame, remember: bool) -> Accuracy:
+    if not trained:
+        return Accuracy("", reason="random weights are never scored")
+    if facts["protocol"] == "paper":
+        return Accuracy("", reason="the paper's protocol times the visual tokens alone: no question is answered")
+    if facts["isolate"]:
+        return Accuracy("", reason="isolated stages answer nothing")
+    samples = answers(frame, logs)
+    if not samples:
+        return Accuracy("", reason="no example was answered")
+    try:
+        suite = cards.suite(str(facts["suite"]))
+    except HarnessError as error:
+        return Accuracy("", reason=str(error))
+    if suite.judge:
+        return Accuracy(
+            suite.metric, reason=f"{suite.name} is judged by a model over an API: answers are logged, not scored"
+        )
+    digest = summary.digest([frame.digests.get(name, name) for name in logs] + [suite.digest, str(CACHE_VERSION)])
+    kept = places.cache() / "scores" / f"{digest}.json"
+    if remember and kept.is_file():
+        try:
+            return msgspec.json.decode(kept.read_bytes(), type=Accuracy)
+        except msgspec.MsgspecError:
+            pass  # an older version's: scored anew below
+    accuracy = _score(samples, suite)
+    if remember and accuracy.value is not None:
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary = kept.with_suffix(".tmp")
+            temporary.write_bytes(msgspec.json.encode(accuracy))
+            temporary.replace(kept)
+        except OSError:
+            pass  # a cache that cannot be written only costs time
+    return accuracy
+
+
+def _score(samples: list[Sample], suite: cards.SuiteCard) -> Accuracy:
+    from harness import score
+
+    try:
+        scores: Any = score.score(samples, suite)
+    except HarnessError as error:
+        return Accuracy(suite.metric, reason=str(error))
+    return Accuracy(metric=suite.unit or suite.metric, value=scores.value)

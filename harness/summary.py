@@ -1,0 +1,296 @@
+"""A row per measured cell: medians with 95 % intervals, residual, tokens, memory, accuracy, and every mark and doubt.
+
+Fresh processes of one cell (repetitions) are one row; so are the parts of an isolated cell, whose medians are added up.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness import cards, cells, stats
+from harness.errors import HarnessError
+from harness.frame import Frame
+from harness.model import STAGES
+from harness.rows import CELL
+from harness.stats import Estimate
+
+CONFIGURATION = ("machine", *(name for name in CELL if name not in ("part", "repetition")))
+"""What must be equal for logs to be one cell's."""
+
+MARKS = {
+    "random": ("†", "random weights of the exact architecture: times are real, answers mean nothing"),
+    "embedded": ("‡", "data embedded in this package (generated pages), no public benchmark"),
+    "isolated": ("§", "stages loaded and timed one after the other and added up, not one run"),
+    "paper": ("¶", "the FastVLM paper's protocol: encoder and prefill of the visual tokens, timed apart and added up"),
+    "emulated": ("◇", "predicted or emulated time, not a measurement of this machine"),
+    "torn": ("⚠", "the run did not finish: fewer samples than planned"),
+    "published": ("*", "as printed by others, not measured here"),
+}
+"""Symbol and meaning of every mark, in the order they are printed."""
+
+
+def summary(frame: Frame, accuracies: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Return a row per cell of `frame`, in a stable order.
+
+    Times are columns `<stage>_ns`, `<stage>_low_ns`, `<stage>_high_ns` (median and its 95 % interval), likewise `ttft`.
+    `accuracies` maps the row's `cell` to a `scoring.Accuracy`; see `scoring.of`. Columns `marks` and `doubts` are tuples.
+    """
+    out = []
+    for facts, logs in groups(frame):
+        name = cell_name(facts)
+        row = {**facts, "cell": name, "logs": tuple(logs["log"]), **_counts(logs)}
+        mine = frame.samples[frame.samples["log"].isin(logs["log"])]
+        row |= _times(facts, mine)
+        row |= _shape(mine)
+        row |= _memory(mine)
+        row |= _accuracy(facts, (accuracies or {}).get(name))
+        row["marks"] = marks(row)
+        row["mark"] = "".join(MARKS[mark][0] for mark in row["marks"])
+        row["doubts"] = doubts(row, frame, logs)
+        out.append(row)
+    return pd.DataFrame(out)
+
+
+def groups(frame: Frame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Return the cells of `frame`: what they are, and their rows of `frame.logs`."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for position, log in enumerate(frame.logs.to_dict("records")):
+        found.setdefault(tuple(_plain(log[name]) for name in CONFIGURATION), []).append(position)
+    cells_ = [(dict(zip(CONFIGURATION, key, strict=True)), frame.logs.iloc[where]) for key, where in found.items()]
+    return sorted(cells_, key=lambda pair: tuple((value is None, str(type(value)), value) for value in order(pair[0])))
+
+
+def order(facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what rows are sorted by: machine, suite, model, resolution, then everything else."""
+    first = ("machine", "suite", "model", "resolution", "device", "dtype", "protocol", "isolate")
+    rest = (name for name in CONFIGURATION if name not in first)
+    return tuple(facts[name] if name == "resolution" else str(facts[name] or "") for name in (*first, *rest))
+
+
+def cell_name(facts: Mapping[str, Any]) -> str:
+    """Return the row's unique, readable name."""
+    parts = [f"{facts[name]}" for name in ("machine", "suite", "model")] + [f"{facts['resolution']}px"]
+    parts += [
+        str(facts[name])
+        for name in ("device", "engine", "dtype", "protocol", "weights", "weights_digest")
+        if facts[name]
+    ]
+    parts += ["isolated"] if facts["isolate"] else []
+    parts += [str(facts["settings"])] if facts["settings"] else []
+    named = ("limit", "seed", "threads", "decode_tokens", "data_digest", "model_digest")
+    return " ".join([*parts, *(f"{name}={facts[name]}" for name in named if facts[name])])
+
+
+def timed(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return the samples that count for times: timed, valid, and with a stage pass (later ones were only scored)."""
+    return samples[(samples["phase"] == "timed") & samples["valid"].astype(bool) & samples["has_stages"].astype(bool)]
+
+
+def estimate(values: Sequence[float] | pd.Series) -> Estimate | None:
+    """Return the median with its interval, or None where there is no value."""
+    present = [float(value) for value in values if not pd.isna(value)]
+    return stats.median_interval(present) if present else None
+
+
+def _plain(value: Any) -> Any:
+    if value is None or (not isinstance(value, str | bool) and pd.isna(value)):
+        return None
+    return (
+        int(value)
+        if isinstance(value, float) and value.is_integer()
+        else value.item()
+        if hasattr(value, "item")
+        else value
+    )
+
+
+def _counts(logs: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "trained": bool(logs["trained"].all()),
+        "emulated": next((text for text in logs["emulated"] if text), ""),
+        "torn": bool(logs["torn"].any()),
+        "failures": int(logs["failures"].sum()),
+        "processes": int(logs["repetition"].nunique()),
+        "stopped": ", ".join(sorted({text for text in logs["stopped"] if isinstance(text, str)})),
+        "weights_notice": next((text for text in logs["weights_notice"] if text), ""),
+        "data_notice": next((text for text in logs["data_notice"] if text), ""),
+    }
+
+
+def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
+    good = timed(samples)
+    additive = bool(facts["isolate"]) or facts["protocol"] == "paper"
+    row: dict[str, Any] = {
+        "additive": additive,
+        "n": len(good) if not facts["isolate"] else min((len(part) for _, part in good.groupby("part")), default=0),
+        "examples": int(samples.loc[samples["phase"] == "timed", "example"].nunique()) if len(samples) else 0,
+        "refused": int((~samples["valid"].astype(bool) & (samples["phase"] == "timed")).sum()),
+    }
+    wanted = ("encode", "prefill") if facts["protocol"] == "paper" else STAGES
+    series = {stage: _stage_values(good, stage, bool(facts["isolate"])) for stage in STAGES}
+    for stage, parts in series.items():
+        row |= _columns(stage, _added(parts))
+    names = [name.removesuffix("_ns") for name in good.columns if name.endswith("_ns") and "." in name]
+    for name in sorted(name for name in names if not name.endswith(("_device", "_cpu"))):
+        row |= _columns(name, estimate(good[f"{name}_ns"]))
+    if additive:
+        missing = _missing_parts(facts, good) + [
+            f"stage {stage}" for stage in wanted if not series[stage] and stage != "project"
+        ]
+        row["missing"] = ", ".join(missing)
+        row |= _columns("ttft", None if missing else _added([part for stage in wanted for part in series[stage]]))
+    else:
+        row["missing"] = ""
+        row |= _columns("ttft", estimate(good["ttft_ns"]) if "ttft_ns" in good else None)
+        if "ttft_ns" in good and "stages_ns" in good and len(good):
+            both = good.dropna(subset=["ttft_ns", "stages_ns"])
+            share = estimate(100 * (both["ttft_ns"] - both["stages_ns"]) / both["ttft_ns"])
+            row["residual_percent"] = share.value if share else None
+    cold = samples[samples["phase"] == "cold"]
+    row |= _columns("cold_ttft", estimate(cold["ttft_ns"]) if "ttft_ns" in cold else None)
+    row |= _columns("tpot", estimate(good["tpot_ns"]) if "tpot_ns" in good else None)
+    row["between_process_percent"] = _between_processes(good, "ttft_ns" if not additive else "stages_ns")
+    for stage in STAGES:
+        energy = estimate(good[f"{stage}_energy_mj"]) if f"{stage}_energy_mj" in good else None
+        row[f"{stage}_energy_mj"] = energy.value if energy else None
+    return row
+
+
+def _stage_values(good: pd.DataFrame, stage: str, isolate: bool) -> list[list[float]]:
+    """Return the samples of one stage, a list for each part that is to be added up."""
+    column = f"{stage}_ns"
+    if column not in good:
+        return []
+    if not isolate:
+        values = good[column].dropna().tolist()
+        return [values] if values else []
+    parts = [part[column].dropna().tolist() for _, part in good.groupby("part", sort=True)]
+    parts = [values for values in parts if values]
+    if stage == "preprocess" and parts:  # every encoder's process prepares the images for all of them
+        return [max(parts, key=lambda values: float(pd.Series(values).median()))]
+    return parts
+
+
+def _added(parts: list[list[float]]) -> Estimate | None:
+    if not parts:
+        return None
+    return stats.median_interval(parts[0]) if len(parts) == 1 else stats.sum_of_medians(parts)
+
+
+def _columns(name: str, value: Estimate | None) -> dict[str, Any]:
+    return {
+        f"{name}_ns": value.value if value else None,
+        f"{name}_low_ns": value.low if value else None,
+        f"{name}_high_ns": value.high if value else None,
+    }
+
+
+def _missing_parts(facts: Mapping[str, Any], good: pd.DataFrame) -> list[str]:
+    if not facts["isolate"]:
+        return []
+    try:
+        wanted = cells.parts(cards.model(str(facts["model"])))
+    except HarnessError:
+        wanted = ["llm"]
+    if wanted and "llm" not in wanted:
+        return []
+    return [f"part {part}" for part in wanted if part not in set(good["part"])]
+
+
+def _between_processes(good: pd.DataFrame, column: str) -> float | None:
+    if column not in good or good["repetition"].nunique() < 2:
+        return None
+    medians = good.groupby("repetition")[column].median()
+    return float(100 * (medians.max() - medians.min()) / medians.median())
+
+
+def _shape(samples: pd.DataFrame) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    seen = samples[samples["phase"] == "timed"]
+    for name in ("visual_tokens", "text_tokens", "tiles", "content_px"):
+        values = seen[name].dropna() if name in seen else pd.Series(dtype=float)
+        values = values[values > 0]
+        row[name] = float(values.median()) if len(values) else None
+        if name == "visual_tokens":
+            row["visual_tokens_low"] = float(values.min()) if len(values) else None
+            row["visual_tokens_high"] = float(values.max()) if len(values) else None
+    for kind in ("original", "processed"):
+        pair = [
+            seen[f"{kind}_{side}_px"].dropna() if f"{kind}_{side}_px" in seen else [] for side in ("width", "height")
+        ]
+        sides = [f"{float(pd.Series(values).median()):.0f}" for values in pair if len(values)]
+        row[f"{kind}_px"] = "×".join(sides) if len(sides) == 2 else ""
+    return row
+
+
+def _memory(samples: pd.DataFrame) -> dict[str, Any]:
+    for columns, meaning in (
+        ([name for name in samples.columns if name.endswith("_peak_bytes")], "device allocator"),
+        ([name for name in ("rss_bytes", "allocated_bytes") if name in samples.columns], "process"),
+    ):
+        values = samples[columns].stack().dropna() if columns else pd.Series(dtype=float)
+        if len(values):
+            return {"peak_memory_bytes": int(values.max()), "peak_memory_of": meaning}
+    return {"peak_memory_bytes": None, "peak_memory_of": ""}
+
+
+def _accuracy(facts: Mapping[str, Any], accuracy: Any) -> dict[str, Any]:
+    row = {
+        "accuracy": None,
+        "accuracy_low": None,
+        "accuracy_high": None,
+        "accuracy_n": 0,
+        "metric": "",
+        "not_scored": "",
+    }
+    if accuracy is None:
+        return row | {"not_scored": "scores were not asked for"}
+    if accuracy.estimate is None:
+        return row | {"not_scored": accuracy.reason, "metric": accuracy.metric}
+    value = accuracy.estimate
+    return row | {
+        "accuracy": value.value,
+        "accuracy_low": value.low,
+        "accuracy_high": value.high,
+        "accuracy_n": value.n,
+        "metric": accuracy.metric,
+    }
+
+
+def marks(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the marks that a row must carry wherever it is shown."""
+    present = {
+        "random": not row["trained"],
+        "embedded": row["data"] == "embedded",
+        "isolated": bool(row["isolate"]),
+        "paper": row["protocol"] == "paper",
+        "emulated": bool(row["emulated"]),
+        "torn": bool(row["torn"]),
+    }
+    return tuple(mark for mark in MARKS if present.get(mark))
+
+
+def doubts(row: Mapping[str, Any], frame: Frame, logs: pd.DataFrame) -> tuple[str, ...]:
+    """Return in words what makes the row doubtful."""
+    found = []
+    if row["torn"]:
+        found.append("the run did not finish")
+    if row["missing"]:
+        found.append(f"incomplete: {row['missing']} not measured")
+    if row["failures"]:
+        found.append(f"{row['failures']} examples failed")
+    if row["refused"]:
+        found.append(f"{row['refused']} samples refused by the gate and measured again")
+    residual = row.get("residual_percent")
+    if residual is not None and abs(residual) > 5:
+        found.append(f"the stages do not add up to TTFT (residual {residual:+.1f} %)")
+    if row["n"] == 0:
+        found.append("no valid timed sample")
+    return tuple(found)
+
+
+def digest(parts: Sequence[str]) -> str:
+    """Return the digest of some texts, in their order."""
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
