@@ -13,8 +13,8 @@ from harness import __version__, cells, energy, environment, examples, peaks, pl
 from harness.cards import ModelCard, SuiteCard
 from harness.cells import Asked, Cell
 from harness.clock import Clock, Monotonic
-from harness.errors import SettingError
 from harness.device import Device
+from harness.errors import SettingError
 from harness.examples import Suite
 from harness.gate import Gate, probes_for
 from harness.measure import MeasureRecord, Plan, measure, now_text
@@ -167,7 +167,7 @@ def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[
 
 
 def _measure(
-    job: Job, left: Log | None, writer: Writer, model: Any, device: Any, clock: Clock
+    job: Job, left: Log | None, writer: Writer, model: Model, device: Device, clock: Clock
 ) -> Iterator[MeasureRecord]:
     stopping = Stopping(
         Rule(
