@@ -100,7 +100,7 @@ class Cell:
     @property
     def title(self) -> str:
         """A readable name: suite, model, resolution, device, precision and what is special."""
-        special = [self.protocol] if self.protocol != "ttft" else []
+        special: list[str] = [self.protocol] if self.protocol != "ttft" else []
         special += [f"part {self.part}"] if self.part else []
         special += [f"process {self.repetition + 1}"] if self.repetition else []
         special += [f"{name}={value}" for name, value in sorted(self.settings.items())]

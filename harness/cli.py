@@ -73,6 +73,7 @@ def program() -> None:
     """
 
 
+PROTOCOL_NAMES: tuple[Any, ...] = ("ttft", "paper")
 PROTOCOLS = "ttft: bytes in memory to first token; paper: encoder + prefill of the visual tokens, added up."
 
 # --- options that several commands share ---
@@ -134,7 +135,7 @@ def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, *
     asked = _asked(options)
     if protocol != "both":
         asked = replace(asked, protocol=protocol)
-    protocols = run.cells.PROTOCOLS if protocol == "both" else (asked.protocol,)
+    protocols = PROTOCOL_NAMES if protocol == "both" else (asked.protocol,)
     wanted = run.expand(asked, protocols, processes) if asked.part is None else [asked]
     with console.Progress() as progress:
         if len(wanted) == 1:
@@ -300,7 +301,7 @@ def models(form: str, names: tuple[str, ...]) -> None:
     if form == "json":
         click.echo(json.dumps(rows, indent=2))
     elif form == "markdown":
-        click.echo(architecture.markdown(rows))
+        click.echo(architecture.to_markdown(rows))
     else:
         click.echo(console.rows(rows))
 

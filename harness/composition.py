@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,7 +139,9 @@ class VisionLanguageModel(ABC):
                     yield Done("encode", name)
             yield Done("encode")
             if only or not self.card.llm:  # an encoder alone: its tokens are counted, nothing is said
-                tokens = 0 if self.card.llm else sum(feature.shape[0] * feature.shape[1] for feature in features.values())
+                tokens = (
+                    0 if self.card.llm else sum(feature.shape[0] * feature.shape[1] for feature in features.values())
+                )
                 yield self._seen(prepared, tokens, 0)
                 return
         visual = self.project(features, prepared)
@@ -234,7 +237,7 @@ class VisionLanguageModel(ABC):
         result = {}
         for name in twin.encoder_names:
             runs = len(prepared.pixels[name]) if twin.tiles_one_by_one else 1
-            flops = _flops(lambda name=name: twin.encode(name, prepared))
+            flops = _flops(partial(twin.encode, name, prepared))
             result[f"encode.{name}"] = Work(flops, runs * parameter_bytes(twin.parts[name]))
         result["encode"] = Work(sum(w.flops for w in result.values()), sum(w.weight_bytes for w in result.values()))
         if "projector" in twin.parts:

@@ -76,12 +76,12 @@ def _outcome(row: Row, table: frame.Frame) -> Outcome:
 
 
 def _facts(row: Row) -> dict[str, str]:
-    weights = {"random": "random †: exact architecture, not trained"}.get(row["weights"], row["weights"])
+    weights = str({"random": "random †: exact architecture, not trained"}.get(row["weights"], row["weights"]))
     data = {"embedded": "embedded ‡: generated pages, ships with the package", "hub": "the Hub", "local": "local files"}
     suite = f"{row['suite']} ({data.get(row['data'], row['data'])})"
     if row["asked_suite"] and row["asked_suite"] != row["suite"]:
         suite += f", standing in for {row['asked_suite']}, whose data are not here"
-    tokens = _count(row, "visual_tokens")
+    tokens: str = _count(row, "visual_tokens")
     if _number(row, "visual_tokens_low") != _number(row, "visual_tokens_high"):
         tokens += f" (from {row['visual_tokens_low']:.0f} to {row['visual_tokens_high']:.0f})"
     facts = {

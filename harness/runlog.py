@@ -92,7 +92,8 @@ def read(path: Path) -> Log:
 
 def _decode(raw: bytes) -> Line:
     try:
-        return _decoder.decode(raw)
+        line: Line = _decoder.decode(raw)
+        return line
     except msgspec.ValidationError:
         schema = msgspec.json.decode(raw).get("schema", SCHEMA)  # only a header has one
         if isinstance(schema, int) and schema > SCHEMA:
