@@ -28,8 +28,8 @@ class Skipped:
 class Frame:
     """All samples of some run logs.
 
-    `samples` has a row per sample (attempt, cold and warm-up included), `logs` a row per log with machine, weights and data,
-    `records` the logs as read, by the name in column `log`, `digests` the digest of each file.
+    `samples` has a row per sample (attempt, cold and warm-up included), `logs` a row per log with machine, weights and
+    data, `records` the logs as read, by the name in column `log`, `digests` the digest of each file.
     """
 
     samples: pd.DataFrame

@@ -1,6 +1,6 @@
 """The accuracy of each cell, scored after the run and remembered by the digests of its logs, or why there is none.
 
-Scoring imports lmms-eval, which is slow: it is done here, once per log, and kept in the cache folder, never in the results.
+Scoring imports lmms-eval, which is slow: it is done once per log and kept in the cache folder, never in the results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ CACHE_VERSION = 1
 class Accuracy(msgspec.Struct, frozen=True):
     """A cell's score with its interval, clustered by image; or None and the reason.
 
-    `scores` and `clusters` have an entry per question, for those who resample them; a metric that is not a mean has none.
+    `scores` and `clusters` have an entry per question, for resampling; a metric that is not a mean has none.
     """
 
     metric: str
@@ -49,7 +49,7 @@ def of(frame: Frame, remember: bool = True) -> dict[str, Accuracy]:
 
 
 def answers(frame: Frame, logs: Sequence[str]) -> list[Sample]:
-    """Return one answered sample per example, in the suite's order: the last attempt of the first process that has it."""
+    """Return an answered sample per example, in the suite's order: the last attempt of the first process with it."""
     chosen: dict[str, Sample] = {}
     for name in logs:
         mine = {s.example: s for s in frame.records[name].samples if s.phase == "timed" and s.answer is not None}

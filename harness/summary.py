@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness import cards, cells, stats
@@ -35,7 +36,7 @@ def summary(frame: Frame, accuracies: Mapping[str, Any] | None = None) -> pd.Dat
     """Return a row per cell of `frame`, in a stable order.
 
     Times are columns `<stage>_ns`, `<stage>_low_ns`, `<stage>_high_ns` (median and its 95 % interval), likewise `ttft`.
-    `accuracies` maps the row's `cell` to a `scoring.Accuracy`; see `scoring.of`. Columns `marks` and `doubts` are tuples.
+    `accuracies` maps the row's `cell` to a `scoring.Accuracy` (`scoring.of`). Columns `marks` and `doubts` are tuples.
     """
     out = []
     for facts, logs in groups(frame):
@@ -169,7 +170,7 @@ def _stage_values(good: pd.DataFrame, stage: str, isolate: bool) -> list[list[fl
     parts = [part[column].dropna().tolist() for _, part in good.groupby("part", sort=True)]
     parts = [values for values in parts if values]
     if stage == "preprocess" and parts:  # every encoder's process prepares the images for all of them
-        return [max(parts, key=lambda values: float(pd.Series(values).median()))]
+        return [max(parts, key=lambda values: float(np.median(values)))]
     return parts
 
 
@@ -217,10 +218,8 @@ def _shape(samples: pd.DataFrame) -> dict[str, Any]:
             row["visual_tokens_low"] = float(values.min()) if len(values) else None
             row["visual_tokens_high"] = float(values.max()) if len(values) else None
     for kind in ("original", "processed"):
-        pair = [
-            seen[f"{kind}_{side}_px"].dropna() if f"{kind}_{side}_px" in seen else [] for side in ("width", "height")
-        ]
-        sides = [f"{float(pd.Series(values).median()):.0f}" for values in pair if len(values)]
+        pair = [seen[name].dropna() for name in (f"{kind}_width_px", f"{kind}_height_px") if name in seen]
+        sides = [f"{float(values.median()):.0f}" for values in pair if len(values)]
         row[f"{kind}_px"] = "×".join(sides) if len(sides) == 2 else ""
     return row
 
@@ -230,9 +229,9 @@ def _memory(samples: pd.DataFrame) -> dict[str, Any]:
         ([name for name in samples.columns if name.endswith("_peak_bytes")], "device allocator"),
         ([name for name in ("rss_bytes", "allocated_bytes") if name in samples.columns], "process"),
     ):
-        values = samples[columns].stack().dropna() if columns else pd.Series(dtype=float)
-        if len(values):
-            return {"peak_memory_bytes": int(values.max()), "peak_memory_of": meaning}
+        values = samples[columns].to_numpy(dtype=float)
+        if np.isfinite(values).any():
+            return {"peak_memory_bytes": int(np.nanmax(values)), "peak_memory_of": meaning}
     return {"peak_memory_bytes": None, "peak_memory_of": ""}
 
 

@@ -1,4 +1,4 @@
-r"""A report as LaTeX tables (booktabs) and figures to \input into a paper; needs T1 fonts and booktabs, graphicx, longtable."""
+r"""A report as LaTeX tables (booktabs) and figures to \input into a paper."""
 
 from harness.document import Entry, Picture, Report, Table
 from harness.summary import MARKS
@@ -6,10 +6,10 @@ from harness.summary import MARKS
 SUFFIX = ".tex"
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "±": r"$\pm$", "−": r"$-$", "·": r"$\cdot$",
-    "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "§": r"\S{}", "¶": r"\P{}", "◇": r"$\diamond$", "⚠": r"(!)",
-    "–": "--", "—": "---", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "µ": r"\textmu{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "≈": r"$\approx$", "“": "``", "”": "''", "’": "'",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "±": r"$\pm$", "−": r"$-$",
+    "·": r"$\cdot$", "†": r"\textdagger{}", "‡": r"\textdaggerdbl{}", "§": r"\S{}", "¶": r"\P{}", "◇": r"$\diamond$", "⚠": r"(!)",
+    "–": "--", "—": "---", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "µ": r"\textmu{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "≈": r"$\approx$", "“": "``", "”": "''", "’": "'",
 }  # fmt: skip
 
 
