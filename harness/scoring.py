@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from harness import cards, places, summary
+from harness import cards, places, stats, summary
 from harness.errors import HarnessError
 from harness.frame import Frame
 from harness.records import Sample
@@ -18,7 +18,7 @@ CACHE_VERSION = 1
 
 
 class Accuracy(msgspec.Struct, frozen=True):
-    """A cell's score with its interval, clustered by image; or None and the reason.
+    """A cell's score (a share, 0 to 1) with its interval, clustered by image; or None and the reason.
 
     `scores` and `clusters` have an entry per question, for resampling; a metric that is not a mean has none.
     """
@@ -32,6 +32,7 @@ class Accuracy(msgspec.Struct, frozen=True):
     scores: tuple[float, ...] = ()
     clusters: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def estimate(self) -> Estimate | None:
@@ -97,8 +98,20 @@ def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Fr
 def _score(samples: list[Sample], suite: cards.SuiteCard) -> Accuracy:
     from harness import score
 
+    name = suite.unit or suite.metric
     try:
-        scores: Any = score.score(samples, suite)
+        scores = score.score(samples, suite)
     except HarnessError as error:
-        return Accuracy(suite.metric, reason=str(error))
-    return Accuracy(metric=suite.unit or suite.metric, value=scores.value)
+        return Accuracy(name, reason=str(error))
+    if scores.value is None:
+        return Accuracy(name, reason=scores.reason.removeprefix("not scored: "), notes=scores.notes)
+    kept = [(sample, value) for sample, value in zip(samples, scores.values, strict=True) if value is not None]
+    values = tuple(value for _, value in kept)
+    clusters = tuple(" ".join(sample.image_ids) or sample.example for sample, _ in kept)
+    interval = stats.mean_interval_clustered(values, clusters)
+    low, high = interval.low, interval.high
+    if interval.value is None or abs(interval.value - scores.value) > 1e-5:
+        low = high = None  # the task's aggregate is no mean: the clustered interval is not about it
+        values, clusters, kept = (), (), []
+    examples = tuple(sample.example for sample, _ in kept)
+    return Accuracy(name, scores.value, low, high, scores.n, "", values, clusters, examples, scores.notes)
