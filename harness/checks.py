@@ -1,0 +1,213 @@
+"""Doubts as values: what makes a number hard to trust, how much, and what to do about it. Pure functions on arrays.
+
+Nothing is removed because of a doubt: it is printed beside the number. Times are nanoseconds of valid samples, in the
+order in which they were measured.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from harness.stats import as_values, median_interval, spread
+
+UNSTABLE_CV = 0.10
+UNSTABLE_MAXIMUM = 1.5
+"""pyperf warns when the standard deviation exceeds 10 % of the mean, or the maximum 1.5 times it."""
+RESIDUAL = 0.05
+"""Share of TTFT that the stages do not explain."""
+REFUSED = 0.10
+"""Share of samples that the gate refused."""
+FEWEST = 8
+PRECISION = 0.05
+COLD = 1.5
+"""Cold start over warm median."""
+SLOW_FIRST = 1.25
+"""First timed sample over the median of the others: the warm-up was too short."""
+DRIFT = 0.05
+DRIFT_Z = 2.58
+"""Change of the fitted trend over the whole run; it must also be significant at 99 % (Mann-Kendall)."""
+CLOCK_GAP = 0.02
+"""Host time over device time (CUDA events) of the same stages."""
+FEWEST_FOR_DRIFT = 8
+MOST_FOR_DRIFT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """One reason not to trust a number as it stands."""
+
+    name: str
+    text: str
+    advice: str
+    amount: float | None = None
+    """How much, as a share (0.08 is 8 %), a ratio or a count, as the text says."""
+
+
+def unstable(values_ns: ArrayLike, what: str = "TTFT") -> Doubt | None:
+    """Doubt values that scatter: sd over 10 % of the mean, or a maximum over 1.5 times the mean."""
+    seen = spread(values_ns)
+    if seen.cv is None or seen.mean is None or seen.maximum is None or seen.mean <= 0:
+        return None
+    outlying = seen.maximum / seen.mean
+    if seen.cv <= UNSTABLE_CV and outlying <= UNSTABLE_MAXIMUM:
+        return None
+    return Doubt(
+        "unstable",
+        f"{what} scatters: sd {seen.cv:.0%} of the mean, slowest sample {outlying:.2f} times the mean",
+        "close other programs, see `harness doctor`, or raise --min-seconds; quote the median with its interval",
+        seen.cv,
+    )
+
+
+def residual(ttft_ns: ArrayLike, stage_sum_ns: ArrayLike) -> Doubt | None:
+    """Doubt a stage split whose sum is not the TTFT measured without it (median of the pairs' residuals over 5 %)."""
+    whole, parts = as_values(ttft_ns), as_values(stage_sum_ns)
+    if not len(whole) or len(whole) != len(parts) or np.median(whole) <= 0:
+        return None
+    share = float(np.median((whole - parts) / whole))
+    if abs(share) <= RESIDUAL:
+        return None
+    why = (
+        "time that no stage owns, between the stages or before the first token"
+        if share > 0
+        else "syncing after every stage costs what the whole pass overlaps"
+    )
+    return Doubt(
+        "residual", f"the stages miss TTFT by {share:+.1%}: {why}", "trust TTFT, and the stages as shares", share
+    )
+
+
+def refused(valid: Sequence[bool], reasons: Iterable[Sequence[str]] = ()) -> list[Doubt]:
+    """Doubt a run in which the gate refused many samples: one doubt per reason, `throttled` and the like by name."""
+    if not len(valid):
+        return []
+    share = 1 - sum(map(bool, valid)) / len(valid)
+    if share <= REFUSED:
+        return []
+    counts = Counter(reason for each in reasons for reason in each)
+    advice = "see `harness doctor`; measure on a quiet machine, plugged in and cool"
+    if not counts:
+        return [Doubt("refused", f"{share:.0%} of the samples were refused", advice, share)]
+    return [
+        Doubt(reason, f"{count} of {len(valid)} samples were refused as {reason}", advice, count / len(valid))
+        for reason, count in counts.most_common()
+    ]
+
+
+def few_samples(values_ns: ArrayLike, needed: int = FEWEST) -> Doubt | None:
+    """Doubt a median of few samples, or one whose interval is wider than ±5 %."""
+    estimate = median_interval(values_ns)
+    if estimate.n < needed:
+        return Doubt(
+            "few_samples",
+            f"only {estimate.n} valid samples",
+            f"measure at least {needed}: raise --limit",
+            float(estimate.n),
+        )
+    half = estimate.relative_half_width
+    if half is None or half <= PRECISION:
+        return None
+    return Doubt("imprecise", f"the median is known to ±{half:.0%} only", "raise --max-samples and --max-seconds", half)
+
+
+def torn(finished: bool, torn_bytes: int = 0) -> Doubt | None:
+    """Doubt a log without a footer: its run was cut off."""
+    if finished:
+        return None
+    lost = f", {torn_bytes} bytes of a last line lost" if torn_bytes else ""
+    return Doubt("torn", f"the run did not end by itself{lost}", "the same command resumes it", float(torn_bytes))
+
+
+def cold(cold_ns: float | None, warm_ns: ArrayLike) -> Doubt | None:
+    """Doubt that one number does for all: the first request of a fresh process takes far longer than a warm one."""
+    values = as_values(warm_ns)
+    if cold_ns is None or not len(values) or np.median(values) <= 0:
+        return None
+    ratio = float(cold_ns / np.median(values))
+    if ratio <= COLD:
+        return None
+    return Doubt(
+        "cold_start",
+        f"the first request takes {ratio:.1f} times as long as a warm one",
+        "quote the cold start as a number of its own where requests are rare",
+        ratio,
+    )
+
+
+def slow_first(values_ns: ArrayLike) -> Doubt | None:
+    """Doubt a warm-up after which the first timed sample still is slower than all others together say."""
+    values = as_values(values_ns)
+    if len(values) < 4 or np.median(values[1:]) <= 0:
+        return None
+    ratio = float(values[0] / np.median(values[1:]))
+    if ratio <= SLOW_FIRST or values[0] < values[1:].max():
+        return None
+    return Doubt(
+        "slow_first", f"the first timed sample took {ratio:.2f} times the others' median", "warm up longer", ratio
+    )
+
+
+def drift(values_ns: ArrayLike, what: str = "TTFT") -> Doubt | None:
+    """Doubt values that rise or fall over the run: Theil-Sen slope over 5 %, significant by Mann-Kendall at 99 %."""
+    values = as_values(values_ns)
+    if len(values) > MOST_FOR_DRIFT:  # all pairs are looked at; means of neighbours show a trend as well
+        values = np.array([part.mean() for part in np.array_split(values, MOST_FOR_DRIFT)])
+    n = len(values)
+    if n < FEWEST_FOR_DRIFT or np.median(values) <= 0:
+        return None
+    first, second = np.triu_indices(n, 1)
+    rises = values[second] - values[first]
+    score = float(np.sign(rises).sum())
+    # Without the correction for ties, which only makes the test more careful.
+    z = abs(score) - 1
+    significance = z / np.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    change = float(np.median(rises / (second - first)) * (n - 1) / np.median(values))
+    if significance < DRIFT_Z or abs(change) <= DRIFT:
+        return None
+    why = "the machine grows hot, or something else starts" if change > 0 else "the warm-up was too short"
+    return Doubt(
+        "drift", f"{what} changes by {change:+.0%} over the run: {why}", "cool down, warm up, measure again", change
+    )
+
+
+def clock_gap(host_ns: ArrayLike, device_ns: ArrayLike) -> Doubt | None:
+    """Doubt times on which the host's clock and the device's own (CUDA events) differ by more than 2 %."""
+    host, device = as_values(host_ns), as_values(device_ns)
+    if not len(host) or len(host) != len(device) or np.median(host) <= 0:
+        return None
+    gap = float(np.median((host - device) / host))
+    if abs(gap) <= CLOCK_GAP:
+        return None
+    what = "waiting on the host: launches, copies, Python" if gap > 0 else "a device clock that cannot be right"
+    return Doubt("clock_gap", f"host and device clocks differ by {gap:+.1%}: {what}", "quote the host clock", gap)
+
+
+def examine(
+    ttft_ns: ArrayLike = (),
+    stage_sum_ns: ArrayLike = (),
+    *,
+    valid: Sequence[bool] = (),
+    reasons: Iterable[Sequence[str]] = (),
+    cold_ns: float | None = None,
+    host_ns: ArrayLike = (),
+    device_ns: ArrayLike = (),
+    finished: bool = True,
+    torn_bytes: int = 0,
+) -> list[Doubt]:
+    """Return every doubt about one cell. `ttft_ns` and `stage_sum_ns` are its valid samples, pair by pair; `valid` and
+    `reasons` all its samples; `host_ns` and `device_ns` the same stages on both clocks."""
+    found = [
+        torn(finished, torn_bytes),
+        *refused(valid, reasons),
+        few_samples(ttft_ns),
+        unstable(ttft_ns),
+        residual(ttft_ns, stage_sum_ns),
+        slow_first(ttft_ns),
+        drift(ttft_ns),
+        cold(cold_ns, ttft_ns),
+        clock_gap(host_ns, device_ns),
+    ]
+    return [doubt for doubt in found if doubt is not None]

@@ -1,0 +1,71 @@
+"""Apple GPUs through Metal: synchronize and the host's monotonic clock, nothing else.
+
+MPS events are not used: they were found to hang, and to report an end before the start (PyTorch pull requests 152199,
+157131, 196395).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from harness.clock import Clock
+from harness.errors import DeviceError
+
+
+class Mps:
+    """See `device.Device`. The allocator keeps no peak: `peak_bytes` is what the driver holds at the stage's end."""
+
+    torch_name = "mps"
+
+    def __init__(self, name: str, torch: Any, clock: Clock) -> None:
+        self.name, self._torch, self._clock = name, torch, clock
+        self._process = psutil.Process()
+
+    def sync(self) -> None:
+        self._torch.mps.synchronize()
+
+    def stamp(self) -> None:
+        return None
+
+    def elapsed_ns(self, earlier: object, later: object) -> int | None:
+        return None
+
+    def peak_bytes(self) -> int | None:
+        """Return the memory that Metal has given to this process: a high mark of the run, as its heaps seldom shrink."""
+        return int(self._torch.mps.driver_allocated_memory())
+
+    def memory(self) -> Mapping[str, int | None]:
+        return {
+            "allocated_bytes": int(self._torch.mps.current_allocated_memory()),
+            "reserved_bytes": int(self._torch.mps.driver_allocated_memory()),
+            "rss_bytes": self._process.memory_info().rss,
+        }
+
+    def reset_peak(self) -> None:
+        """Nothing to reset; emptying the cache here would make the next stage pay for its allocations."""
+
+    def describe(self) -> Mapping[str, str]:
+        from harness.devices.cpu import model_name
+
+        return {
+            "name": self.name,
+            "model": model_name(),
+            "memory_bytes": str(psutil.virtual_memory().total),
+            "recommended_bytes": str(self._torch.mps.recommended_max_memory()),
+            "clock": f"{self._clock.name} after synchronize",
+            "sync": "torch.mps.synchronize",
+            "peak_memory": "driver_allocated_memory at the end of the stage (a high mark of the run, not of the stage)",
+        }
+
+
+def open(name: str, clock: Clock) -> Mps:
+    """Open the Apple GPU; says what is wrong elsewhere."""
+    if name != "mps":
+        raise DeviceError(f"--device {name}: there is one Apple GPU; next: --device mps")
+    import torch
+
+    if not torch.backends.mps.is_available():
+        why = "this torch is built without MPS" if not torch.backends.mps.is_built() else "macOS 14 or newer is needed"
+        raise DeviceError(f"--device mps: no Apple GPU can be used here ({why}); next: --device cpu, or a Mac")
+    return Mps(name, torch, clock)
