@@ -1,19 +1,20 @@
 """Where weights come from, and how they get into modules: every tensor by name, checked, one at a time.
 
 Order: `--weights PATH`, the local Hub cache, the Hub when it can be reached, else random weights with a plain notice.
-Safetensors first; a pickle only with `weights_only=True`. Deciding (`resolve`) needs no torch.
+Deciding (`resolve`) needs no torch and takes seconds where there is no network.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.cards import ModelCard
+from harness.checkpoints import Tensors as Tensors
+from harness.checkpoints import is_complete
 from harness.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -58,28 +59,47 @@ def resolve(card: ModelCard, asked: str | None, offline: bool = False) -> Source
             raise WeightsError(f"--weights {asked}: no such folder; next: give a checkpoint's folder, or `random`")
         return Source("local", folder, digest=digest(folder))
     cached = _cached(card)
-    if cached and any(_weight_files(cached)):
+    if cached and is_complete(cached):
         return Source("cache", cached, digest=cached.name)
-    if card.hub and not offline and not _offline():
-        folder = _download(card)
-        if folder:
-            return Source("hub", folder, digest=folder.name)
-    where = (
-        f"{card.hub.repo} is not in the Hub cache and the Hub cannot be reached"
-        if card.hub
-        else "the card names no Hub repository"
-    )
+    fetched, reason = _from_hub(card, offline)
+    if fetched:
+        return Source("hub", fetched, digest=fetched.name)
     return Source(
         "random",
         folder=cached,
-        notice=f"{where}: random weights of the exact architecture (timings are honest, answers are not)",
+        notice=f"{reason}: random weights of the exact architecture (timings are honest, answers are not)",
     )
 
 
 def present(card: ModelCard) -> bool:
     """Return whether the card's weights are on this machine."""
     cached = _cached(card)
-    return bool(cached and any(_weight_files(cached)))
+    return bool(cached and is_complete(cached))
+
+
+def _from_hub(card: ModelCard, offline: bool) -> tuple[Path | None, str]:
+    """Return the folder that was downloaded, or None and why."""
+    if not card.hub:
+        return None, "the card names no Hub repository"
+    missing = f"{card.hub.repo} is not (or not all) in the Hub cache"
+    if offline or _offline():
+        return None, f"{missing} and the Hub is not asked (offline)"
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:  # one quick question first: the downloader itself retries for minutes where there is no network
+        HfApi().model_info(card.hub.repo, revision=card.hub.revision, timeout=4.0)
+    except Exception as error:  # noqa: BLE001 - unreachable, gated or gone, in the library's many ways of saying so
+        return None, f"{missing} and the Hub cannot be reached or does not give it ({type(error).__name__})"
+    try:
+        return Path(
+            snapshot_download(card.hub.repo, revision=card.hub.revision, allow_patterns=list(card.hub.files))
+        ), ""
+    except Exception as error:  # noqa: BLE001 - as above, and a full disk
+        return None, f"{missing} and its download failed ({type(error).__name__}: {_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _offline() -> bool:
@@ -103,17 +123,6 @@ def _cached(card: ModelCard) -> Path | None:
         return None
 
 
-def _download(card: ModelCard) -> Path | None:
-    from huggingface_hub import HfApi, snapshot_download
-
-    assert card.hub
-    try:  # one quick question first: the downloader itself retries for minutes where there is no network
-        HfApi().model_info(card.hub.repo, revision=card.hub.revision, timeout=4.0)
-    except Exception:  # noqa: BLE001 - unreachable, gated or gone: the notice names the repository
-        return None
-    return Path(snapshot_download(card.hub.repo, revision=card.hub.revision, allow_patterns=list(card.hub.files)))
-
-
 def digest(folder: Path) -> str:
     """Return the digest of all weight and configuration files of a checkpoint's folder."""
     total = hashlib.blake2b(digest_size=16)
@@ -122,68 +131,6 @@ def digest(folder: Path) -> str:
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
     return total.hexdigest()
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a folder, or its pickle shards where it has none."""
-    return (
-        sorted(folder.glob("*.safetensors"))
-        or sorted(folder.glob("pytorch_model*.bin"))
-        or sorted(folder.glob("*.bin"))
-    )
-
-
-class Tensors(Mapping[str, Callable[[], "torch.Tensor"]]):
-    """The tensors of a checkpoint by name, each read when called: never the whole checkpoint at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        files = _weight_files(folder)
-        if not files:
-            raise WeightsError(f"{folder}: no *.safetensors and no *.bin in it; next: is this a checkpoint's folder?")
-        self._where: dict[str, Callable[[], torch.Tensor]] = {}
-        for path in files:
-            self._where.update(_safetensors(path) if path.suffix == ".safetensors" else _pickle(path))
-        index = next(iter(folder.glob("*.index.json")), None)
-        if index:
-            named = json.loads(index.read_text())["weight_map"]
-            lost = {name: shard for name, shard in named.items() if name not in self._where}
-            if lost:
-                name, shard = next(iter(lost.items()))
-                raise WeightsError(
-                    f"{folder}: {len(lost)} tensors named by {index.name} are missing, e.g. {name} of {shard}; next: fetch that file anew"
-                )
-
-    def __getitem__(self, name: str) -> Callable[[], "torch.Tensor"]:
-        return self._where[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-
-def _safetensors(path: Path) -> dict[str, Callable[[], "torch.Tensor"]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        file: Any = safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file: {error}; next: fetch it anew") from error
-    return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-
-
-def _pickle(path: Path) -> dict[str, Callable[[], "torch.Tensor"]]:
-    import torch
-
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise WeightsError(
-            f"{path}: cannot be read with weights_only=True: {error}; next: convert it to safetensors"
-        ) from error
-    return {name: lambda name=name: tensors[name] for name in tensors}
 
 
 Target = str | None | list[tuple[str, Callable[["torch.Tensor"], "torch.Tensor"]]]
@@ -207,80 +154,109 @@ def fill(
 ) -> None:
     """Fill `parts` from a checkpoint, tensor by tensor, and check all of them.
 
-    `rename` maps a checkpoint's name to one in `parts` ("llm.model.norm.weight"). Names whose first component is a part that
-    was not built are skipped; a name that maps to nothing in a built part is unexpected. Raises one `WeightsError` naming
-    every missing, unexpected, misshapen and non-finite tensor.
+    `rename` maps a checkpoint's name to one in `parts` ("llm.model.norm.weight"). Names whose first component is a part
+    that was not built are skipped; a name that maps to nothing in a built part is unexpected. Raises one `WeightsError`
+    naming every missing, unexpected, misshapen and non-finite tensor.
     """
     import torch
 
     shared = _shared(parts)
     wanted = {name: tensor for name, tensor in _stateful(parts) if name not in shared}
     given: set[str] = set()
-    unexpected, misshapen, not_finite = [], [], []
+    twice: list[tuple[str, Tying]] = []
+    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "wrong shape or kind": [], "NaN or infinite": []}
     for name in tensors:
-        target = rename(name)
-        if target is None:
-            continue
-        tensor = None
-        for goal, change in [(target, None)] if isinstance(target, str) else target:
-            if goal.split(".", 1)[0] not in parts:
+        for goal, change in _targets(rename(name), parts):
+            if goal in shared:
+                twice.append((name, (goal, change)))
                 continue
-            if goal not in wanted:
-                if goal not in shared:
-                    unexpected.append(name)
+            if goal not in wanted or goal in given:
+                problems["unexpected"].append(f"{name} (given twice)" if goal in given else name)
                 continue
-            tensor = tensors[name]() if tensor is None else tensor
-            value = change(tensor) if change else tensor
-            if value.shape != wanted[goal].shape:
-                misshapen.append(f"{name}: {tuple(value.shape)}, the model has {tuple(wanted[goal].shape)}")
-                continue
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                not_finite.append(name)
-                continue
-            floating = wanted[goal].is_floating_point()
-            _put(parts, goal, value.to(device=device, dtype=dtype if floating else wanted[goal].dtype, copy=True))
+            value, old = change(tensors[name]()), wanted[goal]
+            if value.shape != old.shape or value.is_floating_point() != old.is_floating_point():
+                problems["wrong shape or kind"].append(
+                    f"{name}: {_form(value)}, the model has {_form(old.to(dtype) if old.is_floating_point() else old)}"
+                )
+            else:
+                value = value.to(device=device, dtype=dtype if old.is_floating_point() else old.dtype, copy=True)
+                if not _is_finite(value):  # after the cast: a number too large for float16 is found too
+                    problems["NaN or infinite"].append(name)
+                _put(parts, goal, value)
             given.add(goal)
-    missing = [name for name in wanted if name not in given]
-    problems = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen, "NaN or infinite": not_finite}
-    if any(problems.values()):
-        told = "; ".join(
-            f"{len(names)} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-            for what, names in problems.items()
-            if names
-        )
-        raise WeightsError(
-            f"{tensors.folder}: not the weights of this model: {told}; next: check --model and --weights"
-        )
+    problems["missing"] = [name for name in wanted if name not in given]
+    _refuse(problems, tensors.folder)
     _finish(parts, shared, device)
+    for name, (goal, change) in twice:  # a checkpoint may repeat a tied tensor, but not give it another value
+        if not torch.equal(change(tensors[name]()).to(device=device, dtype=dtype), parts.get_parameter(goal)):
+            problems[f"different from {shared[goal]}, to which the card ties it"] = [name]
+    _refuse(problems, tensors.folder)
+
+
+Tying = tuple[str, Callable[["torch.Tensor"], "torch.Tensor"]]
+
+
+def _targets(target: Target, parts: "nn.ModuleDict") -> list[Tying]:
+    """Return where a checkpoint's tensor goes among the parts that were built, and what is done to it on the way."""
+    if target is None:
+        return []
+    goals = [(target, _as_is)] if isinstance(target, str) else target
+    return [(goal, change) for goal, change in goals if goal.split(".", 1)[0] in parts]
+
+
+def _as_is(tensor: "torch.Tensor") -> "torch.Tensor":
+    return tensor
+
+
+def _form(tensor: "torch.Tensor") -> str:
+    return f"{'x'.join(map(str, tensor.shape)) or 'scalar'} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _is_finite(tensor: "torch.Tensor") -> bool:
+    """Look in pieces: at once, the check would take more memory than the tensor."""
+    import torch
+
+    return not tensor.is_floating_point() or all(bool(torch.isfinite(p).all()) for p in tensor.view(-1).split(BLOCK))
+
+
+def _refuse(problems: Mapping[str, list[str]], folder: Path) -> None:
+    told = "; ".join(
+        f"{len(names)} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+        for what, names in problems.items()
+        if names
+    )
+    if told:
+        raise WeightsError(f"{folder}: not the weights of this model: {told}; next: check --model and --weights")
+
+
+BLOCK = (1 << 22) - 3
+"""Numbers in the block of normals that fills random weights; odd, so that rows of a matrix do not repeat each other."""
 
 
 def randomise(parts: "nn.ModuleDict", seed: int, device: str, dtype: "torch.dtype") -> None:
     """Fill `parts` with random weights of sensible scale: normal with variance 1 / fan-in, norms near one.
 
-    One block of normals is drawn and repeated, so a 7B model takes seconds; the time of a matrix product does not depend on it.
+    One block of normals is drawn and repeated, each tensor going on where the last one stopped, so a 7B model takes
+    seconds and no memory but its own; the time of a matrix product does not depend on it.
     """
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    block = torch.randn(1 << 22, generator=generator)
+    block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed)).to(device=device, dtype=dtype)
     shared = _shared(parts)
-    scaled: dict[float, torch.Tensor] = {}
+    at = 0
     for name, old in list(_stateful(parts)):
         if name in shared:
             continue
-        if device == "meta":
-            new = torch.empty(old.shape, dtype=dtype if old.is_floating_point() else old.dtype, device="meta")
-        elif not old.is_floating_point():
-            new = torch.zeros(old.shape, dtype=old.dtype, device=device)
-        else:
+        new = torch.empty(old.shape, dtype=dtype if old.is_floating_point() else old.dtype, device=device)
+        if not old.is_floating_point():
+            new.zero_()
+        elif device != "meta":
             mean, std = _scale(name, old.shape)
-            if std not in scaled:
-                scaled[std] = (block * std).to(device=device, dtype=dtype)
-            new = torch.empty(old.shape, dtype=dtype, device=device)
-            flat, source = new.view(-1), scaled[std]
-            for start in range(0, flat.numel(), source.numel()):
-                length = min(source.numel(), flat.numel() - start)
-                flat[start : start + length].copy_(source[:length])
+            flat, start = new.view(-1), 0
+            while start < flat.numel():
+                length = min(BLOCK - at, flat.numel() - start)
+                torch.mul(block[at : at + length], std, out=flat[start : start + length])
+                start, at = start + length, (at + length) % BLOCK
             if mean:
                 new += mean
         _put(parts, name, new)
@@ -323,7 +299,7 @@ def _shared(parts: "nn.Module") -> dict[str, str]:
             tied[name] = first[id(parameter)]
         else:
             first[id(parameter)] = name
-    for part_name, part in parts.items() if hasattr(parts, "items") else ():
+    for part_name, part in parts.named_children():
         config = getattr(part, "config", None)
         if getattr(config, "tie_word_embeddings", False) and hasattr(part, "lm_head"):
             tied[f"{part_name}.lm_head.weight"] = f"{part_name}.model.embed_tokens.weight"
