@@ -117,7 +117,7 @@ def nvml_counter(device: str) -> Counter | None:
 
 
 class Rapl:
-    """Intel's and AMD's package energy (cores, caches, memory controller) in /sys/class/powercap; often root's alone."""
+    """Intel's and AMD's package energy (cores, caches, memory controller) in /sys/class/powercap; for root alone."""
 
     def __init__(self, folder: Path) -> None:
         # `intel-rapl:0` is a package, `intel-rapl:0:0` a part of it that is counted there already.

@@ -72,8 +72,6 @@ VARIABLES = [
 
 def describe() -> dict[str, str]:
     """Return what the log's header says about this machine and its software."""
-    from harness.run import commit
-
     facts: dict[str, str | None] = {
         "machine": machine_name(),
         "os": _system(),
@@ -92,7 +90,6 @@ def describe() -> dict[str, str]:
         "swap_used_bytes": str(psutil.swap_memory().used),
         "power": power_source(),
         "harness": __version__,
-        "harness_commit": commit().get("commit"),
         "preloaded": _preloaded(),
         **{f"package_{name.replace('-', '_')}": installed(name) for name in PACKAGES},
         **{f"env_{name}": os.environ.get(name) for name in VARIABLES},

@@ -138,7 +138,7 @@ def allowed_over(n: int, q: float, confidence: float = PERCENTILE_CONFIDENCE) ->
 
 @lru_cache(maxsize=256)
 def needed_for(q: float, confidence: float = PERCENTILE_CONFIDENCE) -> int:
-    """Return the fewest values that bear the `q` quantile, one over the limit allowed: 64, 130, 662 for p90, p95, p99."""
+    """Return the fewest values that bear the `q` quantile, one over the limit allowed (p90 64, p95 130, p99 662)."""
     n = 2
     while (allowed_over(n, q, confidence) or 0) < 1:
         n += 1

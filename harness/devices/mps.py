@@ -32,7 +32,7 @@ class Mps:
         return None
 
     def peak_bytes(self) -> int | None:
-        """Return the memory that Metal has given to this process: a high mark of the run, as its heaps seldom shrink."""
+        """Return the memory that Metal has given to this process: a high mark of the run, heaps seldom shrink."""
         return int(self._torch.mps.driver_allocated_memory())
 
     def memory(self) -> Mapping[str, int | None]:
