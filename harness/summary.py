@@ -130,7 +130,7 @@ def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
         "refused": int((~samples["valid"].astype(bool) & (samples["phase"] == "timed")).sum()),
     }
     wanted = ("encode", "prefill") if facts["protocol"] == "paper" else STAGES
-    series = {stage: _stage_values(good, stage, bool(facts["isolate"])) for stage in STAGES}
+    series = {stage: stage_values(good, stage, bool(facts["isolate"])) for stage in STAGES}
     for stage, parts in series.items():
         row |= _columns(stage, _added(parts))
     names = [name.removesuffix("_ns") for name in good.columns if name.endswith("_ns") and "." in name]
@@ -159,7 +159,7 @@ def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
     return row
 
 
-def _stage_values(good: pd.DataFrame, stage: str, isolate: bool) -> list[list[float]]:
+def stage_values(good: pd.DataFrame, stage: str, isolate: bool) -> list[list[float]]:
     """Return the samples of one stage, a list for each part that is to be added up."""
     column = f"{stage}_ns"
     if column not in good:

@@ -1,0 +1,92 @@
+"""TTFT against resolution, a curve per model, both axes logarithmic, with 95 % intervals."""
+
+from collections.abc import Sequence
+
+from harness import material
+from harness.cards import ReportCard
+from harness.document import Entry, Heading, Picture, Table
+from harness.figures import _style
+from harness.figures.breakdown import one_each
+from harness.material import Material, Row
+
+
+def draw(data: Material, card: ReportCard) -> list[Picture]:
+    """Return a picture for each platform and protocol; the card's setting `quantity` is `ttft` or a stage."""
+    quantity = str(card.settings.get("quantity", "ttft"))
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in data.rows:
+        if row.get(f"{quantity}_ns") is not None:
+            found.setdefault((*material.platform(row), str(row["protocol"])), []).append(row)
+    pictures = []
+    for number, (key, rows) in enumerate(sorted(found.items())):
+        title = f"{card.title}: {material.platform_text(key[:4])}"
+        pictures.append(picture(f"{card.name}{f'-{number + 1}' if number else ''}", title, one_each(rows), quantity))
+    return pictures
+
+
+def picture(name: str, title: str, rows: Sequence[Row], quantity: str) -> Picture:
+    """Draw one curve per model and setting."""
+    marks = frozenset(mark for row in rows for mark in row["marks"])
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        series.setdefault(" ".join(str(part) for part in (row["model"], row["settings"]) if part), []).append(row)
+    what = "TTFT" if quantity == "ttft" else quantity
+    hovers: dict[str, str] = {}
+    with _style.style():
+        figure, axes = _style.new(2.5)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for number, (one, mine) in enumerate(sorted(series.items())):
+            mine = sorted(mine, key=lambda row: row["resolution"])
+            colour, marker = _style.COLOURS[number % 8], _style.MARKERS[number % 8]
+            label = f"{one}{_style.symbols(mark for row in mine for mark in row['marks'])}"
+            ys = [row[f"{quantity}_ns"] / 1e6 for row in mine]
+            axes.plot([row["resolution"] for row in mine], ys, color=colour, marker=marker, markersize=3.5, label=label)
+            for row, y in zip(mine, ys, strict=True):
+                low, high = row.get(f"{quantity}_low_ns"), row.get(f"{quantity}_high_ns")
+                if low is not None and high is not None:
+                    axes.vlines(row["resolution"], low / 1e6, high / 1e6, color=colour, linewidth=1.4)
+                (dot,) = axes.plot(row["resolution"], y, marker=marker, markersize=3.5, color=colour)
+                dot.set_gid(f"dot-{len(hovers)}")
+                hovers[f"dot-{len(hovers)}"] = (
+                    f"{one} at {row['resolution']} px: {what} {material.milliseconds(row, quantity).text} ms"
+                )
+        sides = sorted({int(row["resolution"]) for row in rows})
+        shown = [side for i, side in enumerate(sides) if i + 1 == len(sides) or sides[i + 1] / side > 1.2]
+        axes.set_xticks(shown, [str(side) for side in shown])
+        axes.set_xticks([], minor=True)
+        low, high = axes.get_ylim()
+        _style.log_ticks(axes.yaxis, low, high)
+        axes.set_xlabel("resolution (px of a side, log scale)")
+        axes.set_ylabel(f"{what} (ms, log scale)")
+        figure.legend(loc="outside upper center", ncols=2, columnspacing=1.0)
+        _style.legend_of_marks(figure, marks)
+    alt = f"{title}. {what} against resolution for {', '.join(sorted(series))}; the numbers are in the table."
+    return Picture(name, title, alt, figure, table(name, title, rows, quantity), "", hovers, marks)
+
+
+def table(name: str, title: str, rows: Sequence[Row], quantity: str) -> Table:
+    """Return the numbers of the curves."""
+    headings = (
+        Heading("model"),
+        Heading("resolution", "px", True),
+        Heading("visual tokens", "", True),
+        Heading("n", "", True),
+    )
+    lines = []
+    for row in rows:
+        model = " ".join(str(part) for part in (row["model"], row["settings"]) if part)
+        entries = (
+            Entry(model, None, str(row["cell"]), tuple(row["marks"])),
+            Entry(str(row["resolution"]), row["resolution"]),
+            Entry(material.number(row["visual_tokens"], 6), row["visual_tokens"]),
+            Entry(str(row["n"]), row["n"]),
+        )
+        lines.append((*entries, material.milliseconds(row, quantity)))
+    what = "TTFT" if quantity == "ttft" else quantity
+    return Table(
+        f"{name}-numbers",
+        f"{title}: the numbers",
+        (*headings, Heading("n", "", True), Heading(what, "ms", True)),
+        tuple(lines),
+    )

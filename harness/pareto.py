@@ -1,0 +1,135 @@
+"""Which points are worth having: lower cost, higher merit. The frontier, and how sure each point's place on it is.
+
+A point is dominated when another costs no more, is worth no less, and is strictly better in one of the two. This is
+decided anew in every bootstrap draw; a point that is on the frontier in some draws and off it in others is a tie and
+is called one, whichever side the point estimates fall on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 2000
+SURE = 0.95
+"""A place is sure when so many draws agree on it."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A candidate. `cost` (say TTFT in ms) and `merit` (say ANLS) are estimates, with 95 % bounds where there are any.
+
+    `cost_parts` are the samples whose medians add up to `cost`; `scores` and `clusters` the per-question scores whose
+    mean is `merit`. Points with equal `questions` answered the same questions: clusters are drawn for them together, so
+    what makes a question hard for everyone cancels. Without samples the bounds are taken as a normal distribution's;
+    without bounds the value is taken as certain.
+    """
+
+    name: str
+    series: str
+    cost: float
+    merit: float
+    cost_low: float | None = None
+    cost_high: float | None = None
+    merit_low: float | None = None
+    merit_high: float | None = None
+    cost_parts: tuple[tuple[float, ...], ...] = ()
+    scores: tuple[float, ...] = ()
+    clusters: tuple[str, ...] = ()
+    questions: str = ""
+    label: str = ""
+    hover: str = ""
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a point stands. `probability`: in how many draws no other point dominates it."""
+
+    point: Point
+    on_frontier: bool
+    probability: float
+    rivals: tuple[str, ...]
+    """Those that dominate it in some draws and not in others, the likeliest first."""
+
+    @property
+    def verdict(self) -> str:
+        """`frontier`, `dominated`, or `tie` when the data do not decide."""
+        if SURE > self.probability > 1 - SURE:
+            return "tie"
+        return "frontier" if self.probability >= SURE else "dominated"
+
+
+def frontier(costs: Sequence[float], merits: Sequence[float]) -> list[int]:
+    """Return the positions of the points that no other dominates, by rising cost; equal points are both kept."""
+    order = sorted(range(len(costs)), key=lambda i: (costs[i], -merits[i]))
+    kept: list[int] = []
+    best: tuple[float, float] | None = None
+    for i in order:
+        if best is None or merits[i] > best[1] or (costs[i], merits[i]) == best:
+            kept.append(i)
+            best = (costs[i], merits[i])
+    return kept
+
+
+def places(points: Sequence[Point], seed: int = 0, draws: int = DRAWS) -> list[Place]:
+    """Return the place of every point, in the order given."""
+    if not points:
+        return []
+    on = set(frontier([p.cost for p in points], [p.merit for p in points]))
+    costs, merits = draw(points, seed, draws)
+    dominated = np.zeros((len(points), len(points)))  # [i, j]: how often j dominates i
+    ever = np.zeros((draws, len(points)), dtype=bool)
+    for i in range(len(points)):
+        no_worse = (costs <= costs[:, [i]]) & (merits >= merits[:, [i]])
+        better = no_worse & ((costs < costs[:, [i]]) | (merits > merits[:, [i]]))
+        dominated[i] = better.mean(axis=0)
+        ever[:, i] = better.any(axis=1)
+    out = []
+    for i, point in enumerate(points):
+        unsure = [j for j in np.argsort(-dominated[i], kind="stable") if 1 - SURE < dominated[i, j] < SURE]
+        probability = float(1 - ever[:, i].mean())
+        out.append(Place(point, i in on, probability, tuple(points[j].name for j in unsure)))
+    return out
+
+
+def draw(points: Sequence[Point], seed: int, draws: int) -> tuple[Array, Array]:
+    """Return bootstrap draws of all costs and merits, each of shape (draws, points)."""
+    rng = np.random.default_rng(seed)
+    costs = np.column_stack([_costs(point, rng, draws) for point in points])
+    merits = np.empty((draws, len(points)))
+    together: dict[str, list[int]] = {}
+    for i, point in enumerate(points):
+        if point.scores:
+            together.setdefault(point.questions or f"\0{i}", []).append(i)
+        else:
+            merits[:, i] = _normal(point.merit, point.merit_low, point.merit_high, rng, draws)
+    for members in together.values():
+        names = sorted({cluster for i in members for cluster in points[i].clusters})
+        position = {name: k for k, name in enumerate(names)}
+        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(float)
+        for i in members:
+            index = [position[cluster] for cluster in points[i].clusters]
+            total = weights @ np.bincount(index, weights=points[i].scores, minlength=len(names))
+            count = weights @ np.bincount(index, minlength=len(names)).astype(float)
+            merits[:, i] = np.where(count > 0, total / np.maximum(count, 1), points[i].merit)
+    return costs, merits
+
+
+def _costs(point: Point, rng: np.random.Generator, draws: int) -> Array:
+    if not point.cost_parts:
+        return _normal(point.cost, point.cost_low, point.cost_high, rng, draws)
+    total = np.zeros(draws)
+    for part in point.cost_parts:
+        values = np.asarray(part, dtype=float)
+        total += np.median(values[rng.integers(len(values), size=(draws, len(values)))], axis=1)
+    return total
+
+
+def _normal(value: float, low: float | None, high: float | None, rng: np.random.Generator, draws: int) -> Array:
+    if low is None or high is None:
+        return np.full(draws, value)
+    return rng.normal(value, max(0.0, high - low) / (2 * 1.96), size=draws)
