@@ -510,9 +510,7 @@ def test_a_missing_encoder_names_its_repository(folder: Path, tmp_path: Path, mo
     for path in folder.iterdir():
         if path.name != "dinov2":
             (tmp_path / path.name).symlink_to(path)
-    with pytest.raises(
-        WeightsError, match=r"'dinov2' has no weights: no folder .*/dinov2.* `hf download nobody/dinov2"
-    ):
+    with pytest.raises(WeightsError, match=r"'dinov2' has no .*/dinov2.* next: `hf download nobody/dinov2`"):
         cambrian.load(TINY, Source("local", tmp_path), Options(1024))
     assert cambrian.load(TINY, Source("local", tmp_path), Options(1024, only="clip")).parts
 
@@ -540,7 +538,7 @@ def test_wrong_tensors_are_named(folder: Path, tmp_path: Path) -> None:
     siglip = "siglip/open_clip_model.safetensors"
     qkv = "visual.trunk.blocks.0.attn.qkv"
     told = broken("mis-shaped", siglip, {f"{qkv}.weight": torch.ones(72, 23)})
-    assert re.search(rf"wrong shape: .*{re.escape(qkv)}.weight: .*24.{{1,2}}23.* the model has .*24.{{1,2}}24", told)
+    assert re.search(rf"3 wrong .*{re.escape(qkv)}.weight: 24x23 .* the model has 24x24", told)
     told = broken("renamed", siglip, {f"{qkv}.bias": None, "visual.trunk.blocks.0.attn.qvk.bias": torch.ones(72)})
     assert "3 missing: siglip.encoder.layers.0.self_attn.q_proj.bias" in told
     assert "1 unexpected: visual.trunk.blocks.0.attn.qvk.bias" in told
