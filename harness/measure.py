@@ -82,7 +82,7 @@ def measure(
     A failed example is a `Failure`, never a score; a refused one is measured again and both are yielded. Any error that
     is not an example's own (out of memory ...) is a `Failure` too, and ends the cell when it keeps coming.
     """
-    started_ns = clock.now_ns()
+    started_ns: int | None = None
     samples = failures = refused = consecutive = 0
     counted: set[tuple[int, int]] = set()
     fired: str | None = None
@@ -90,6 +90,8 @@ def measure(
         if fired and not plan.score:
             break
         timing = phase != "timed" or not fired
+        if phase == "timed" and started_ns is None:
+            started_ns = clock.now_ns()
         for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
             before = gate.before()
             wall_ns, cpu_ns = clock.now_ns(), clock.cpu_ns()
@@ -117,14 +119,20 @@ def measure(
                 if verdict.valid and phase == "timed" and timing:
                     plan.stopping.add(_headline_ns(measured))
                 break
+            if _out_of_time(plan.stopping, clock, started_ns):
+                break
             if attempt < MAXIMUM_ATTEMPTS:
                 clock.sleep_ns(gate.retry_delay_ns(attempt))
         if consecutive >= MAXIMUM_CONSECUTIVE_FAILURES:
             fired = "failures"
             break
-        if phase == "timed":
+        if started_ns is not None:
             fired = fired or plan.stopping.fired((clock.now_ns() - started_ns) / 1e9)
     yield Footer(ended_at=now_text(), samples=samples, failures=failures, stopped=fired or "examples", refused=refused)
+
+
+def _out_of_time(stopping: Stopping, clock: Clock, started_ns: int | None) -> bool:
+    return started_ns is not None and stopping.fired((clock.now_ns() - started_ns) / 1e9) == "maximum_seconds"
 
 
 def _order(plan: Plan) -> Iterator[tuple[Example, str]]:
@@ -150,7 +158,9 @@ def _passes(
     meter: Meter | None,
 ) -> Measured:
     visual_only = plan.protocol == "paper"
-    natural = Request(example.images, example.question, example.max_new_tokens, visual_only=visual_only)
+    # An answer that nobody scores need not be finished: random weights never stop by themselves.
+    length = example.max_new_tokens if plan.score else 1
+    natural = Request(example.images, example.question, length, visual_only=visual_only)
     fixed = Request(
         example.images,
         example.question,
