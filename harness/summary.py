@@ -85,8 +85,13 @@ def cell_name(facts: Mapping[str, Any]) -> str:
 
 
 def timed(samples: pd.DataFrame) -> pd.DataFrame:
-    """Return the samples that count for times: timed, valid, and with a stage pass (later ones were only scored)."""
-    return samples[(samples["phase"] == "timed") & samples["valid"].astype(bool) & samples["has_stages"].astype(bool)]
+    """Return the samples that count for times: timed, valid, and with a stage pass (later ones were only scored).
+
+    Where the gate refused every one, those are returned all the same: `doubts` then says that no figure may be quoted.
+    """
+    measured = samples[(samples["phase"] == "timed") & samples["has_stages"].astype(bool)]
+    good = measured[measured["valid"].astype(bool)]
+    return good if len(good) else measured
 
 
 def estimate(values: Sequence[float] | pd.Series) -> Estimate | None:
@@ -127,6 +132,7 @@ def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
         "additive": additive,
         "n": len(good) if not facts["isolate"] else min((len(part) for _, part in good.groupby("part")), default=0),
         "examples": int(samples.loc[samples["phase"] == "timed", "example"].nunique()) if len(samples) else 0,
+        "valid": int((samples["valid"].astype(bool) & (samples["phase"] == "timed")).sum()),
         "refused": int((~samples["valid"].astype(bool) & (samples["phase"] == "timed")).sum()),
     }
     wanted = ("encode", "prefill") if facts["protocol"] == "paper" else STAGES
@@ -286,7 +292,11 @@ def doubts(row: Mapping[str, Any], frame: Frame, logs: pd.DataFrame) -> tuple[st
     if residual is not None and abs(residual) > 5:
         found.append(f"the stages do not add up to TTFT (residual {residual:+.1f} %)")
     if row["n"] == 0:
-        found.append("no valid timed sample")
+        found.append("no timed sample")
+    elif row["refused"] >= row["n"] and not row["valid"]:
+        found.append(
+            "the gate refused every sample: these figures are of refused ones, do not quote them; see `harness doctor`"
+        )
     return tuple(found)
 
 
