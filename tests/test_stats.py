@@ -211,7 +211,10 @@ def test_paired_difference_finds_what_separate_intervals_cannot():
 @settings(max_examples=20)
 def test_clustered_mean_ignores_order(order):
     scores, image = np.array([0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1, 1.0]), np.repeat(np.arange(4), 3)
-    one, other = stats.mean_interval_clustered(scores, image), stats.mean_interval_clustered(scores[order], image[order])
+    one, other = (
+        stats.mean_interval_clustered(scores, image),
+        stats.mean_interval_clustered(scores[order], image[order]),
+    )
     assert (other.value, other.low, other.high) == pytest.approx((one.value, one.low, one.high))
 
 
