@@ -32,7 +32,7 @@ class Gate(Protocol):
     """What tells whether a sample can be trusted (see `gate.py`)."""
 
     def before(self) -> Any: ...
-    def after(self, before: Any, wall_ns: int, cpu_ns: int) -> Any: ...
+    def after(self, before: Any, wall_ns: int, cpu_ns: int, headline_ns: int | None = None) -> Any: ...
     def retry_delay_ns(self, attempt: int) -> int: ...
 
 
@@ -85,6 +85,7 @@ def measure(
     started_ns: int | None = None
     samples = failures = refused = consecutive = 0
     counted: set[tuple[int, int]] = set()
+    usual: tuple[int, int] | None = None
     fired: str | None = None
     for example, phase in _order(plan):
         if fired and not plan.score:
@@ -106,12 +107,18 @@ def measure(
                 _forget(error)
                 break
             consecutive = 0
-            verdict = gate.after(before, clock.now_ns() - wall_ns, clock.cpu_ns() - cpu_ns)
+            wall_ns, cpu_ns = clock.now_ns() - wall_ns, clock.cpu_ns() - cpu_ns
+            headline_ns = None
+            if phase == "timed" and timing:
+                usual = usual or _shape(measured)
+                # Only samples of one shape may be compared: a wide page makes more tiles, not a slower machine.
+                headline_ns = _headline_ns(measured) if _shape(measured) == usual else None
+            verdict = gate.after(before, wall_ns, cpu_ns, headline_ns)
             samples += phase == "timed"
             refused += not verdict.valid
             yield _sample(example, phase, attempt, measured, verdict, device, clock)
             if measured.seen and len(counted) < MAXIMUM_SHAPES_COUNTED:
-                shape = (measured.seen.visual_tokens, measured.seen.tiles)
+                shape = _shape(measured)
                 if shape not in counted:
                     counted.add(shape)
                     yield from _count(model, measured.seen)
@@ -306,6 +313,11 @@ def _only(stages: Pass, part: str) -> Pass:
         stage_peak_bytes=pick(stages.stage_peak_bytes),
         stage_energy_mj=pick(stages.stage_energy_mj),
     )
+
+
+def _shape(measured: Measured) -> tuple[int, int]:
+    """Return visual tokens and tiles, which decide how much work an example is."""
+    return (measured.seen.visual_tokens, measured.seen.tiles) if measured.seen else (0, 0)
 
 
 def _headline_ns(measured: Measured) -> int:
