@@ -90,7 +90,7 @@ def compose(sheet: Sheet) -> None:
     y = _head(sheet)
     y = _keys(sheet, y)
     for group, cells, title in zip(("person", "case"), (PERSONS, CASES), SECTIONS, strict=True):
-        y = _section(sheet, y, group, draw.shuffled(cells)[: draw.choice((4, 6))], title, boxed)
+        y = _section(sheet, y, group, draw.shuffled(cells)[: draw.choice((4, 6, 8))], title, boxed)
     _declaration(sheet, y, bottom)
 
 
@@ -104,6 +104,7 @@ def _head(sheet: Sheet) -> int:
     y = sheet.margin // 2 + heading.ascent_px
     sheet.text(x, y, title, heading, "heading")
     name = draw.choice(("Office of Records", "Board of Trade", "State Bureau", "Central Registry", "County Services"))
+    draw.reserve(title, name)
     y += office.line_px
     sheet.text(x, y, name, office)
     y += office.line_px // 2
@@ -112,7 +113,7 @@ def _head(sheet: Sheet) -> int:
     bold = sheet.style("number", "bold", fits=(f"{cell.label}  {value}",), within=sheet.inner - 60)
     top = y + 24
     y = top + 30 + plain.ascent_px
-    end = y + plain.line_px // 3 + 20
+    end = y + plain.descent_px + 16
     if draw.chance(0.5):
         sheet.box(x, top, right, end, fill=TINT)
     else:
@@ -138,7 +139,7 @@ def _keys(sheet: Sheet, y: int) -> int:
         lead = sheet.text(left + 20, y + 20 + plain.ascent_px, cell.label, plain, "label")
         shown = sheet.text(left + 20, lead.base_px + sheet.style("key").line_px, value, bold, "value")
         sheet.ask("key", cell.name, cell.question, "form", shown, lead)
-        end = max(end, shown.base_px + bold.line_px // 3 + 20)
+        end = max(end, shown.base_px + bold.descent_px + 14)
     for i in range(2):
         sheet.box(x + i * (half + 24), y, x + i * (half + 24) + half, end)
     return end + 24
@@ -155,7 +156,7 @@ def _section(sheet: Sheet, y: int, group: str, cells: list[Cell], title: str, bo
     values = [draw.fresh(cell.make) for cell in cells]
     plain = sheet.style(group)
     weight = draw.choice(("bold", "regular"))
-    high = round(plain.line_px * 2.15 if boxed else plain.line_px * 1.5)
+    high = round(plain.line_px * 2.25 if boxed else plain.line_px * 1.5)
     longest = max((cell.label for cell in cells), key=plain.width)
     for i, (cell, value) in enumerate(zip(cells, values, strict=True)):
         left, top = x + i % 2 * half, y + i // 2 * high

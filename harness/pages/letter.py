@@ -139,9 +139,9 @@ def _opening(sheet: Sheet, y: int) -> int:
     lead = sheet.text(x + pad, y, label, plain, "label")
     shown = sheet.text(lead.box[2] + plain.width("  "), y, value, bold, "value")
     if draw.chance(0.5):
-        sheet.box(x, y - plain.ascent_px - pad, shown.box[2] + pad, y + plain.line_px // 3 + pad)
+        sheet.box(x, y - plain.ascent_px - pad, shown.box[2] + pad, y + plain.descent_px + pad // 2)
     sheet.ask("reference", noun, f"What is the {noun} number of the letter?", "form", shown, lead)
-    y += plain.line_px // 3 + 2 * pad
+    y += plain.descent_px + 2 * pad
     day = draw.fresh(words.date)
     dated = sheet.style("date")
     y += dated.ascent_px + pad

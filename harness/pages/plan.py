@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from harness.pages.draw import Draw
 
-READABLE_PX = 6.0
+READABLE_PX = 5.0
 """The x-height, in pixels of the square image, at which text counts as readable."""
 
-BANDS = ((212, 256), (330, 512), (560, 768), (830, 1024), (1180, 1560))
+BANDS = ((208, 256), (390, 512), (670, 768), (920, 1024), (1300, 1700))
 """Sides of the square at which text of each band becomes readable: above the last band's reach, up to its own."""
 
 DEMANDS = ((0, 1, 2, 3, 4), (0, 1, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 2, 3))

@@ -36,12 +36,13 @@ def compose(sheet: Sheet) -> None:
     if number < 3:
         raise Overflow("no room for three items")
     names = draw.shuffled(words.GOODS)[: draw.between(max(3, number - 4), number)]
-    prices = _prices(draw, len(names))
+    prices = [draw.between(105, 2999) for _ in names]
     net = sum(prices)
     tax = net * draw.between(40, 95) // 1000
-    figures = [money(cents) for cents in (*prices, net, tax, net + tax)]
-    if not all(draw.apart(figure) for figure in figures):
-        raise Overflow("two sums of money that contain each other")
+    for cents in (*prices, net, tax, net + tax):
+        if not draw.apart(money(cents)[1:]):
+            raise Overflow("two sums of money, one printed within the other")
+        draw.reserve(money(cents)[1:])
     y += items.line_px // 2
     asked = draw.shuffled(range(len(names)))[:2]
     signs = draw.chance(0.5)
@@ -74,17 +75,6 @@ def compose(sheet: Sheet) -> None:
     _codes(sheet, y + 2 * codes.line_px)
 
 
-def _prices(draw: Draw, number: int) -> list[int]:
-    """Draw prices in cents; none is printed within another."""
-    prices: list[int] = []
-    while len(prices) < number:
-        cents = draw.between(105, 2999)
-        text = money(cents)[1:]
-        if all(text not in money(other) and money(other)[1:] not in text for other in prices):
-            prices.append(cents)
-    return prices
-
-
 def _line(sheet: Sheet, group: str, y: int, label: str, value: str, weight: str = "regular") -> tuple[Run, Run]:
     """Print a label at the left and its value at the right."""
     style = sheet.style(group, weight, fits=(f"{label}   {value}",), within=sheet.inner)
@@ -112,7 +102,7 @@ def _head(sheet: Sheet) -> int:
     shown = sheet.text(lead.box[2] + small.width("  "), y, value, small, "value")
     sheet.ask("contact", "telephone", "What is the telephone number of the shop?", "layout", shown, lead)
     number = draw.fresh(words.number)
-    label = draw.choice(("Order", "Table", "Ticket", "Check"))
+    label = draw.choice(("Order", "Slip", "Ticket", "Check"))
     y += small.line_px // 2
     bold = sheet.style("order", "bold", fits=(f"{label}  {number}",), within=sheet.inner - 40)
     y += bold.ascent_px + 30
@@ -120,9 +110,9 @@ def _head(sheet: Sheet) -> int:
     lead = sheet.text(middle - both // 2, y, label, bold, "label")
     shown = sheet.text(lead.box[2] + bold.width("  "), y, number, bold, "value")
     if draw.chance(0.5):
-        sheet.box(sheet.margin, y - bold.ascent_px - 20, sheet.width - sheet.margin, y + bold.line_px // 3 + 16)
+        sheet.box(sheet.margin, y - bold.ascent_px - 20, sheet.width - sheet.margin, y + bold.descent_px + 10)
     sheet.ask("order", label.lower(), f"What is the {label.lower()} number?", "form", shown, lead)
-    return y + bold.line_px // 3 + 24
+    return y + bold.descent_px + 20
 
 
 def _visit(sheet: Sheet, y: int, dash: int) -> int:

@@ -49,6 +49,11 @@ class Style:
         """How far capitals, digits and ascenders stand above the base line."""
         return math.ceil(fonts.proportions(self.face).ascent * self.em_px)
 
+    @property
+    def descent_px(self) -> int:
+        """How far g, p, y and the dollar sign hang below the base line."""
+        return math.ceil(fonts.proportions(self.face).descent * self.em_px)
+
     def width(self, text: str) -> int:
         """Return how far `text` advances, in page pixels."""
         return math.ceil(fonts.load(self.face, self.em_px).getlength(text))
@@ -146,8 +151,7 @@ class Sheet:
         """Print `text` with its left end, middle or right end (`anchor` l, m, r) at `x` and its base line at `base`."""
         width = style.width(text)
         x -= {"l": 0, "m": width // 2, "r": width}[anchor]
-        shape = fonts.proportions(style.face)
-        top, bottom = base - style.ascent_px, base + math.ceil(shape.descent * style.em_px)
+        top, bottom = base - style.ascent_px, base + style.descent_px
         if x < 0 or x + width > self.width or top < 0 or bottom > self.height:
             raise Overflow(f"{text!r} at {x}, {base} leaves the page")
         self.pen.text((x, base), text, fill=style.fill, font=fonts.load(style.face, style.em_px), anchor="ls")

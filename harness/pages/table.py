@@ -59,7 +59,7 @@ def compose(sheet: Sheet) -> None:
     number = min((bottom - y) // detail.line_px - 1, 22)
     if number < 4:
         raise Overflow("no room for four rows")
-    number = draw.between(max(4, number * 2 // 3), number)
+    number = draw.between(max(4, number * 3 // 4), number)
     pitch = min((bottom - y) // (number + 1), round(1.5 * detail.line_px))
     rows = sorted(draw.shuffled(subject.rows)[:number])
     columns = subject.columns[: draw.between(4, 6)]
@@ -85,9 +85,9 @@ def _head(sheet: Sheet, subject: Subject) -> int:
     about = sheet.style("about")
     y += about.line_px
     value = draw.fresh(words.date)
-    lead = sheet.text(x, y, "Issued", about, "label")
+    lead = sheet.text(x, y, "Dated", about, "label")
     shown = sheet.text(lead.box[2] + about.width("  "), y, value, about, "value")
-    sheet.ask("about", "issued", "When was the report issued?", "layout", shown, lead)
+    sheet.ask("about", "dated", "What is the date of the report?", "layout", shown, lead)
     value = draw.fresh(words.company)
     shown = sheet.text(right, y, value, about, "value", "r")
     lead = sheet.text(shown.box[0] - about.width("  "), y, "Client", about, "label", "r")
@@ -104,9 +104,9 @@ def _summary(sheet: Sheet, y: int, subject: Subject, banded: str) -> int:
     bold = sheet.style("headline", "bold", fits=(value,), within=wide - 60)
     small = sheet.style("summary")
     pitch = round(small.line_px * 1.15)
-    high = max(2 * plain.line_px + 50, 4 * pitch)
+    high = max(plain.line_px + plain.ascent_px + plain.descent_px + 60, 4 * pitch)
     sheet.box(x, y, x + wide, y + high, fill=TINT if draw.chance(0.5) else None)
-    first = y + (high - 2 * plain.line_px) // 2 + plain.ascent_px + 8
+    first = y + (high - plain.line_px - plain.ascent_px - plain.descent_px // 2) // 2 + plain.ascent_px
     lead = sheet.text(x + 30, first, subject.figure, plain, "label")
     shown = sheet.text(x + 30, first + plain.line_px, value, bold, "value")
     question = f"What number is given under '{subject.figure}'?"

@@ -59,7 +59,7 @@ GOODS = _list(
 )
 MATERIALS = _list(
     "Aluminum Asphalt Brass Bronze Canvas Carbon Cement Ceramic Clay Cork Cotton Felt Fiber Gravel Gypsum Lead "
-    "Leather Linen Lumber Marble Nickel Nylon Plaster Plywood Resin Rubber Sand Silica Slate Steel Timber Tin Wool "
+    "Leather Linen Lumber Marble Nickel Nylon Plaster Plywood Resin Rubber Sand Silica Slate Steel Timber Wool "
     "Zinc"
 )
 MONTHS = _list("January February March April May June July August September October November December")
