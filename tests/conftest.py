@@ -1,15 +1,42 @@
 """What tests share: where the parity fixtures and the small real data sets lie."""
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of parity fixtures and small real data sets that lies beside the repository (or in VLM_PARETO_SHARED)."""
+    """The folder of parity fixtures and small real data sets beside the repository (or in VLM_PARETO_SHARED)."""
     folder = Path(os.environ.get("VLM_PARETO_SHARED", Path(__file__).parent.parent.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"the parity fixtures and data sets are not here: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The module `tests/tiny.py`, which makes tiny checkpoints."""
+    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).parent / "tiny.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class TinyFastVlm(NamedTuple):
+    """A tiny FastVLM on disk: for `--weights` and `--model`."""
+
+    weights: Path
+    card: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_fastvlm(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> TinyFastVlm:
+    """A tiny checkpoint in Apple's layout with a tokenizer of its own, and its card: answers come in milliseconds."""
+    return TinyFastVlm(*tiny.write_fastvlm(tmp_path_factory.mktemp("tiny")))
