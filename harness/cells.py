@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import cards
+from harness import cards, plugins
 from harness.cards import ModelCard, SuiteCard
-from harness.errors import SettingError
+from harness.errors import SettingError, UnknownName
 from harness.records import SCHEMA
 
 Protocol = Literal["ttft", "paper"]
@@ -130,7 +130,10 @@ def settle(asked: Asked) -> tuple[Asked, ModelCard, SuiteCard, list[str]]:
         raise SettingError(f"--protocol {asked.protocol}: known: {', '.join(PROTOCOLS)}")
     if asked.engine not in ENGINES:
         raise SettingError(f"--engine {asked.engine}: known: {', '.join(ENGINES)}")
-    dtype = asked.dtype or DTYPES[asked.device.partition(":")[0]]
+    kind = asked.device.partition(":")[0]
+    if kind not in plugins.names("devices"):
+        raise UnknownName("device", asked.device, plugins.names("devices"))
+    dtype = asked.dtype or DTYPES.get(kind, "float32")
     settings = cards.check_settings(card, dict(asked.settings))
     changed = {name: value for name, value in settings.items() if card.settings[name] != value}
     for name, value in (("--limit", asked.limit), ("--threads", asked.threads)):

@@ -39,8 +39,8 @@ def main() -> NoReturn:
         code = _say_error(str(error), error.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         code = _say_error("interrupted; what was measured is kept; next: the same command resumes", 130)
-    except BrokenPipeError:
-        # Whoever read our output has gone: say it once, and keep Python from complaining again at exit.
+    except ReaderGoneError:
+        # Say it once, and keep Python from complaining again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = _say_error("the reader of stdout has gone; the run log is complete; next: `harness show LOG`", 141)
     except MemoryError:
@@ -50,6 +50,18 @@ def main() -> NoReturn:
     except OSError as error:
         code = _say_error(f"{error.filename or 'input/output'}: {error.strerror}; what was measured is kept", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads our output any more (`harness ... | head`)."""
+
+
+def say(text: str) -> None:
+    """Print a line of the result on stdout."""
+    try:
+        click.echo(text)
+    except BrokenPipeError as error:  # click would leave with exit code 1 and not a word
+        raise ReaderGoneError from error
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -177,13 +189,13 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
     for one in refused:
         click.echo(f"left out: {one.reason}", err=True)
     if dry_run:
-        click.echo(console.plan(wanted))
+        say(console.plan(wanted))
         return 0
     with console.Progress() as progress:
         paths = progress.follow_all(sweep.go(wanted, again, executor), len(wanted))
         progress.say(f"{len(paths)} of {len(wanted)} cells have a log; next: harness report pareto --logs {asked.out}")
     for path in paths:
-        click.echo(str(path))
+        say(str(path))
     return 0 if len(paths) == len(wanted) else 1
 
 
@@ -203,7 +215,7 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
 
     with console.Progress() as progress:
         result = trials.conduct(kind, _asked(options), pairs, stage, share, progress.say)
-    click.echo(json.dumps(result.as_dict(), indent=2) if as_json else console.experiment(result))
+    say(json.dumps(result.as_dict(), indent=2) if as_json else console.experiment(result))
     return 0 if result.passed else 1
 
 
@@ -224,7 +236,7 @@ def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], ev
     names = report.names() if every or not name else [name]
     for one in names:
         for path in report.render(one, logs, out, list(formats) or None):
-            click.echo(str(path))
+            say(str(path))
 
 
 @program.command()
@@ -242,13 +254,13 @@ def _show(paths: list[Path], as_json: bool) -> int:
 
     results = outcome.of(paths)
     if as_json:
-        click.echo(
+        say(
             json.dumps([result.as_dict() for result in results] if len(results) > 1 else results[0].as_dict(), indent=2)
         )
     else:
-        click.echo(console.table(results))
+        say(console.table(results))
         for path in paths:
-            click.echo(str(path))
+            say(str(path))
     for line in dict.fromkeys(line for result in results for line in result.failures):
         click.echo(f"harness: {line}", err=True)
     return 1 if any(result.failed for result in results) else 0
@@ -262,7 +274,7 @@ def list_(kind: str | None, as_json: bool) -> None:
     from harness import catalogue, console
 
     tables = catalogue.tables([kind] if kind else ["models", "suites", "devices", "reports"])
-    click.echo(json.dumps(tables, indent=2) if as_json else console.catalogue(tables))
+    say(json.dumps(tables, indent=2) if as_json else console.catalogue(tables))
 
 
 @program.command()
@@ -272,8 +284,8 @@ def check() -> int:
 
     problems, count = catalogue.check()
     for problem in problems:
-        click.echo(problem)
-    click.echo(f"{count} cards and plug-ins checked, {len(problems)} wrong")
+        say(problem)
+    say(f"{count} cards and plug-ins checked, {len(problems)} wrong")
     return 2 if problems else 0
 
 
@@ -285,9 +297,9 @@ def doctor(as_json: bool) -> None:
 
     findings = doctor.examine()
     if as_json:
-        click.echo(json.dumps([{"level": f.level, "text": f.text, "next": f.next_step} for f in findings], indent=2))
+        say(json.dumps([{"level": f.level, "text": f.text, "next": f.next_step} for f in findings], indent=2))
     else:
-        click.echo(console.findings(findings))
+        say(console.findings(findings))
 
 
 @program.command()
@@ -299,11 +311,11 @@ def models(form: str, names: tuple[str, ...]) -> None:
 
     rows = architecture.table(list(names) or None)
     if form == "json":
-        click.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
     elif form == "markdown":
-        click.echo(architecture.to_markdown(rows))
+        say(architecture.to_markdown(rows))
     else:
-        click.echo(console.rows(rows))
+        say(console.rows(rows))
 
 
 def _asked(options: dict[str, Any]) -> Any:

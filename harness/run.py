@@ -68,6 +68,8 @@ def prepare(asked: Asked) -> Job:
     asked, card, suite_card, notices = cells.settle(asked)
     if asked.engine != "torch":
         raise SettingError(f"--engine {asked.engine}: not part of this version; known: torch")
+    # The device first: who asked for one that is not here should not wait for data and weights to learn it.
+    plugins.load("devices", asked.device.partition(":")[0]).open(asked.device, Monotonic())
     source = weights.resolve(card, asked.weights, asked.offline)
     suite = examples.open_suite(suite_card, asked.data, asked.limit, asked.offline)
     notices += [text for text in (source.notice, suite.notice) if text]
