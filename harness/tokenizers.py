@@ -95,10 +95,10 @@ class SentencePiece:
 
 class StandIn:
     """Makes about as many ids as a byte-pair vocabulary does: one per special token, word piece of up to ten letters,
-    digit group or sign (FastVLM's template with "What are these?": 24, as with its own tokenizer). Ids are hashes, so
+    digit or sign (FastVLM's template with "What are these?": 24, as with its own tokenizer). Ids are hashes, so
     they mean nothing: only for timing random weights."""
 
-    pattern = re.compile(r"<\|?[\w/]+\|?>| ?[^\W\d_]{1,10}|\d{1,3}|\s|[^\w\s]|_")
+    pattern = re.compile(r"<\|?[\w/]+\|?>| ?[^\W\d_]{1,10}|\d|\s|[^\w\s]|_")
 
     def __init__(self, vocab: int) -> None:
         self.name = "stand-in (pieces of up to 10 letters, hashed ids)"
