@@ -112,7 +112,7 @@ def test_optional_packages_for_macs_are_named_on_macs():
 
 
 def test_the_cache_folder(tmp_path, monkeypatch):
-    assert list(doctor.cache(tmp_path / "new"))[0].level in ("ok", "doubt")
+    assert next(doctor.cache(tmp_path / "new")).level in ("ok", "doubt")
     (tmp_path / "file").write_text("")
     assert one(doctor.cache(tmp_path / "file"), "missing").next_step == "set VLM_PARETO_CACHE"
     monkeypatch.setattr(doctor, "SPACE_BYTES", 1 << 62)

@@ -200,13 +200,13 @@ def nvml_verdict(alive=lambda pid: True, **table):
                 "nvmlDeviceGetClockInfo": 600,
             },
             (),
-        ),  # fmt: skip
+        ),
         # No application clocks on this card: the maximum counts.
         ({"nvmlDeviceGetDefaultApplicationsClock": None, "nvmlDeviceGetClockInfo": 1400}, ("throttled",)),
         (
             {"nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=7), SimpleNamespace(pid=8)]},
             ("other_process_on_device",),
-        ),  # fmt: skip
+        ),
         ({"nvmlDeviceGetComputeRunningProcesses": None}, ()),
         (dict.fromkeys(FakeNvml().table), ()),  # a card that tells nothing
     ],
@@ -267,7 +267,7 @@ Note: No performance warning level has been recorded
 \tCPU_Speed_Limit \t= 35
 """
 MAINS = "Now drawing from 'AC Power'\n -InternalBattery-0 (id=4653155)\t100%; charged; 0:00 remaining present: true\n"
-BATTERY = "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=4653155)\t19%; discharging; 1:02 remaining present: true\n"
+BATTERY = "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=4653155)\t19%; discharging; 1:02 remaining\n"
 IN_USE = """System-wide power settings:
 Currently in use:
  standby              1

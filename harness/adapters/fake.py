@@ -50,23 +50,28 @@ class FakeModel:
     def _area(self) -> float:
         return (self._options.side / 1024) ** 2
 
-    def _spend(self, duration_ms: float) -> None:
+    def _spend(self, duration_ms: float, asked_ns: int | None = None) -> None:
         """Launch one stage: the host is held for `launch_ms`, then the device works while the host goes on."""
+        asked_ns = asked_ns or fake.CLOCK.now_ns()
         jitter = float(self._settings["jitter"])
         factor = self._slowness * (1 + self._random.uniform(-jitter, jitter))
-        fake.host_work(self._ms("launch_ms") * MS)
-        fake.enqueue(duration_ms * factor * MS)
+        launch_ns = self._ms("launch_ms") * MS
+        if launch_ns:
+            fake.host_work(launch_ns)
+            asked_ns = fake.CLOCK.now_ns()
+        fake.enqueue(duration_ms * factor * MS, asked_ns)
 
     def answer(self, request: Request, /) -> Iterator[Event]:
         """Answer with the question's last word (or the card's `answer`), one piece per word."""
+        asked_ns = fake.CLOCK.now_ns()
+        first = not self._answered
         self._slowness = 1 + float(self._settings["drift"]) * self._answered
-        if not self._answered:
-            self._slowness *= float(self._settings["slow_first"])
+        self._slowness *= float(self._settings["slow_first"]) if first else 1.0
         self._answered += 1
         only = self._options.only
         activations = round(self._bytes("activations_mb") * self._area)
-        original = self._look(request.images)
-        self._spend(self._ms("preprocess_ms"))
+        self._spend(self._ms("preprocess_ms"), asked_ns)
+        original = self._look(request.images)  # meanwhile, so that the stage takes what the card says if that is longer
         yield Done("preprocess")
         fake.allocate(activations)
         try:

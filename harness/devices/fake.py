@@ -88,9 +88,12 @@ def host_work(duration_ns: float) -> None:
     until(start_ns + wall_ns, cpu_share)
 
 
-def enqueue(duration_ns: float) -> None:
-    """Ask the device for work and return at once, as CUDA and Metal do; `wait` returns when it is done."""
-    start_ns = max(CLOCK.now_ns(), STATE.queue_end_ns)
+def enqueue(duration_ns: float, asked_ns: int | None = None) -> None:
+    """Ask the device for work and return at once, as CUDA and Metal do; `wait` returns when it is done.
+
+    `asked_ns` is when the asking began, so that the time of our own bookkeeping is not added to the work.
+    """
+    start_ns = max(CLOCK.now_ns() if asked_ns is None else asked_ns, STATE.queue_end_ns)
     wall_ns, cpu_share = slowed(duration_ns, start_ns)
     STATE.queue_end_ns = start_ns + wall_ns
     STATE.queued_ns += wall_ns
