@@ -166,7 +166,11 @@ class Match(Facts, frozen=True):
 
     rows: tuple[str, ...]
     model: str | None = None
+    alike: tuple[str, ...] = ()
+    """Other cards of the very same architecture: their times and counts serve as well, their scores do not."""
     resolution: int | None = None
+    settings: str = ""
+    """As the summary words them: `reduction=m3-36`."""
     scored: tuple[str, ...] = ()
     """Those of `rows` whose training the released weights of the card had: only their scores are comparable."""
     why_not: str = ""
@@ -177,7 +181,9 @@ class Side(Facts, frozen=True):
 
     title: str
     model: str | None = None
+    alike: tuple[str, ...] = ()
     resolution: int | None = None
+    settings: str = ""
     ttft: tuple[str, ...] = ()
     encode: tuple[str, ...] = ()
     prefill: tuple[str, ...] = ()
@@ -204,8 +210,8 @@ class ReportCard(Facts, frozen=True):
 
     title: str
     kind: Literal["cells", "figure", "published", "claims", "page"]
-    figure: str = ""
-    """Plug-in of `harness.figures` that draws it."""
+    figures: tuple[str, ...] = ()
+    """Plug-ins of `harness.figures` that draw it."""
     settings: dict[str, str | int | float | bool] = {}
     csv: str = ""
     """File in `reports/paper/`."""

@@ -71,7 +71,7 @@ def of_claim(claim: Claim, evidence: Evidence) -> list[Finding]:
     if quantity == "count":
         return [_counted(base, evidence)]
     found = []
-    for platform in evidence.platforms([(side.model or "", side.resolution) for side in (upper, lower)]):
+    for platform in evidence.platforms([upper, lower]):
         for protocol in PAPER:
             finding = _timed(base, evidence, platform, protocol)
             found += [finding] if finding else []
@@ -81,9 +81,9 @@ def of_claim(claim: Claim, evidence: Evidence) -> list[Finding]:
 def _counted(base: Finding, evidence: Evidence) -> Finding:
     upper, lower = base.claim.numerator, base.claim.denominator
     if base.claim.quantity == "params":
-        values = [evidence.params_m(side.model) for side in (upper, lower)]
+        values = [evidence.params_m(side) for side in (upper, lower)]
     else:
-        values = [evidence.tokens(side.model, side.resolution) for side in (upper, lower)]
+        values = [evidence.tokens(side) for side in (upper, lower)]
     ratio = _over(*values)
     if ratio is None:
         return replace(base, why_not=_missing(evidence, upper, lower))
@@ -94,7 +94,7 @@ def _counted(base: Finding, evidence: Evidence) -> Finding:
 
 def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str) -> Finding | None:
     upper, lower = base.claim.numerator, base.claim.denominator
-    rows = [evidence.rows(side.model, side.resolution, platform, protocol) for side in (upper, lower)]
+    rows = [evidence.rows(side, platform, protocol, ("ttft",)) for side in (upper, lower)]
     pair = evidence.pair(*rows)
     ratio = evidence.ratio(*pair, ("ttft",)) if pair else None
     if pair is None or ratio is None or ratio.value is None:
@@ -122,7 +122,7 @@ def _missing(evidence: Evidence, *sides: Side) -> str:
     never = [side for side in sides if side.model is None]
     if never:
         return "; ".join(f"no card of this harness is {side.title}" for side in never)
-    absent = [side for side in sides if not evidence.platforms([(side.model or "", side.resolution)])]
+    absent = [side for side in sides if not evidence.platforms([side])]
     if not absent:
         return "both sides were measured, but never on the same machine, device and precision"
     runs = (f"`harness run --model {s.model}{f' --res {s.resolution}' if s.resolution else ''}`" for s in absent)

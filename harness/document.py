@@ -37,8 +37,8 @@ class Table:
 
     name: str
     title: str
-    headings: tuple[Heading, ...]
-    rows: tuple[tuple[Entry, ...], ...]
+    headings: tuple[Heading, ...] = ()
+    rows: tuple[tuple[Entry, ...], ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     data: "Table | None" = None
     empty: str = "nothing was measured for this table"
@@ -77,11 +77,13 @@ class Report:
     doubts: tuple[str, ...] = ()
     provenance: Table | None = None
     sources: tuple[str, ...] = ()
+    sections: "tuple[Report, ...]" = ()
+    """Of a page: the reports on it."""
 
     @property
     def marks(self) -> frozenset[str]:
         """All marks that appear in it."""
-        return frozenset().union(*(block.marks for block in self.blocks))
+        return frozenset[str]().union(*(part.marks for part in (*self.blocks, *self.sections)))
 
     @property
     def tables(self) -> list[Table]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import material
+from harness.cards import Match, Side
 from harness.material import Material, Row
 from harness.stats import Estimate
 
@@ -15,6 +16,8 @@ PAPER = ("ttft", "paper")
 """The protocols, in the order they are shown: our end-to-end TTFT, and the paper's additive one."""
 
 Platform = tuple[str, ...]
+Subject = Match | Side
+"""Which model card at which resolution a published row, or a side of a claim, is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,30 +26,28 @@ class Evidence:
 
     data: Material
 
-    def platforms(self, models: Sequence[tuple[str, int | None]]) -> list[Platform]:
-        """Return the platforms on which any of these models (and resolutions) was timed, the richest first."""
-        counts: dict[Platform, set[tuple[str, int]]] = {}
-        wanted = set(models)
+    def platforms(self, wanted: Sequence[Subject]) -> list[Platform]:
+        """Return the platforms on which any of these was timed, the richest first."""
+        counts: dict[Platform, set[int]] = {}
         for row in self.data.rows:
-            at = (str(row["model"]), int(row["resolution"]))
-            if row["n"] and (at in wanted or (at[0], None) in wanted):
-                counts.setdefault(material.platform(row), set()).add(at)
+            hits = {number for number, subject in enumerate(wanted) if row["n"] and _is(row, subject)}
+            if hits:
+                counts.setdefault(material.platform(row), set()).update(hits)
         return sorted(counts, key=lambda platform: (-len(counts[platform]), platform))
 
-    def rows(self, model: str | None, resolution: int | None, platform: Platform, protocol: str) -> list[Row]:
-        """Return the timed rows of a model, whole runs before isolated ones, plain settings and many samples first."""
+    def rows(self, subject: Subject, platform: Platform, protocol: str, stages: Sequence[str] = ()) -> list[Row]:
+        """Return a subject's timed rows that have these stages: its own card, whole runs and many samples first."""
         found = [
             row
             for row in self.data.rows
-            if row["model"] == model
-            and (resolution is None or row["resolution"] == resolution)
+            if _is(row, subject)
             and material.platform(row) == platform
             and row["protocol"] == protocol
             and row["n"]
+            and all(row.get(f"{stage}_ns") is not None for stage in stages)
         ]
-        return sorted(
-            found, key=lambda row: (bool(row["isolate"]), str(row["settings"] or ""), -row["n"], str(row["cell"]))
-        )
+        own = subject.model
+        return sorted(found, key=lambda r: (bool(r["isolate"]), r["model"] != own, -r["n"], str(r["cell"])))
 
     def pair(self, upper: Sequence[Row], lower: Sequence[Row]) -> tuple[Row, Row] | None:
         """Return two rows over the same questions if there are such, else the best of both, else None."""
@@ -71,14 +72,13 @@ class Evidence:
         low, high = np.quantile(_sums(first, rng) / _sums(second, rng), [0.025, 0.975])
         return Estimate(value, float(low), float(high), n)
 
-    def score(
-        self, model: str | None, resolution: int | None, suites: Sequence[str]
-    ) -> tuple[Estimate | None, str, Row | None]:
+    def score(self, subject: Subject, suites: Sequence[str]) -> tuple[Estimate | None, str, Row | None]:
         """Return the score in points of 100 (of several suites: the mean), or None and why there is none."""
         found = []
         for suite in suites:
-            mine = [r for r in self.data.rows if r["model"] == model and r["suite"] == suite]
-            mine = [r for r in mine if resolution is None or r["resolution"] == resolution]
+            mine = [
+                r for r in self.data.rows if r["suite"] == suite and r["model"] == subject.model and _is(r, subject)
+            ]
             scored = sorted(
                 (r for r in mine if r["accuracy"] is not None), key=lambda r: (-r["accuracy_n"], str(r["cell"]))
             )
@@ -98,10 +98,10 @@ class Evidence:
         half = float(np.sqrt(np.sum(np.square(halves)))) / len(found)  # different questions: independent errors
         return Estimate(mean, mean - half, mean + half, n), "", found[0]
 
-    def params_m(self, model: str | None) -> float | None:
-        """Return the parameters of a model's encoders in millions, from the weight bytes counted in its logs."""
+    def params_m(self, subject: Subject) -> float | None:
+        """Return the parameters of a subject's encoders in millions, from the weight bytes counted in its logs."""
         for row in self.data.rows:
-            if row["model"] != model or row["isolate"] or row["dtype"] not in DTYPE_BYTES:
+            if row["model"] not in _models(subject) or row["isolate"] or row["dtype"] not in DTYPE_BYTES:
                 continue
             for name in row["logs"]:
                 for counted in self.data.frame.records[name].counted:
@@ -110,13 +110,21 @@ class Evidence:
                         return counted.weight_bytes["encode"] / runs / DTYPE_BYTES[str(row["dtype"])] / 1e6
         return None
 
-    def tokens(self, model: str | None, resolution: int | None) -> float | None:
-        """Return the visual tokens that a model made of an image (the median)."""
+    def tokens(self, subject: Subject) -> float | None:
+        """Return the visual tokens that a subject made of an image (the median)."""
         for row in self.data.rows:
-            right = row["model"] == model and (resolution is None or row["resolution"] == resolution)
-            if right and row["visual_tokens"] is not None:
+            if _is(row, subject) and row["visual_tokens"] is not None:
                 return float(row["visual_tokens"])
         return None
+
+
+def _models(subject: Subject) -> tuple[str, ...]:
+    return (subject.model, *subject.alike) if subject.model else ()
+
+
+def _is(row: Row, subject: Subject) -> bool:
+    right = subject.resolution is None or row["resolution"] == subject.resolution
+    return right and row["model"] in _models(subject) and str(row["settings"] or "") == subject.settings
 
 
 def _sums(parts: list[list[float]], rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]

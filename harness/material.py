@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import frame, scoring, summary
-from harness.document import Entry
+from harness.cards import ReportCard
+from harness.document import Entry, Heading, Table
 from harness.frame import Frame
 from harness.model import STAGES
 from harness.scoring import Accuracy
@@ -74,7 +75,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{places}f}".replace(",", "\N{NARROW NO-BREAK SPACE}" if abs(value) >= 10_000 else "")
+    return f"{value:.{places}f}"
 
 
 def interval(value: float | None, low: float | None, high: float | None, scale: float = 1.0, digits: int = 3) -> str:
@@ -112,3 +113,33 @@ def all_marks(rows: Iterable[Row]) -> tuple[str, ...]:
     """Return the marks that any of the rows carries, in their order."""
     present = {mark for row in rows for mark in row["marks"]}
     return tuple(mark for mark in summary.MARKS if mark in present)
+
+
+def chosen(data: Material, card: ReportCard) -> list[Row]:
+    """Return the rows of the models in the card's setting `models` (comma-separated), or all rows."""
+    wanted = [name.strip() for name in str(card.settings.get("models", "")).split(",") if name.strip()]
+    return [row for row in data.rows if not wanted or row["model"] in wanted]
+
+
+def exactly(value: float | None) -> Entry:
+    """Return a number for CSV: six decimals, nothing for None."""
+    return Entry("") if value is None or _absent(value) else Entry(f"{value:.6f}".rstrip("0").rstrip("."), value)
+
+
+def long_form(name: str, title: str, rows: Iterable[Row], times: Iterable[str]) -> Table:
+    """Return one line per row and time, with unrounded medians and bounds: what is written as CSV."""
+    facts = ("model", "settings", "resolution", "weights", "suite", "data", *PLATFORM, "protocol")
+    headings = [Heading(fact) for fact in facts]
+    headings += [Heading(text) for text in ("visual_tokens", "n", "quantity", "median_ms", "low_ms", "high_ms")]
+    lines = []
+    for row in rows:
+        for time in times:
+            values = [row.get(f"{time}{part}_ns") for part in ("", "_low", "_high")]
+            if values[0] is None:
+                continue
+            known = [
+                Entry("" if row[fact] is None else str(row[fact]), None, "", tuple(row["marks"])) for fact in facts
+            ]
+            numbers = [exactly(None if value is None else value / 1e6) for value in values]
+            lines.append((*known, exactly(row["visual_tokens"]), exactly(row["n"]), Entry(time), *numbers))
+    return Table(name, title, tuple(headings), tuple(lines))

@@ -15,8 +15,6 @@ from harness.errors import CardError
 from harness.evidence import PAPER, Evidence, Platform
 from harness.stats import Estimate
 
-STAGES_OF = {"ttft": ("ttft",), "encode": ("encode",), "prefill": ("prefill",)}
-
 
 @dataclass(frozen=True, slots=True)
 class Printed:
@@ -115,7 +113,7 @@ def compare(card: ReportCard, row: Printed, evidence: Evidence, platform: Platfo
 def _score(row: Printed, column: Column, printed: str, match: Match, evidence: Evidence) -> Comparison:
     if not column.suites:
         return Comparison(row.label, column.name, printed, why_not="no suite of this harness is this one")
-    measured, why, source = evidence.score(match.model, match.resolution, column.suites)
+    measured, why, source = evidence.score(match, column.suites)
     if measured is None:
         return Comparison(row.label, column.name, printed, float(printed), why_not=why)
     if row.label not in match.scored:
@@ -142,10 +140,7 @@ def _count(row: Printed, column: Column, printed: str, match: Match, evidence: E
         published = sum(float(part) for part in printed.split("+"))
     except ValueError:
         return Comparison(row.label, column.name, printed, why_not="printed as text")
-    if column.quantity == "params":
-        value = evidence.params_m(match.model)
-    else:
-        value = evidence.tokens(match.model, match.resolution)
+    value = evidence.params_m(match) if column.quantity == "params" else evidence.tokens(match)
     if value is None:
         return Comparison(row.label, column.name, printed, published, why_not=f"{match.model} was not run")
     difference = value / published - 1
@@ -174,10 +169,10 @@ def _times(
     for protocol in PAPER:
         if platform is None:
             break
-        upper = evidence.rows(match.model, match.resolution, platform, protocol)
-        lower = evidence.rows(base.model, base.resolution, platform, protocol)
+        stages = (column.quantity,)
+        upper, lower = (evidence.rows(each, platform, protocol, stages) for each in (match, base))
         pair = evidence.pair(upper, lower)
-        ratio = evidence.ratio(*pair, STAGES_OF[column.quantity]) if pair else None
+        ratio = evidence.ratio(*pair, stages) if pair else None
         if pair is None or ratio is None or ratio.value is None:
             continue
         found = True
@@ -186,9 +181,7 @@ def _times(
         if column.quantity == "encode":
             break  # the encoder does the same in both protocols
     if not found:
-        missing = [
-            m for m in (match, base) if platform is None or not evidence.rows(m.model, m.resolution, platform, "ttft")
-        ]
+        missing = [m for m in (match, base) if platform is None or not evidence.rows(m, platform, "ttft")]
         who = ", ".join(dict.fromkeys(f"{m.model} at {m.resolution or 'its own'} px" for m in missing))
         why = f"not timed: {who}" if who else f"{column.quantity} was not timed in this protocol"
         yield Comparison(row.label, column.name, printed, published, why_not=why)

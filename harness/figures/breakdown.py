@@ -11,14 +11,10 @@ from harness.model import STAGES
 
 
 def draw(data: Material, card: ReportCard) -> list[Picture]:
-    """Return a picture for each platform and protocol, a bar per model and resolution.
-
-    Setting `models` of the card keeps only these (comma-separated); several suites at one resolution: the most samples.
-    """
-    wanted = [name.strip() for name in str(card.settings.get("models", "")).split(",") if name.strip()]
+    """Return a picture for each platform and protocol, a bar per model and resolution; see `material.chosen`."""
     found: dict[tuple[str, ...], list[Row]] = {}
-    for row in data.rows:
-        if (not wanted or row["model"] in wanted) and any(row.get(f"{stage}_ns") is not None for stage in STAGES):
+    for row in material.chosen(data, card):
+        if any(row.get(f"{stage}_ns") is not None for stage in STAGES):
             found.setdefault((*material.platform(row), str(row["protocol"])), []).append(row)
     pictures = []
     for number, (key, rows) in enumerate(sorted(found.items())):
@@ -89,7 +85,8 @@ def table(name: str, title: str, rows: Sequence[Row], stages: Sequence[str]) -> 
         residual = row.get("residual_percent")
         share = Entry("–" if residual is None else f"{residual:+.1f}", residual)
         lines.append((Entry(_name(row), None, str(row["cell"]), tuple(row["marks"])), tokens, *times, share))
-    return Table(f"{name}-numbers", f"{title}: the numbers", headings, tuple(lines))
+    data = material.long_form(name, title, rows, (*stages, "ttft"))
+    return Table(name, f"{title}: the numbers", headings, tuple(lines), data=data)
 
 
 def _name(row: Row) -> str:

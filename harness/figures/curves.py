@@ -14,7 +14,7 @@ def draw(data: Material, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol; the card's setting `quantity` is `ttft` or a stage."""
     quantity = str(card.settings.get("quantity", "ttft"))
     found: dict[tuple[str, ...], list[Row]] = {}
-    for row in data.rows:
+    for row in material.chosen(data, card):
         if row.get(f"{quantity}_ns") is not None:
             found.setdefault((*material.platform(row), str(row["protocol"])), []).append(row)
     pictures = []
@@ -71,7 +71,6 @@ def table(name: str, title: str, rows: Sequence[Row], quantity: str) -> Table:
         Heading("model"),
         Heading("resolution", "px", True),
         Heading("visual tokens", "", True),
-        Heading("n", "", True),
     )
     lines = []
     for row in rows:
@@ -84,9 +83,6 @@ def table(name: str, title: str, rows: Sequence[Row], quantity: str) -> Table:
         )
         lines.append((*entries, material.milliseconds(row, quantity)))
     what = "TTFT" if quantity == "ttft" else quantity
-    return Table(
-        f"{name}-numbers",
-        f"{title}: the numbers",
-        (*headings, Heading("n", "", True), Heading(what, "ms", True)),
-        tuple(lines),
-    )
+    data = material.long_form(name, title, rows, (quantity,))
+    head = (*headings, Heading("n", "", True), Heading(what, "ms", True))
+    return Table(name, f"{title}: the numbers", head, tuple(lines), data=data)

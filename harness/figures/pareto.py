@@ -24,7 +24,7 @@ def draw(data: Material, card: ReportCard) -> list[Picture]:
     """
     cost = str(card.settings.get("cost", "ttft"))
     found: dict[tuple[str, ...], list[Row]] = {}
-    for row in data.rows:
+    for row in material.chosen(data, card):
         key = (
             str(row["suite"]),
             str(row["data_digest"]),
@@ -150,27 +150,33 @@ def plot(axes: Any, found: Sequence[Place], log: bool) -> None:
     axes.margins(y=0.14)
 
 
-def table(name: str, title: str, found: Sequence[Place], cost: str) -> Table:
+def table(name: str, title: str, found: Sequence[Place], cost: str, merit: str = "accuracy") -> Table:
     """Return the numbers of the picture, by rising cost."""
     quantity, unit, _ = COSTS[cost]
     headings = (
         Heading("model and resolution"),
         Heading(quantity, unit, True), Heading("low", unit, True), Heading("high", unit, True),
-        Heading("accuracy", "points", True), Heading("low", "points", True), Heading("high", "points", True),
+        Heading(merit, "points" if merit == "accuracy" else "", True),
+        Heading("merit low", "", True), Heading("merit high", "", True),
         Heading("probability on the frontier", "", True), Heading("verdict"), Heading("tied with"),
     )  # fmt: skip
     rows = []
     for place in sorted(found, key=lambda place: (place.point.cost, place.point.name)):
         p = place.point
         numbers = (p.cost, p.cost_low, p.cost_high, p.merit, p.merit_low, p.merit_high)
-        entries = [Entry(material.number(value, 4), value) for value in numbers]
+        entries = [Entry(material.number(value, 4), value) for value in map(_size, numbers)]
         rivals = ", ".join(place.rivals) if place.verdict == "tie" else ""
         sure = Entry(f"{place.probability:.2f}", place.probability)
         rows.append((Entry(p.name, p.name, p.hover, p.marks), *entries, sure, Entry(place.verdict), Entry(rivals)))
-    return Table(f"{name}-numbers", f"{title}: the numbers", headings, tuple(rows))
+    return Table(name, f"{title}: the numbers", headings, tuple(rows))
 
 
 def _bar(value: float, low: float | None, high: float | None) -> list[list[float]] | None:
     if low is None or high is None:
         return None
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def _size(value: float | None) -> float | None:
+    """Return the printed number of a merit that counts downwards (parameters)."""
+    return None if value is None else abs(value)

@@ -3,18 +3,8 @@
 import csv
 import io
 
-from harness.document import Report, Table
+from harness.document import Table
 from harness.summary import MARKS
-
-SUFFIX = ".csv"
-
-
-def write(report: Report) -> str:
-    """Return all tables of the report below one another, each after a line with its title when there are several."""
-    tables = report.tables
-    if len(tables) == 1:
-        return table(tables[0])
-    return "\r\n".join(f'"{value.title.replace(chr(34), chr(34) * 2)}"\r\n{table(value)}' for value in tables)
 
 
 def table(value: Table) -> str:
