@@ -1,4 +1,4 @@
-"""The cache of built examples: `examples/<digest>/` with manifest.json, examples.jsonl, images/<digest>; all or nothing.
+"""The cache of built examples: `examples/<digest>/` with manifest.json, examples.jsonl, images/; all or nothing.
 
 A build is named by what it was made from (source contents or Hub revision, task, lmms-eval's version, our builder's),
 with `-first-N` where it was cut short. A folder that does not agree with its manifest counts as absent and is replaced.

@@ -1,4 +1,4 @@
-"""The child process that builds a suite's examples: `python -m harness.example_builder ORDER`, as JSON (`builds.Order`).
+"""The child process that builds a suite's examples: `python -m harness.example_builder ORDER` (a `builds.Order`, JSON).
 
 It alone imports lmms-eval and datasets. Progress goes to stderr; stdout gets one line of JSON, {"folder"} or {"error"}.
 """

@@ -181,7 +181,7 @@ _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HARNESS_OFFLINE")
 
 
 def _unreachable() -> str:
-    """Return why the Hub cannot be reached, or nothing; takes no longer than `PROBE_SECONDS`, even for a name lookup."""
+    """Return why the Hub cannot be reached, or nothing; within `PROBE_SECONDS`, even where a name lookup hangs."""
     import urllib.error
     import urllib.request
 

@@ -5,9 +5,11 @@ never touches the network: the data set that `ConfigurableTask` would download i
 """
 
 import contextlib
+import importlib
 import inspect
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,7 +55,9 @@ class Task:
         """
         self.name = name
         self.definition = task_files.find(name)
-        from lmms_eval import utils  # first: everything below needs it
+        _import_evaluate_alone()
+        import lmms_eval.api.metrics  # noqa: F401 - registers the metrics that tasks name
+        from lmms_eval import utils
         from lmms_eval.api.task import ConfigurableTask
 
         def download(task: Any, _: object = None) -> None:
@@ -165,8 +169,8 @@ class _Rows:
 def encoded(row: Row, folder: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split a row as Arrow gives it into (columns without images, image columns as `Encoded`, lists of them, or None).
 
-    An image is what `datasets` stores for one: a struct of `bytes` and `path`, or plain bytes. Where `bytes` are absent,
-    the file at `path` (relative to `folder`) is read. What JSON cannot hold is made to fit: NaN becomes None.
+    An image is what `datasets` stores for one: a struct of `bytes` and `path`, or plain bytes. Without them, the file
+    at `path` (relative to `folder`) is read. What JSON cannot hold is made to fit: NaN becomes None.
     """
     doc: dict[str, Any] = {}
     images: dict[str, Any] = {}
@@ -202,6 +206,22 @@ def quiet() -> Iterator[None]:
     finally:
         for name in noisy:
             logger.enable(name)
+
+
+def _import_evaluate_alone() -> None:
+    """Import `evaluate` without transformers' pipelines, which it has an own way to do without.
+
+    Nothing here uses them, they take a third of lmms-eval's import time, and they import torchvision, which fails
+    wherever its build does not match torch's: scoring must not depend on that.
+    """
+    name = "transformers.pipelines"
+    if "evaluate" in sys.modules or name in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment] # an import of it now raises ImportError
+    try:
+        importlib.import_module("evaluate")
+    finally:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager
