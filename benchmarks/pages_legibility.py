@@ -2,13 +2,14 @@
 
     python benchmarks/pages_legibility.py [--count 160] [--seed 0] > legibility.md
 
-Needs the `tesseract` program (Debian: `apt-get install tesseract-ocr`). Every page is padded to a square and resized as a
-model's preprocessor does it; the reader is shown where the value stands, enlarged to a comfortable size, and its line is
-scored by ANLS. So this measures whether the letters are still there, not whether a model finds them. The last lines give
-what a reader without eyes gets: the answer to the same question on another page.
+Needs the `tesseract` program (Debian: `apt-get install tesseract-ocr`). Every page is padded to a square and resized as
+a model's preprocessor does it; the reader is shown where the value stands, enlarged to a comfortable size, and its line
+is scored by ANLS. So this measures whether the letters are still there, not whether a model finds them. The last line
+gives what a reader without eyes gets: the answer to the same question on another page.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def read(image: Image.Image, folder: Path) -> str:
         capture_output=True,
         text=True,
         check=True,
-        env={"OMP_THREAD_LIMIT": "1", "PATH": "/usr/bin:/bin:/usr/local/bin"},
+        env={**os.environ, "OMP_THREAD_LIMIT": "1"},
     )
     return done.stdout.strip()
 
@@ -112,7 +113,8 @@ def main() -> None:
             means.append(sum(got) / len(got))
             number = len(got)
         print(f"| {which} fonts | {number} | {' | '.join(f'{m:.2f}' for m in means)} |")
-    blind = [anls(other[0], own) for same in answers.values() for own in same for other in same if other is not own]
+    pairs = [(other[0], own) for same in answers.values() for own in same for other in same if other is not own]
+    blind = [anls(said, own) for said, own in pairs]
     print(
         f"\nBlind (the answer of another page's field of the same name, {len(blind)} pairs): {sum(blind) / len(blind):.3f}"
     )
