@@ -64,6 +64,12 @@ def test_refusals_are_counted_by_reason():
     assert [(doubt.name, doubt.amount) for doubt in found] == [("contended", 0.6), ("throttled", 0.2)]
 
 
+def test_a_slow_first_sample_that_is_not_the_slowest_is_only_scatter():
+    values = np.where(np.arange(50) == 0, 130e6, QUIET)
+    assert checks.slow_first(values).amount == pytest.approx(1.3, abs=0.01)
+    assert checks.slow_first(np.where(np.arange(50) == 20, 140e6, values)) is None
+
+
 def test_residual_says_which_way():
     assert checks.residual([110.0] * 9, [100.0] * 9).amount == pytest.approx(0.0909, abs=1e-3)
     assert "sync" in checks.residual([90.0] * 9, [100.0] * 9).text

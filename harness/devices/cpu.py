@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +35,10 @@ class Cpu:
         """Return the resident set's highest size: since `reset_peak` on Linux, else of the whole process."""
         if self.peak_method.startswith("VmHWM"):
             return _high_water_bytes()
+        if sys.platform == "win32":
+            return int(self._process.memory_info().peak_wset)
+        import resource
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
