@@ -143,3 +143,16 @@ def long_form(name: str, title: str, rows: Iterable[Row], times: Iterable[str]) 
             numbers = [exactly(None if value is None else value / 1e6) for value in values]
             lines.append((*known, exactly(row["visual_tokens"]), exactly(row["n"]), Entry(time), *numbers))
     return Table(name, title, tuple(headings), tuple(lines))
+
+
+def by_platform(rows: Iterable[Row], *also: str) -> list[tuple[str, list[Row]]]:
+    """Return the rows that may be drawn together (one platform, protocol and `also`), with these in words."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        first = tuple(str(row[name] or "") for name in also)
+        key = (first, platform(row), row["protocol"] != "ttft", str(row["protocol"]))
+        found.setdefault(key, []).append(row)
+    out = []
+    for (_, where, additive, protocol), mine in sorted(found.items()):
+        out.append((platform_text(where) + (f", protocol {protocol}" if additive else ""), mine))
+    return out

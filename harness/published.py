@@ -41,12 +41,14 @@ class Comparison:
     matches: bool | None = None
     why_not: str = ""
     marks: tuple[str, ...] = ()
+    reference: bool = False
+    """It is the row that times are divided by, so that there is nothing to compare."""
 
     @property
     def verdict(self) -> str:
-        """`matches`, `differs by ...` or `not run here`."""
+        """`matches`, `differs by ...`, `not run here`, or `reference`."""
         if self.matches is None:
-            return "not run here"
+            return "reference" if self.reference else "not run here"
         return "matches" if self.matches else f"differs by {self.difference}"
 
 
@@ -113,6 +115,8 @@ def compare(card: ReportCard, row: Printed, evidence: Evidence, platform: Platfo
 def _score(row: Printed, column: Column, printed: str, match: Match, evidence: Evidence) -> Comparison:
     if not column.suites:
         return Comparison(row.label, column.name, printed, why_not="no suite of this harness is this one")
+    if not evidence.platforms([match]):
+        return Comparison(row.label, column.name, printed, float(printed), why_not=_no_run(match))
     measured, why, source = evidence.score(match, column.suites)
     if measured is None:
         return Comparison(row.label, column.name, printed, float(printed), why_not=why)
@@ -142,7 +146,7 @@ def _count(row: Printed, column: Column, printed: str, match: Match, evidence: E
         return Comparison(row.label, column.name, printed, why_not="printed as text")
     value = evidence.params_m(match) if column.quantity == "params" else evidence.tokens(match)
     if value is None:
-        return Comparison(row.label, column.name, printed, published, why_not=f"{match.model} was not run")
+        return Comparison(row.label, column.name, printed, published, why_not=_no_run(match))
     difference = value / published - 1
     fits = abs(difference) <= column.tolerance + 1e-9
     told = f"{value - published:+.4g} ({difference:+.1%})"
@@ -176,15 +180,30 @@ def _times(
         if pair is None or ratio is None or ratio.value is None:
             continue
         found = True
-        marks = tuple(mark for mark in material.all_marks(pair))
+        marks = material.all_marks(pair)
+        if match is base:
+            yield Comparison(
+                row.label, column.name, printed, published, ratio, "×", protocol, marks=marks, reference=True
+            )
+            break
         yield _ratio(row.label, column.name, printed, published, ratio, column.tolerance, protocol, marks)
         if column.quantity == "encode":
             break  # the encoder does the same in both protocols
     if not found:
-        missing = [m for m in (match, base) if platform is None or not evidence.rows(m, platform, "ttft")]
-        who = ", ".join(dict.fromkeys(f"{m.model} at {m.resolution or 'its own'} px" for m in missing))
-        why = f"not timed: {who}" if who else f"{column.quantity} was not timed in this protocol"
+        missing = [m for m in (match, base) if platform is None or not _ran(evidence, m, platform)]
+        why = (
+            "; ".join(dict.fromkeys(map(_no_run, missing)))
+            or f"no run of {match.model} has a time for {column.quantity}"
+        )
         yield Comparison(row.label, column.name, printed, published, why_not=why)
+
+
+def _ran(evidence: Evidence, match: Match, platform: Platform) -> bool:
+    return any(evidence.rows(match, platform, protocol) for protocol in PAPER)
+
+
+def _no_run(match: Match) -> str:
+    return f"no run of {match.model}" + (f" at {match.resolution} px" if match.resolution else "")
 
 
 def _ratio(

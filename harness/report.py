@@ -73,7 +73,7 @@ def build(card: ReportCard, data: Material) -> Report:
     if not blocks:
         nothing = "Nothing that this figure needs was measured."
         blocks.append(Table(card.name, card.title, empty=nothing, notes=tuple(card.footnotes.items())))
-    rows = material.chosen(data, card)
+    rows = tables.used(card, data)
     return Report(
         card.name,
         card.title,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from harness import claims as claims_
 from harness import material
 from harness import published as published_
-from harness.cards import ReportCard
+from harness.cards import Match, ReportCard, Side
 from harness.claims import Finding, shown
 from harness.document import Entry, Heading, Table
 from harness.evidence import Evidence, Platform
@@ -91,7 +91,7 @@ def _published(
             found = [c for c in compared[row.label] if c.column == column.name]
             line.append(_compared(text, found, reasons, _notes(card, f"{row.label}|{column.name}", used)))
         lines.append(tuple(line))
-    general = [("", card.footnotes["*"])] if "*" in card.footnotes else []
+    general = [("Note:", card.footnotes["*"])] if "*" in card.footnotes else []
     notes = [("Read:", "published · measured here [95 % interval] · verdict."), *general]
     notes += [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
     notes += [(f"[{number}]", card.footnotes[key]) for key, number in used.items()]
@@ -106,6 +106,8 @@ def _compared(text: str, found: Sequence[Comparison], reasons: dict[str, str], n
         return Entry(text + note, None, "not reported", (), "absent")
     ratio = f" ({material.number(first.published)}×)" if any(c.unit == "×" for c in found) else ""
     sort = float(first.published) if first.published is not None else None
+    if first.reference:
+        return Entry(f"{text} · reference{note}", sort, "times are divided by this row's", first.marks)
     if all(c.matches is None for c in found):
         letter = reasons.setdefault(first.why_not, _letter(len(reasons)))
         return Entry(f"{text} · – · ({letter}){note}", sort, f"not run here: {first.why_not}", (), "absent")
@@ -133,7 +135,8 @@ def _notes(card: ReportCard, key: str, used: dict[str, int]) -> str:
 
 
 def _letter(number: int) -> str:
-    return "abcdefghijklmnopqrstuvwxyz"[number] if number < 26 else f"a{number}"
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return letters[number] if number < 26 else letters[number // 26 - 1] + letters[number % 26]
 
 
 def _long(name: str, title: str, found: Iterable[Comparison], platform: Platform | None) -> Table:
@@ -170,7 +173,7 @@ def claims(card: ReportCard, data: Material) -> Table:
     notes = [("Read:", "every ratio is the slower (larger) side over FastVLM's; a saving is 1 − 1/ratio.")]
     notes += [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
     notes += [(f"[{number}]", text) for text, number in used.items()]
-    notes += [("", card.footnotes["*"])] if "*" in card.footnotes else []
+    notes += [("Note:", card.footnotes["*"])] if "*" in card.footnotes else []
     return Table(card.name, card.title, headings, tuple(lines), tuple(notes))
 
 
@@ -236,6 +239,14 @@ def provenance(data: Material, rows: Iterable[Row]) -> Table | None:
         )
         lines.append(tuple(Entry(text or "–") for text in texts))
     return Table("provenance", "Provenance", tuple(Heading(text) for text in headings), tuple(lines))
+
+
+def used(card: ReportCard, data: Material) -> list[Row]:
+    """Return the rows that a report may quote: of the models that its card names, or all."""
+    subjects: list[Match | Side] = [*card.matches]
+    subjects += [side for claim in card.claims for side in (claim.numerator, claim.denominator)]
+    named = {model for subject in subjects for model in (subject.model, *subject.alike)}
+    return [row for row in material.chosen(data, card) if not named or row["model"] in named]
 
 
 def doubts(data: Material, rows: Iterable[Row]) -> tuple[str, ...]:

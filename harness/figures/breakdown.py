@@ -12,14 +12,11 @@ from harness.model import STAGES
 
 def draw(data: Material, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol, a bar per model and resolution; see `material.chosen`."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in material.chosen(data, card):
-        if any(row.get(f"{stage}_ns") is not None for stage in STAGES):
-            found.setdefault((*material.platform(row), str(row["protocol"])), []).append(row)
+    rows = [row for row in material.chosen(data, card) if row.get("prefill_ns") is not None]
     pictures = []
-    for number, (key, rows) in enumerate(sorted(found.items())):
-        title = f"{card.title}: {material.platform_text(key[:4])}"
-        pictures.append(picture(f"{card.name}{f'-{number + 1}' if number else ''}", title, one_each(rows)))
+    for number, (where, mine) in enumerate(material.by_platform(rows)):
+        name = f"{card.name}{f'-{number + 1}' if number else ''}"
+        pictures.append(picture(name, f"{card.title}: {where}", one_each(mine)))
     return pictures
 
 
@@ -37,13 +34,17 @@ def picture(name: str, title: str, rows: Sequence[Row]) -> Picture:
     stages = [stage for stage in STAGES if any(row.get(f"{stage}_ns") is not None for row in rows)]
     hovers: dict[str, str] = {}
     with _style.style():
-        figure, axes = _style.new(0.75 + 0.2 * len(rows) + 0.12 * len({row["model"] for row in rows}))
+        names = [" ".join(str(part) for part in (row["model"], row["settings"]) if part) for row in rows]
+        figure, axes = _style.new(0.85 + 0.19 * len(rows) + 0.2 * len(set(names)))
         at, last = 0.0, None
         ticks: list[tuple[float, str]] = []
         longest = max(sum(row.get(f"{stage}_ns") or 0 for stage in stages) for row in rows)
         for number, row in enumerate(rows):
-            at += 1.0 if last in (None, row["model"]) else 1.6
-            last, left = row["model"], 0.0
+            at += 1.0
+            if last != names[number]:
+                at += 1.0
+                axes.text(longest / 1e6 * 0.01, at - 0.95, names[number], va="center", fontsize=6.5, weight="bold")
+            last, left = names[number], 0.0
             for stage in stages:
                 width = (row.get(f"{stage}_ns") or 0) / 1e6
                 bars = axes.barh(
@@ -56,13 +57,13 @@ def picture(name: str, title: str, rows: Sequence[Row]) -> Picture:
                 hovers[f"bar-{number}-{stage}"] = f"{_name(row)}: {stage} {spoken.text} ms"
                 left += width
             share = (row.get("encode_ns") or 0) / 1e6 / left if left else 0
-            text = f"{material.number(left)}{_style.symbols(row['marks'])} ({share:.0%} encode)"
+            text = f"{material.number(left)}{_style.symbols(row['marks'])}, encode {share:.0%}"
             axes.text(left + longest / 1e6 * 0.015, at, text, va="center", fontsize=5.5)
-            ticks.append((at, _name(row)))
+            ticks.append((at, f"{row['resolution']} px"))
         axes.set_yticks([where for where, _ in ticks], [text for _, text in ticks])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
-        axes.set_xlim(0, longest / 1e6 * 1.42)
+        axes.set_xlim(0, longest / 1e6 * 1.35)
         axes.set_xlabel("median time (ms)")
         figure.legend(loc="outside upper center", ncols=4, handlelength=1.4, columnspacing=1.0)
         _style.legend_of_marks(figure, marks)

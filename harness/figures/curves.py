@@ -13,14 +13,11 @@ from harness.material import Material, Row
 def draw(data: Material, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol; the card's setting `quantity` is `ttft` or a stage."""
     quantity = str(card.settings.get("quantity", "ttft"))
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in material.chosen(data, card):
-        if row.get(f"{quantity}_ns") is not None:
-            found.setdefault((*material.platform(row), str(row["protocol"])), []).append(row)
+    rows = [row for row in material.chosen(data, card) if row.get(f"{quantity}_ns") is not None]
     pictures = []
-    for number, (key, rows) in enumerate(sorted(found.items())):
-        title = f"{card.title}: {material.platform_text(key[:4])}"
-        pictures.append(picture(f"{card.name}{f'-{number + 1}' if number else ''}", title, one_each(rows), quantity))
+    for number, (where, mine) in enumerate(material.by_platform(rows)):
+        name = f"{card.name}{f'-{number + 1}' if number else ''}"
+        pictures.append(picture(name, f"{card.title}: {where}", one_each(mine), quantity))
     return pictures
 
 

@@ -23,23 +23,15 @@ def draw(data: Material, card: ReportCard) -> list[Picture]:
     Setting `cost` of the card is `ttft` (default), `encode` or `visual_tokens`.
     """
     cost = str(card.settings.get("cost", "ttft"))
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in material.chosen(data, card):
-        key = (
-            str(row["suite"]),
-            str(row["data_digest"]),
-            str(row["limit"]),
-            *material.platform(row),
-            str(row["protocol"]),
-        )
-        found.setdefault(key, []).append(row)
-    pictures = []
-    for number, (key, rows) in enumerate(sorted(found.items())):
-        answered = partners(data, rows) if cost != "visual_tokens" else {row["cell"]: row for row in rows}
+    pictures: list[Picture] = []
+    for where, rows in material.by_platform(material.chosen(data, card), "suite", "data_digest", "limit"):
+        answered = partners(data, rows)
         points = [p for row in rows if (p := point(data, row, answered.get(row["cell"]), cost)) is not None]
         if points:
-            title = f"{card.title}: {key[0]} on {material.platform_text(key[3:7])}"
-            pictures.append(picture(f"{card.name}{f'-{number + 1}' if number else ''}", title, points, cost, rows))
+            name = f"{card.name}-{len(pictures) + 1}" if pictures else card.name
+            title = f"{card.title}: {rows[0]['suite']} on {where}"
+            metric = str(answered[rows[0]["cell"]]["metric"] or "accuracy")
+            pictures.append(picture(name, title, points, cost, metric))
     return pictures
 
 
@@ -88,11 +80,10 @@ def point(data: Material, row: Row, scored: Row | None, cost: str) -> Point | No
     )
 
 
-def picture(name: str, title: str, points: list[Point], cost: str, rows: Sequence[Row]) -> Picture:
+def picture(name: str, title: str, points: list[Point], cost: str, metric: str) -> Picture:
     """Draw `points`, their intervals and the frontier."""
     found = places(points)
     quantity, unit, _ = COSTS[cost]
-    metric = next((str(row["metric"]) for row in rows if row["accuracy"] is not None), "accuracy")
     marks = frozenset(mark for p in points for mark in p.marks)
     with _style.style():
         figure, axes = _style.new(2.7)

@@ -1,6 +1,6 @@
 """A report as one self-contained page: sortable tables, inline pictures with values on hover, light and dark.
 
-Everything works from disk, without a network. Tables have captions and scoped headers, sorting is a button in the header
+Everything works from disk, without a network. Tables have captions and scoped headers, sorting is a button in a header
 (keyboard, screen reader), pictures have a description and their numbers as a table; without JavaScript only sorting is
 missing.
 """

@@ -53,7 +53,10 @@ def text(entry: Entry) -> str:
 
 
 def escape(text: str) -> str:
-    """Escape what Markdown would take for its own."""
+    """Escape what Markdown would take for its own, but for `code`."""
+    if text.count("`") > 1:
+        before, code, after = text.split("`", 2)
+        return f"{escape(before)}`{code}`{escape(after)}"
     out = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
     for sign in "*_<>`":
         out = (
