@@ -65,13 +65,9 @@ def value(page: pages.Document, picture: Image.Image, side: int | None, field: p
     left, top = ((longest - width) // 2, (longest - height) // 2) if side else (0, 0)
     x0, y0, x1, y1 = field.value.box
     air = 0.25 * (y1 - y0)
-    box = (
-        (x0 - air + left) * scale,
-        (y0 - air / 2 + top) * scale,
-        (x1 + air + left) * scale,
-        (y1 + air / 2 + top) * scale,
-    )
-    cut = picture.crop(tuple(round(edge) for edge in box))
+    edges = (x0 - air + left, y0 - air / 2 + top, x1 + air + left, y1 + air / 2 + top)
+    x0, y0, x1, y1 = (round(edge * scale) for edge in edges)
+    cut = picture.crop((x0, y0, x1, y1))
     zoom = max(COMFORTABLE_PX / (field.value.style.x_height_px * scale), 0.1)
     return cut.resize((max(8, round(cut.width * zoom)), max(8, round(cut.height * zoom))), Image.Resampling.BICUBIC)
 
@@ -115,9 +111,8 @@ def main() -> None:
         print(f"| {which} fonts | {number} | {' | '.join(f'{m:.2f}' for m in means)} |")
     pairs = [(other[0], own) for same in answers.values() for own in same for other in same if other is not own]
     blind = [anls(said, own) for said, own in pairs]
-    print(
-        f"\nBlind (the answer of another page's field of the same name, {len(blind)} pairs): {sum(blind) / len(blind):.3f}"
-    )
+    mean = sum(blind) / len(blind)
+    print(f"\nBlind (the answer of another page's field of the same name, {len(blind)} pairs): {mean:.3f}")
 
 
 if __name__ == "__main__":

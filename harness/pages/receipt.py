@@ -68,7 +68,7 @@ def compose(sheet: Sheet) -> None:
         sheet.ask("sums", name, question, "table/list", shown, lead)
         y += sums.line_px
     y += total.ascent_px - sums.line_px // 3
-    lead, shown = _line(sheet, "total", y, draw.choice(("TOTAL", "Total", "DUE")), money(net + tax), "bold")
+    lead, shown = _line(sheet, "total", y, draw.choice(("TOTAL", "Total")), money(net + tax), "bold")
     sheet.ask("total", "total", "What is the total?", "table/list", shown, lead)
     y += total.line_px // 2
     sheet.rule(x, y, right, 3, dash=dash)
