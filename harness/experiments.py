@@ -29,7 +29,16 @@ class Pair:
     b_ns: Mapping[str, int]
 
 
-def pairs(kind: str, model: Model, device: Device, clock: Clock, examples: Sequence[Example], count: int, stage: str = "prefill", share: float = 0.05) -> Iterator[Pair]:  # fmt: skip
+def pairs(
+    kind: str,
+    model: Model,
+    device: Device,
+    clock: Clock,
+    examples: Sequence[Example],
+    count: int,
+    stage: str = "prefill",
+    share: float = 0.05,
+) -> Iterator[Pair]:
     """Run `count` rounds of an experiment after two of warm-up, and yield them one by one.
 
     `share` is the injected delay as a fraction of the stage's time (median of the warm-up's rounds of arm A).
@@ -41,7 +50,7 @@ def pairs(kind: str, model: Model, device: Device, clock: Clock, examples: Seque
     warm = [arm(_request(examples[0])) for _ in range(2) for arm in (arm_a, arm_b)]
     if kind == "injection":
         usual_ns = min(times[stage] for times in warm)
-        arm_b = _stages(Delayed(model, clock, stage, round(usual_ns * share)), device, clock)
+        arm_b = _stages(Delayed(model, device, clock, stage, round(usual_ns * share)), device, clock)
     for number in range(count):
         request = _request(examples[number % len(examples)])
         if number % 2:
@@ -88,12 +97,14 @@ def _bare(model: Model, device: Device, clock: Clock) -> Arm:
 class Delayed:
     """A model that is slower by a fixed time in one stage: what a regression looks like to the instrument."""
 
-    def __init__(self, model: Model, clock: Clock, stage: str, delay_ns: int) -> None:
-        self._model, self._clock, self._stage, self._delay_ns = model, clock, stage, delay_ns
+    def __init__(self, model: Model, device: Device, clock: Clock, stage: str, delay_ns: int) -> None:
+        self._model, self._device, self._clock = model, device, clock
+        self._stage, self._delay_ns = stage, delay_ns
 
     def answer(self, request: Request, /) -> Iterator[Event]:
         for event in self._model.answer(request):
             if isinstance(event, Done) and event == Done(self._stage):
+                self._device.sync()  # else the host would sleep while the device still works, and hide the delay
                 self._clock.sleep_ns(self._delay_ns)
             yield event
 
