@@ -1,0 +1,170 @@
+"""Our adapters as a model of lmms-eval: `python -m lmms_eval --model vlm_pareto --model_args card=...,res=1024`.
+
+lmms-eval finds `manifests` through the entry point group `lmms_eval.models`. Importing this module costs nothing; the
+model class is made when lmms-eval asks for it.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+NAME = "vlm_pareto"
+
+LONGEST = 1024
+"""New tokens where neither the task nor the model arguments limit them: lmms-eval's own adapters do the same."""
+
+
+def manifests() -> "list[ModelManifest]":
+    """Return what lmms-eval registers."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return [ModelManifest(model_id=NAME, simple_class_path=f"{__name__}.VlmPareto")]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "VlmPareto":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    made = _make()
+    globals()[name] = made
+    return made
+
+
+class Answers:
+    """Answers lmms-eval's requests with one of our models: greedily, one at a time, from the data set's own bytes.
+
+    A failure is raised; with `failures=mark` the answer says that it is one, the run goes on, and the count is logged.
+    Stop strings (`until`) are not applied: the answers are those that `harness run` times and scores.
+    """
+
+    def __init__(
+        self,
+        card: str = "fastvlm-0.5b",
+        weights: str | None = None,
+        res: int | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        failures: str = "raise",
+        max_new_tokens: int | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        **settings: str | int | float | bool,
+    ) -> None:
+        """Build the model of `card`; further arguments are the card's settings. Raises `HarnessError`."""
+        from harness import cards, cells, plugins
+        from harness import weights as weights_module
+        from harness.clock import Monotonic
+        from harness.errors import SettingError, WeightsError
+        from harness.model import Options
+
+        if str(batch_size) not in ("1", "auto"):
+            raise SettingError(f"batch_size {batch_size}: {NAME} answers one request at a time; next: --batch_size 1")
+        if failures not in ("raise", "mark"):
+            raise SettingError(f"failures={failures}: known: raise, mark")
+        place = str(device or _device())
+        asked = cells.Asked(model=str(card), res=res, device=place, dtype=dtype, settings=settings)
+        settled, chosen, _, _ = cells.settle(asked)
+        source = weights_module.resolve(chosen, weights)
+        if not source.trained and weights != "random" and chosen.adapter != "fake":
+            raise WeightsError(
+                f"{source.notice}, and lmms-eval would score them as the model's; next: weights=FOLDER in model_args, "
+                "or weights=random to try the plumbing"
+            )
+        opened = plugins.load("devices", place.partition(":")[0]).open(place, Monotonic())
+        assert settled.res is not None
+        assert settled.dtype is not None
+        options = Options(
+            side=settled.res,
+            device=opened.torch_name,
+            dtype=settled.dtype,
+            settings=cards.check_settings(chosen, dict(settled.settings)),
+        )
+        self.model = plugins.load("adapters", chosen.adapter).load(chosen, source, options)
+        self.longest, self.mark = max_new_tokens, failures == "mark"
+        self.failed = 0
+
+    def answer(self, request: Any, split: Any) -> str:
+        """Answer one of lmms-eval's requests; `split` is the data set its row is in."""
+        from harness.errors import HarnessError
+        from harness.model import Piece, Request
+
+        text, settings, to_visual, at, task, _ = request.args
+        longest = int(settings.get("max_new_tokens") or self.longest or _card_limit(task) or LONGEST)
+        try:
+            ours = Request(tuple(visuals(to_visual, split, at)), text, longest)
+            return "".join(event.text for event in self.model.answer(ours) if isinstance(event, Piece))
+        except Exception as error:
+            if not self.mark:
+                raise HarnessError(f"{task}, document {at}: {type(error).__name__}: {error}") from error
+            self.failed += 1
+            return f"[{NAME} failed: {type(error).__name__}: {error}]"
+
+
+def visuals(to_visual: Any, split: Any, at: int) -> list[bytes]:
+    """Return the image files of document `at` as the data set has them; what the task itself changed is PNG."""
+    from harness.images import png
+    from harness.tasks import Encoded, encoded
+
+    if hasattr(split, "with_format"):
+        row: Mapping[str, Any] = split.with_format("arrow")[at].to_pylist()[0]
+        doc, images = encoded(row)
+        shown = to_visual({**doc, **images})
+    else:
+        shown = to_visual(split[at])
+    return [image.data if isinstance(image, Encoded) else png(image.convert("RGB")) for image in shown or []]
+
+
+def _make() -> type:
+    """Make the class that lmms-eval loads: its base class costs seconds to import."""
+    from lmms_eval.api.model import lmms
+    from loguru import logger
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    class VlmPareto(lmms):  # type: ignore[misc]
+        """See `Answers`, which takes the same arguments."""
+
+        is_simple = True
+
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__()
+            self.answers = Answers(**arguments)
+            logger.info(f"{NAME}: {dict(self.answers.model.describe())}")
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            texts = []
+            for request in tqdm(requests, desc=NAME, disable=self.rank != 0):
+                *_, task, split = request.args
+                texts.append(self.answers.answer(request, self.task_dict[task][split]))
+                self.cache_hook.add_partial("generate_until", request.args[:2], texts[-1])
+            if self.answers.failed:
+                logger.error(f"{NAME}: {self.answers.failed} of {len(texts)} answers are failures, scored as wrong")
+            return texts
+
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            raise NotImplementedError(f"{NAME} generates answers; it gives no likelihoods")
+
+        def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+            raise NotImplementedError(f"{NAME} answers one question at a time")
+
+        def clean(self) -> None:
+            """Keep the model: lmms-eval would delete it after one evaluation, and a sweep goes on with it."""
+
+    VlmPareto.__module__, VlmPareto.__qualname__ = __name__, "VlmPareto"
+    return VlmPareto
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _card_limit(task: str) -> int | None:
+    """Return the limit that our own card of `task` states where the task has none."""
+    from harness import cards
+
+    ours = (cards.suite(name) for name in cards.names("suites"))
+    return next((card.max_new_tokens for card in ours if card.task == task and card.max_new_tokens), None)
