@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from harness import cards, composition, images, plugins
 from harness.cards import ModelCard
 from harness.errors import HarnessError
-from harness.model import Options, Request, Seen
+from harness.model import Options, Seen
 from harness.weights import Source
 
 TEXT_TOKENS = 32
@@ -54,8 +56,13 @@ class Row:
 
 
 def rows(card: ModelCard) -> list[Row]:
-    """Return one row for each side that the card supports."""
-    return [row(card, side) for side in card.resolution.supported()]
+    """Return one row for each side that the card supports; a single one for what cannot be counted."""
+    result: list[Row] = []
+    for side in card.resolution.supported():
+        result.append(row(card, side))
+        if result[-1].problem:
+            break
+    return result
 
 
 def row(card: ModelCard, side: int) -> Row:
@@ -65,11 +72,7 @@ def row(card: ModelCard, side: int) -> Row:
     model = adapter.load(card, Source("random"), Options(side, device="meta", dtype="bfloat16", settings=settings))
     if not isinstance(model, composition.VisionLanguageModel):
         return Row(card.name, card.title, card.adapter, side, problem="not built of encoder, projector and LLM")
-    picture = images.png(images.blank((side, side)).image)
-    events = model.answer(Request((picture,), "What is in this image?", max_new_tokens=1))
-    seen = next(event for event in events if isinstance(event, Seen))
-    events.close()  # type: ignore[attr-defined]
-    seen = seen._replace(text_tokens=TEXT_TOKENS if card.llm else 0)
+    seen = _seen(model, side)
     work = model.work(seen)
     params = {name: composition.parameter_count(part) for name, part in model.parts.items()}
     flops = {stage: work[stage].flops if stage in work else 0 for stage in ("encode", "project", "prefill")}
@@ -91,6 +94,20 @@ def row(card: ModelCard, side: int) -> Row:
         BYTES_PER_BF16 * sum(params.values()),
         seen.note,
     )
+
+
+@torch.inference_mode()
+def _seen(model: composition.VisionLanguageModel, side: int) -> Seen:
+    """Return what the model is shown of a square image; the encoders need not run, their features' shapes are known."""
+    prepared = model.prepare([images.blank((side, side))])
+    shapes = model.feature_shapes(prepared)
+    if model.card.llm:
+        features = {name: torch.empty(shape, dtype=model.dtype, device="meta") for name, shape in shapes.items()}
+        tokens, text_tokens = len(model.project(features, prepared)), TEXT_TOKENS
+    else:
+        tokens, text_tokens = sum(shape[0] * shape[1] for shape in shapes.values()), 0
+    pixels = prepared.processed_px
+    return Seen((side, side), pixels, prepared.content_px, prepared.tiles, tokens, text_tokens, note=prepared.note)
 
 
 def ratios(card: ModelCard, params: dict[str, int]) -> dict[str, float]:
@@ -125,7 +142,7 @@ def to_json(table: Iterable[dict[str, Any]]) -> str:
 COLUMNS = (
     "model",
     "side px",
-    "encoder px",
+    "encoder px (all tiles)",
     "tiles",
     "visual tokens",
     "parameters M",

@@ -5,9 +5,10 @@ import json
 import msgspec
 import pytest
 
-from harness import architecture, cards
+from harness import architecture, cards, images
+from harness.adapters import encoder
 from harness.cards import Llm, ModelCard
-from harness.model import Options, Seen
+from harness.model import Options, Request, Seen
 from harness.weights import Source
 
 PERCENT = 0.01
@@ -60,8 +61,6 @@ def test_encoders_count_what_others_counted(name: str) -> None:
 def test_prefill_counts_what_others_counted(size: str) -> None:
     llm, gflop = PREFILLS[size]
     card = msgspec.structs.replace(cards.model("pair-fastvithd-qwen2-0.5b"), llm=llm)
-    from harness.adapters import encoder
-
     model = encoder.load(card, Source("random"), Options(1024, device="meta", dtype="bfloat16"))
     seen = Seen((1024, 1024), (1024, 1024), 1024 * 1024, 1, visual_tokens=256, text_tokens=24)
     assert model.work(seen)["prefill"].flops / 1e9 == pytest.approx(gflop, rel=PERCENT)
@@ -100,6 +99,21 @@ def test_a_pair_has_a_row_for_each_side_and_a_prefill_that_grows_with_it() -> No
     assert prefills == sorted(prefills)
     # 0.5B: 358 million weights outside the embedding, two operations each for every token, and a little attention
     assert prefills[3] / (256 + architecture.TEXT_TOKENS) == pytest.approx(2 * 358e6, rel=0.05)
+
+
+def test_the_row_says_what_an_answer_says() -> None:
+    card = cards.model("pair-clip-l-336-qwen2-0.5b")
+    model = encoder.load(card, Source("random"), Options(336, device="meta", dtype="bfloat16"))
+    picture = images.png(images.blank((336, 336)).image)
+    events = model.answer(Request((picture,), "?", max_new_tokens=1))
+    seen = next(event for event in events if isinstance(event, Seen))
+    row = architecture.row(card, 336)
+    assert (row.visual_tokens, row.tiles, row.processed_px) == (seen.visual_tokens, seen.tiles, seen.processed_px)
+
+
+def test_the_fake_model_has_nothing_to_count() -> None:
+    (row,) = architecture.rows(cards.model("fake"))
+    assert "not built of" in row.problem
 
 
 def test_published_counts_are_matched_by_part_encoder_and_total() -> None:
