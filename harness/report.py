@@ -88,7 +88,7 @@ def build(card: ReportCard, data: Material) -> Report:
 def contents(report: Report, card: ReportCard, formats: Sequence[str]) -> dict[str, bytes]:
     """Return the files of a report by name."""
     files: dict[str, bytes] = {}
-    if "md" in formats:
+    if "md" in formats and card.kind != "page":
         files[f"{report.name}.md"] = markdown.write(report).encode()
     if "tex" in formats and card.kind != "page":
         files[f"{report.name}.tex"] = latex.write(report).encode()

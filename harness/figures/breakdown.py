@@ -57,13 +57,13 @@ def picture(name: str, title: str, rows: Sequence[Row]) -> Picture:
                 hovers[f"bar-{number}-{stage}"] = f"{_name(row)}: {stage} {spoken.text} ms"
                 left += width
             share = (row.get("encode_ns") or 0) / 1e6 / left if left else 0
-            text = f"{material.number(left)}{_style.symbols(row['marks'])}, encode {share:.0%}"
+            text = f"{material.number(left)}{_style.symbols(row['marks'])} ms, encode {share:.0%}"
             axes.text(left + longest / 1e6 * 0.015, at, text, va="center", fontsize=5.5)
             ticks.append((at, f"{row['resolution']} px"))
         axes.set_yticks([where for where, _ in ticks], [text for _, text in ticks])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
-        axes.set_xlim(0, longest / 1e6 * 1.35)
+        axes.set_xlim(0, longest / 1e6 * 1.4)
         axes.set_xlabel("median time (ms)")
         figure.legend(loc="outside upper center", ncols=4, handlelength=1.4, columnspacing=1.0)
         _style.legend_of_marks(figure, marks)
