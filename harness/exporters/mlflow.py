@@ -1,4 +1,4 @@
-"""MLflow: a run per cell. `target` is a tracking URI: a server's, or `sqlite:///mlflow.db` (needs sqlalchemy, alembic)."""
+"""MLflow: a run per cell. `target` is a tracking URI: a server's, or `sqlite:///x.db` (with sqlalchemy and alembic)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -29,7 +29,7 @@ def export(summary: Iterable[Row], target: str, experiment: str = "vlm-pareto", 
             marks = {"marks": facts.pop("marks"), "doubts": facts.pop("doubts")}
             mlflow.log_params(facts)
             mlflow.set_tags({**marks, "cell": str(row["cell"]), **{key: str(value) for key, value in options.items()}})
-            numbers = {}
+            numbers: dict[str, float] = {}
             for metric in _metrics.metrics(row):
                 bounds = {"": metric.value, "_low": metric.low, "_high": metric.high}
                 numbers |= {f"{metric.name}{part}": value for part, value in bounds.items() if value is not None}

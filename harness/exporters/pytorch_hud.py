@@ -15,7 +15,8 @@ def export(summary: Iterable[Row], target: str | Path, name: str = "vlm-pareto",
     for row in summary:
         facts = _metrics.facts(row)
         for metric in _metrics.metrics(row):
-            bounds = {"low": metric.low, "high": metric.high} if metric.low is not None else {}
+            bounds: dict[str, float | str | None] = {"unit": metric.unit}
+            bounds |= {"low": metric.low, "high": metric.high} if metric.low is not None else {}
             benchmark = {
                 "name": name,
                 "mode": "inference",
@@ -29,7 +30,7 @@ def export(summary: Iterable[Row], target: str | Path, name: str = "vlm-pareto",
                     "metric": {
                         "name": metric.name,
                         "benchmark_values": [metric.value],
-                        "extra_info": {"unit": metric.unit, **bounds},
+                        "extra_info": bounds,
                     },
                     "runners": [{"name": row["machine"], "type": row["device"]}],
                 }

@@ -24,7 +24,7 @@ def export(summary: Iterable[Row], target: str, library: str = "wandb", **option
         run = tracker.init(
             project=target, name=name, config={**_metrics.facts(row), "cell": str(row["cell"])}, **options
         )
-        numbers = {}
+        numbers: dict[str, float] = {}
         for metric in _metrics.metrics(row):
             bounds = {"": metric.value, "_low": metric.low, "_high": metric.high}
             numbers |= {f"{metric.name}{part}": value for part, value in bounds.items() if value is not None}
