@@ -61,14 +61,14 @@ def test_stage_and_whole_passes_are_the_models_truth(clock: Scripted) -> None:
         assert sample.stages
         assert sample.whole
         assert sample.stages.stage_ns == {
-            "preprocess": 1 * MS,
+            "preprocess": 2 * MS,
             "encode": 10 * MS,
-            "project": MS // 2,
+            "project": 1 * MS,
             "prefill": 20 * MS,
         }
-        assert sample.whole.ttft_ns == 31_500_000
+        assert sample.whole.ttft_ns == 33_000_000
         assert sample.stages.output_tokens == 16
-        assert sample.stages.piece_ns == tuple(31_500_000 + 2 * MS * n for n in range(16))
+        assert sample.stages.piece_ns == tuple(33_000_000 + 2 * MS * n for n in range(16))
         assert (sample.visual_tokens, sample.text_tokens, sample.clock) == (256, 4, "scripted")
         assert sample.valid
     assert [s.answer for s in timed(records)] == ["0", "1", "2", "3"]
@@ -101,8 +101,8 @@ def test_a_slow_first_run_stays_out_of_the_timed_samples(clock: Scripted) -> Non
     records = run(clock, plan(3), slow_first=9.0)
     cold = next(r for r in records if isinstance(r, Sample) and r.phase == "cold")
     assert cold.whole
-    assert cold.whole.ttft_ns == 9 * 31_500_000
-    assert {s.whole.ttft_ns for s in timed(records) if s.whole} == {31_500_000}
+    assert cold.whole.ttft_ns == 9 * 33_000_000
+    assert {s.whole.ttft_ns for s in timed(records) if s.whole} == {33_000_000}
 
 
 def test_a_throttled_sample_is_kept_marked_and_measured_again(clock: Scripted) -> None:
@@ -207,8 +207,8 @@ def test_a_whole_pass_counts_its_tokens_and_their_times(clock: Scripted) -> None
         model(clock, answer="one two three"), Request((PAGE,), "What?"), fake.Fake("fake"), clock
     )
     assert answer == "one two three"
-    assert measured.piece_ns == (31_500_000, 33_500_000, 35_500_000)
-    assert measured.total_ns == 35_500_000
+    assert measured.piece_ns == (33_000_000, 35_000_000, 37_000_000)
+    assert measured.total_ns == 37_000_000
     assert seen
     assert seen.original_px == (64, 48)
 
