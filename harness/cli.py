@@ -226,7 +226,7 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
 )
 @click.option("--out", default="report", show_default=True, type=click.Path(path_type=Path), help="Folder to write to.")
 @click.option(
-    "--format", "formats", multiple=True, help="markdown, latex, csv, html, png, svg, pdf. Default: the card's."
+    "--format", "formats", multiple=True, help="markdown, latex, csv, html, png, svg, pdf. Default: all that fit."
 )
 @click.option("--all", "every", is_flag=True, help="Render every report.")
 def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], every: bool) -> None:
@@ -234,9 +234,8 @@ def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], ev
     from harness import report
 
     names = report.names() if every or not name else [name]
-    for one in names:
-        for path in report.render(one, logs, out, list(formats) or None):
-            say(str(path))
+    for path in report.render_all(names, logs, out, formats or report.FORMATS):
+        say(str(path))
 
 
 @program.command()

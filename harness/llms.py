@@ -41,4 +41,5 @@ def build(card: Llm) -> PreTrainedModel:
         use_cache=True,
         attn_implementation="sdpa",
     )
-    return model_class(config)
+    model: PreTrainedModel = model_class(config)
+    return model

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from harness.clock import Clock
 from harness.device import Device
+from harness.energy import Meter, spent_mj
 from harness.errors import ExampleError, HarnessError
 from harness.examples import Example
 from harness.model import Model, Piece, Request, Seen
@@ -34,12 +35,6 @@ class Gate(Protocol):
     def before(self) -> Any: ...
     def after(self, before: Any, wall_ns: int, cpu_ns: int, headline_ns: int | None = None) -> Any: ...
     def retry_delay_ns(self, attempt: int) -> int: ...
-
-
-class Meter(Protocol):
-    """An energy counter (see `energy.py`)."""
-
-    def read_mj(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +269,9 @@ def time_stages(
             device.reset_peak()
         if meter and joules is not None:
             read = meter.read_mj()
-            if read is not None:
-                energy[name] = read - joules
+            spent = spent_mj(meter, joules, read, stage_ns[name])
+            if spent is not None:
+                energy[name] = spent
             joules = read
         cpu_ns, stamp = clock.cpu_ns(), device.stamp()
         last_ns = clock.now_ns()

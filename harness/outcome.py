@@ -90,7 +90,8 @@ def _facts(row: Row) -> dict[str, str]:
         "suite": suite,
         "resolution": f"{row['resolution']} px asked, {row['processed_px']} px to the encoder "
         f"in {_count(row, 'tiles')} tile(s), originals {row['original_px']} px (medians)",
-        "tokens": f"{tokens} visual, {_count(row, 'text_tokens')} text",
+        "tokens": f"{tokens} visual, {_count(row, 'text_tokens')} text; "
+        f"{_count(row, 'content_px_per_token')} pixels of the image per visual token",
         "protocol": PROTOCOLS.get(row["protocol"], str(row["protocol"])),
     }
     if row["settings"]:
@@ -110,6 +111,10 @@ def _also(row: Row) -> dict[str, str]:
     also = {}
     if _number(row, "residual_percent") is not None:
         also["residual"] = f"{row['residual_percent']:+.1f} % of TTFT (TTFT minus the stages' sum)"
+    if _number(row, "ttft_p90_ns") is not None:
+        also["p90 TTFT"] = f"{milliseconds(row['ttft_p90_ns'])}, with 99 % confidence at most {_bound(row)}"
+    elif _number(row, "ttft_p90_bound_ns") is not None:
+        also["p90 TTFT"] = f"at most {_bound(row)} with 99 % confidence ({row['ttft_p90_reason']})"
     if _number(row, "cold_ttft_ns") is not None:
         also["cold TTFT"] = f"{milliseconds(row['cold_ttft_ns'])} (first request of a fresh process)"
     if _number(row, "tpot_ns") is not None:
@@ -118,11 +123,20 @@ def _also(row: Row) -> dict[str, str]:
         also["processes"] = f"{row['processes']} fresh ones, medians spread over {row['between_process_percent']:.1f} %"
     if _number(row, "peak_memory_bytes") is not None:
         also["peak memory"] = f"{size(row['peak_memory_bytes'])} ({row['peak_memory_of']})"
+    spent = [
+        f"{stage} {row[f'{stage}_energy_mj'] / 1e3:.3g} J" for stage in STAGES if _number(row, f"{stage}_energy_mj")
+    ]
+    if spent:
+        also["energy"] = ", ".join(spent)
     also["accuracy"] = _accuracy_text(row)
     also["stopped by"] = str(row["stopped"] or "not finished")
     if row["refused"]:
         also["refused"] = f"{row['refused']} samples by the validity gate"
     return also
+
+
+def _bound(row: Row) -> str:
+    return milliseconds(_number(row, "ttft_p90_bound_ns"))
 
 
 def _accuracy(row: Row) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from harness.cards import ModelCard, SuiteCard
 from harness.cells import Asked, Cell
 from harness.clock import Clock, Monotonic
 from harness.device import Device
+from harness.energy import Meter
 from harness.errors import SettingError
 from harness.examples import Suite
 from harness.gate import Gate, probes_for
@@ -156,20 +157,21 @@ def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[
     with Writer(job.path) as writer, places.hold(job.asked.device):
         left = writer.open()
         started_ns = clock.now_ns()
+        meter = energy.meter_for(job.asked.device)
         with loaded(job, notify, clock) as (model, device, _):
             loading_s = (clock.now_ns() - started_ns) / 1e9
             if left is None:
                 peak = peaks.measure(job.asked.device, job.cell.dtype)
-                writer.append(_header(job, device, model, loading_s, peak))
+                writer.append(_header(job, device, model, loading_s, peak, meter))
             else:
                 writer.append(_resumed(left, device))
                 notify(f"resuming {writer.part}: {len(_measured(left))} examples are measured already")
             notify("warming up")
-            yield from _measure(job, left, writer, model, device, clock)
+            yield from _measure(job, left, writer, model, device, clock, meter)
 
 
 def _measure(
-    job: Job, left: Log | None, writer: Writer, model: Model, device: Device, clock: Clock
+    job: Job, left: Log | None, writer: Writer, model: Model, device: Device, clock: Clock, meter: Meter | None
 ) -> Iterator[MeasureRecord]:
     stopping = Stopping(
         Rule(
@@ -195,7 +197,7 @@ def _measure(
     )
     gate = Gate(probes_for(job.asked.device), clock)
     before = (len([s for s in left.samples if s.phase == "timed"]), len(left.failures)) if left else (0, 0)
-    for record in measure(model, device, clock, gate, plan, energy.meter_for(job.asked.device)):
+    for record in measure(model, device, clock, gate, plan, meter):
         if isinstance(record, Footer):
             record = replace_footer(record, *before)
             writer.finish(record)
@@ -222,7 +224,9 @@ def _measured(log: Log) -> frozenset[str]:
     return frozenset(done | {f.example for f in log.failures if f.example and f.error == "ExampleError"})
 
 
-def _header(job: Job, device: Device, model: Model, loading_s: float, peak: peaks.Peak | None) -> Header:
+def _header(
+    job: Job, device: Device, model: Model, loading_s: float, peak: peaks.Peak | None, meter: Meter | None
+) -> Header:
     asked = {field.name: getattr(job.asked, field.name) for field in fields(job.asked)}
     asked["settings"] = dict(job.asked.settings)
     return Header(
@@ -240,6 +244,8 @@ def _header(job: Job, device: Device, model: Model, loading_s: float, peak: peak
             "resolution_px": job.cell.resolution,
             "loading_s": round(loading_s, 3),
             **_peak(peak),
+            **_energy(meter),
+            **_energy(meter),
         },
         cards={"model": job.card.digest, "suite": job.suite_card.digest},
         weights=job.source.as_dict(),
@@ -258,6 +264,10 @@ def _peak(peak: peaks.Peak | None) -> dict[str, object]:
     if peak is None:
         return {}
     return {"peak_flops_per_s": peak.flops_per_s, "peak_bytes_per_s": peak.bytes_per_s, "peak_how": peak.how}
+
+
+def _energy(meter: Meter | None) -> dict[str, object]:
+    return {"energy_method": meter.method, "energy_resolution": meter.resolution} if meter else {"energy_method": None}
 
 
 def _resumed(left: Log, device: Device) -> Resumed:

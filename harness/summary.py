@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import cards, cells, stats
+from harness import cards, cells, checks, stats
 from harness.errors import HarnessError
 from harness.frame import Frame
 from harness.model import STAGES
@@ -155,6 +155,9 @@ def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
             both = good.dropna(subset=["ttft_ns", "stages_ns"])
             share = estimate(100 * (both["ttft_ns"] - both["stages_ns"]) / both["ttft_ns"])
             row["residual_percent"] = share.value if share else None
+        if "ttft_ns" in good and len(good):
+            p90 = stats.percentile(good["ttft_ns"].dropna().tolist(), 0.9)
+            row |= {"ttft_p90_ns": p90.value, "ttft_p90_bound_ns": p90.bound, "ttft_p90_reason": p90.reason}
     cold = samples[samples["phase"] == "cold"]
     row |= _columns("cold_ttft", estimate(cold["ttft_ns"]) if "ttft_ns" in cold else None)
     row |= _columns("tpot", estimate(good["tpot_ns"]) if "tpot_ns" in good else None)
@@ -223,6 +226,8 @@ def _shape(samples: pd.DataFrame) -> dict[str, Any]:
         if name == "visual_tokens":
             row["visual_tokens_low"] = float(values.min()) if len(values) else None
             row["visual_tokens_high"] = float(values.max()) if len(values) else None
+    both = row["content_px"] and row["visual_tokens"]
+    row["content_px_per_token"] = row["content_px"] / row["visual_tokens"] if both else None
     for kind in ("original", "processed"):
         pair = [seen[name].dropna() for name in (f"{kind}_width_px", f"{kind}_height_px") if name in seen]
         sides = [f"{float(values.median()):.0f}" for values in pair if len(values)]
@@ -280,24 +285,39 @@ def marks(row: Mapping[str, Any]) -> tuple[str, ...]:
 def doubts(row: Mapping[str, Any], frame: Frame, logs: pd.DataFrame) -> tuple[str, ...]:
     """Return in words what makes the row doubtful."""
     found = []
-    if row["torn"]:
-        found.append("the run did not finish")
     if row["missing"]:
         found.append(f"incomplete: {row['missing']} not measured")
     if row["failures"]:
         found.append(f"{row['failures']} examples failed")
-    if row["refused"]:
-        found.append(f"{row['refused']} samples refused by the gate and measured again")
-    residual = row.get("residual_percent")
-    if residual is not None and abs(residual) > 5:
-        found.append(f"the stages do not add up to TTFT (residual {residual:+.1f} %)")
     if row["n"] == 0:
         found.append("no timed sample")
-    elif row["refused"] >= row["n"] and not row["valid"]:
+    elif not row["valid"]:
         found.append(
             "the gate refused every sample: these figures are of refused ones, do not quote them; see `harness doctor`"
         )
+    samples = frame.samples[frame.samples["log"].isin(logs["log"])]
+    found += [f"{doubt.text}; {doubt.advice}" for doubt in checks.examine(**_evidence(row, samples))]
     return tuple(found)
+
+
+def _evidence(row: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
+    """Return what `checks.examine` wants to know of one cell."""
+    evidence: dict[str, Any] = {"finished": not row["torn"]}
+    all_timed = samples[samples["phase"] == "timed"]
+    if not len(all_timed):
+        return evidence
+    evidence["valid"] = all_timed["valid"].astype(bool).tolist()
+    evidence["reasons"] = [text.split("; ") if text else [] for text in all_timed["reasons"]]
+    good = timed(samples)
+    if not row["additive"] and {"ttft_ns", "stages_ns"} <= set(good.columns):
+        both = good.dropna(subset=["ttft_ns", "stages_ns"])
+        evidence |= {"ttft_ns": both["ttft_ns"].tolist(), "stage_sum_ns": both["stages_ns"].tolist()}
+        evidence["cold_ns"] = row.get("cold_ttft_ns")
+    stages = [stage for stage in STAGES if f"{stage}_device_ns" in good.columns and f"{stage}_ns" in good.columns]
+    if stages:
+        evidence["host_ns"] = good[[f"{stage}_ns" for stage in stages]].sum(axis=1).tolist()
+        evidence["device_ns"] = good[[f"{stage}_device_ns" for stage in stages]].sum(axis=1).tolist()
+    return evidence
 
 
 def digest(parts: Sequence[str]) -> str:

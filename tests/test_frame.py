@@ -66,7 +66,7 @@ def test_medians_residual_and_refused_samples(tmp_path: Path) -> None:
 def test_a_big_residual_is_a_doubt(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", residual_ms=40)
     (row,) = rows_of(tmp_path)
-    assert any("do not add up" in doubt for doubt in row["doubts"])
+    assert any(doubt.startswith("the stages miss TTFT by") for doubt in row["doubts"])
 
 
 def test_the_papers_protocol_adds_encoder_and_prefill(tmp_path: Path) -> None:
