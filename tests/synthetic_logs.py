@@ -1,4 +1,4 @@
-"""Run logs made up for the tests of the reporting half: known times, known answers, written as the harness writes them."""
+"""Run logs made up for the tests of the reporting half: known times, known answers, as the harness writes them."""
 
 import random
 from pathlib import Path
