@@ -1,23 +1,30 @@
-"""`nox` runs what CI runs: the tests, the types, the style and the arrows between modules."""
+"""`nox` runs what CI runs: style, types, the arrows between modules, the tests, and that the reports are up to date."""
 
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "tests"]
+GROUPS = nox.project.load_toml("pyproject.toml")
 
 
-@nox.session
-def tests(session: nox.Session) -> None:
-    """Run the tests against the installed package; `nox -s tests -- -k frontier` passes arguments on."""
-    session.install("-e", ".", *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test"))
-    session.run("pytest", "-q", *session.posargs)
+def install(session: nox.Session, group: str) -> None:
+    """Install the project as it is in this folder, and the tools of one dependency group."""
+    session.install("-e", ".", *nox.project.dependency_groups(GROUPS, group))
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, types and that the two halves stay apart."""
-    session.install("-e", ".", *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lint"))
+    install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; `nox -s tests -- -k frontier` passes arguments on."""
+    install(session, "test")
+    # One thread a process: two test processes with two threads each would only wait for one another.
+    session.run("pytest", "-q", "-n", "2", *session.posargs, env={"OMP_NUM_THREADS": "1"})

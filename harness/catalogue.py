@@ -45,8 +45,8 @@ def _models() -> list[dict[str, str]]:
                 "title": card.title,
                 "sides": sides,
                 "weights": "here" if here else ("on the Hub" if card.hub else "random only"),
-                "repository": card.hub.repo if card.hub else "",
                 "license": card.license,
+                "repository": card.hub.repo if card.hub else "",
             }
         )
     return rows

@@ -308,13 +308,14 @@ def models(form: str, names: tuple[str, ...]) -> None:
     """Print every card's parameters by part, visual tokens, FLOPs and bytes (counted without weights)."""
     from harness import architecture, console
 
-    rows = architecture.table(list(names) or None)
+    with console.Progress() as progress:
+        rows = architecture.table(list(names) or None, lambda name: progress.say(f"counting {name}"))
     if form == "json":
         say(json.dumps(rows, indent=2))
     elif form == "markdown":
         say(architecture.to_markdown(rows))
     else:
-        say(console.rows(rows))
+        say(console.architectures(rows))
 
 
 def _asked(options: dict[str, Any]) -> Any:

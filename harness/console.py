@@ -163,7 +163,8 @@ def _gflop(flops: float | None) -> str:
 
 def catalogue(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
     """Return the tables of `harness list`."""
-    return "\n\n".join(rows(content) for content in tables.values() if content)
+    shown = [[{k: v for k, v in row.items() if k != "repository"} for row in content] for content in tables.values()]
+    return "\n\n".join(rows(content) for content in shown if content)
 
 
 def rows(content: Sequence[Mapping[str, Any]]) -> str:
@@ -171,12 +172,37 @@ def rows(content: Sequence[Mapping[str, Any]]) -> str:
     if not content:
         return "nothing"
     shape = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for name in content[0]:
+    for position, name in enumerate(content[0]):
         numeric = isinstance(content[0][name], int | float)
-        shape.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        shape.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=position == 0)
     for row in content:
         shape.add_row(*(escape("" if value is None else str(value)) for value in row.values()))
     return _text(shape)
+
+
+def architectures(counted: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of `harness models`: what each card amounts to at each side it supports."""
+    listed = []
+    for one in counted:
+        published = ", ".join(f"{part} {ratio:.3f}" for part, ratio in one["ratio"].items())
+        listed.append(
+            {
+                "model": one["model"],
+                "side": one["side"],
+                "tiles": one["tiles"],
+                "visual tokens": one["visual_tokens"],
+                "M parameters": f"{sum(one['params'].values()) / 1e6:,.1f}",
+                "of published": one["problem"] or published or "–",
+                "encode": _gflop(one["encode_flops"]),
+                "project": _gflop(one["project_flops"]),
+                "prefill": _gflop(one["prefill_flops"]),
+                "bf16": size(one["bf16_bytes"]),
+            }
+        )
+    return (
+        f"{rows(listed)}\nFLOPs of one square image, two per multiply-add; prefill of the visual tokens and "
+        f"{counted[0]['text_tokens'] if counted else 0} of text; parts: --format json or markdown"
+    )
 
 
 def findings(found: Sequence["Finding"]) -> str:
