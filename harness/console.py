@@ -184,14 +184,16 @@ def architectures(counted: Sequence[Mapping[str, Any]]) -> str:
     """Return the table of `harness models`: what each card amounts to at each side it supports."""
     listed = []
     for one in counted:
-        published = ", ".join(f"{part} {ratio:.3f}" for part, ratio in one["ratio"].items())
+        ratios = one["ratio"]
+        part = "total" if "total" in ratios else next(iter(ratios), None)
+        published = f"{ratios[part]:.3f} {part}" if part else ""
         listed.append(
             {
                 "model": one["model"],
                 "side": one["side"],
                 "tiles": one["tiles"],
-                "visual tokens": one["visual_tokens"],
-                "M parameters": f"{sum(one['params'].values()) / 1e6:,.1f}",
+                "tokens": one["visual_tokens"],
+                "params M": f"{sum(one['params'].values()) / 1e6:,.1f}",
                 "of published": one["problem"] or published or "–",
                 "encode": _gflop(one["encode_flops"]),
                 "project": _gflop(one["project_flops"]),
