@@ -23,7 +23,13 @@ def cache() -> Path:
 
 @contextmanager
 def hold(device: str) -> Iterator[None]:
-    """Hold `device` for this process alone: two timed runs on one device would measure each other."""
+    """Hold `device` for this process alone: two timed runs on one device would measure each other.
+
+    Who holds it already may hold it again: the two arms of a comparison share it.
+    """
+    if device in HELD:
+        yield
+        return
     path = cache() / "locks" / f"{device.replace(':', '-')}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,4 +48,12 @@ def hold(device: str) -> Iterator[None]:
         file.truncate()
         file.write(f"process {os.getpid()}")
         file.flush()
-        yield
+        HELD.add(device)
+        try:
+            yield
+        finally:
+            HELD.discard(device)
+
+
+HELD: set[str] = set()
+"""The devices that this process holds."""
