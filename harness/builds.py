@@ -265,8 +265,8 @@ def writing() -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise DataError(
-                f"{cache()}: no room to write the examples ({error.strerror}); next: free space, or put the cache "
-                "elsewhere with VLM_PARETO_CACHE=FOLDER"
+                f"{error.filename or cache()}: no room for the examples ({error.strerror}); next: free space, or put "
+                "the cache elsewhere with VLM_PARETO_CACHE=FOLDER"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise DataError(

@@ -119,7 +119,10 @@ def published(order: Order) -> tuple[list[Path], Order]:
     wanted = [(definition.config, definition.split, order.limit)]
     if order.task == "gqa":
         wanted.append(("testdev_balanced_images", definition.split, None))
-    revision, files = hub_data.fetch(definition.repo, wanted, order.offline, count_rows)
+    if order.offline:
+        revision, files = hub_data.cached(definition.repo, wanted)
+    else:
+        revision, files = hub_data.fetch(definition.repo, wanted, count_rows)
     found = {"kind": "hub", "repo": definition.repo, "revision": revision}
     digest = builds.digest(order.task, found)
     return files, Order(**{**order.as_dict(), "source": found, "digest": digest})

@@ -163,18 +163,17 @@ def _hub(card: SuiteCard, limit: int | None, offline: bool) -> tuple[Build | Non
         return build, ""
     repo = task_files.find(card.task).repo
     kept = builds.remembered(card.task, None, any_size=True)
-    some = f" beyond its first {kept.count} examples (--limit {kept.count} uses them)" if kept else ""
+    some = f" (only its first {kept.count} examples are built: --limit {kept.count} uses them)" if kept else ""
     asked = offline or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE)
     unreachable = "we are asked to stay offline" if asked else _unreachable()
     if unreachable and not _in_hub_cache(repo):
-        return None, f"{repo} is not in the cache ({cache()}){some} and {unreachable}"
+        return None, f"{repo} is not in the cache ({cache()}){some}, and {unreachable}"
     order = Order(task=card.task, suite=card.name, source={"kind": "hub"}, limit=limit, offline=bool(unreachable))
     try:
         return _make(order), ""
     except DataError as error:
-        if unreachable or card.stand_in:
-            return None, str(error)
-        raise
+        why = str(error).removeprefix(f"suite {card.name}: ").partition("; next:")[0]
+        return None, f"{why}{some}" + (f", and {unreachable}" if unreachable else "")
 
 
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HARNESS_OFFLINE")

@@ -4,70 +4,79 @@
 broken off, and keeps them where every other program looks for them.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import builds
 from harness.errors import DataError
 
 Wanted = Sequence[tuple[str | None, str, int | None]]
 """(configuration, split, number of rows needed or None for all)."""
 
 
-def fetch(repo: str, wanted: Wanted, offline: bool, count_rows: Callable[[Path], int]) -> tuple[str, list[Path]]:
-    """Return the revision and the local paths of the files; raises `DataError` where they cannot be had."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported
+def fetch(repo: str, wanted: Wanted, count_rows: Callable[[Path], int]) -> tuple[str, list[Path]]:
+    """Return the revision and the local paths of the files, fetched where they are not here yet. Raises `DataError`."""
     import datasets
     import huggingface_hub
 
     try:
-        if offline:
-            folder = Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", local_files_only=True))
-            revision, origin = folder.name, str(folder)
-        else:
-            revision = str(huggingface_hub.HfApi().dataset_info(repo, timeout=10).sha)
-            origin = repo
+        revision = str(huggingface_hub.HfApi().dataset_info(repo, timeout=10).sha)
         files = []
         for config, split, rows in wanted:
-            named = {} if offline else {"revision": revision}
-            builder: Any = datasets.load_dataset_builder(origin, config, **named)
+            builder: Any = datasets.load_dataset_builder(repo, config, revision=revision)
             have = 0
-            for address in _whole(builder.config.data_files[split], repo):
-                if not str(address).endswith(".parquet"):
+            for address in builder.config.data_files[split]:
+                match = re.fullmatch(r"hf://datasets/[^@]+@[^/]+/(.+\.parquet)", str(address))
+                if not match:
                     raise DataError(f"{repo}: {address} is not Parquet; next: convert it and give --data PATH")
-                path = _local(repo, revision, str(address))
-                files.append(path)
-                have += count_rows(path)
-                if rows is not None and have > rows:  # more than needed: the builder sees that it is not the end
+                files.append(_download(repo, match[1], revision))
+                have += count_rows(files[-1])
+                if rows is not None and have > rows:  # one more than needed: the builder sees that there is more
                     break
     except DataError:
         raise
-    except Exception as error:  # the libraries' exceptions differ between versions
-        raise DataError(
-            f"{repo} could not be fetched from the Hub{' cache' if offline else ''}: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}; next: run again, or give --data PATH"
-        ) from error
+    except Exception as error:  # the libraries' exceptions differ between versions; some of them are OSErrors
+        if isinstance(error, OSError) and error.errno in builds.FULL:
+            raise
+        raise DataError(_told(repo, error)) from error
     return revision, files
 
 
-def _whole(addresses: Sequence[object], repo: str) -> list[str]:
-    """Refuse a set of shards that is not whole (`x-00002-of-00006` missing): a part of a cache is not the data set."""
-    names = sorted(map(str, addresses))
-    for name in names:
-        match = re.search(r"-(\d{5})-of-(\d{5})", name)
-        if match and len([other for other in names if f"-of-{match[2]}" in other]) < int(match[2]):
-            raise DataError(f"{repo}: only {len(names)} of {int(match[2])} files are in the cache")
-    return [str(address) for address in addresses]
+def cached(repo: str, wanted: Wanted) -> tuple[str, list[Path]]:
+    """Return the revision and the paths of the files in the Hub's cache, where whole splits of them are there."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots"
+    reason = f"{repo} is not in the Hub's cache ({constants.HF_HUB_CACHE})"
+    for snapshot in sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        files: list[Path] = []
+        for config, split, _ in wanted:
+            of = _shards(snapshot, config, split)
+            match = of and re.search(r"-of-(\d+)", of[0].name)
+            if not match or len(of) != int(match[1]):
+                what = f"{len(of)} of {int(match[1])} files" if match else "no files"
+                reason = f"the Hub's cache has {what} of {repo}, split {split}"
+                break
+            files += of
+        else:
+            return snapshot.name, files
+    raise DataError(reason)
 
 
-def _local(repo: str, revision: str, address: str) -> Path:
-    """Return the path of a file that is here, or fetch it (with the Hub client's own progress bar on stderr)."""
+def _shards(snapshot: Path, config: str | None, split: str) -> list[Path]:
+    """Return the files named `<config>/<split>-00000-of-00001*.parquet`, as the Hub names what is pushed to it."""
+    named = sorted(snapshot.rglob(f"{split}-*-of-*.parquet"))
+    return [path for path in named if config is None or config in path.relative_to(snapshot).parts[:-1]]
+
+
+def _download(repo: str, name: str, revision: str) -> Path:
     import huggingface_hub
 
-    match = re.fullmatch(r"hf://datasets/[^@]+@[^/]+/(.+)", address)
-    if not match:
-        return Path(address)
-    return Path(huggingface_hub.hf_hub_download(repo, match[1], repo_type="dataset", revision=revision))
+    return Path(huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", revision=revision))
+
+
+def _told(repo: str, error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return f"{repo} could not be fetched from the Hub: {type(error).__name__}: {first}; next: run again, or give --data"

@@ -226,7 +226,7 @@ except examples.DataError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "no room to write the examples" in done.stdout
+    assert "no room for the examples" in done.stdout
     assert "VLM_PARETO_CACHE" in done.stdout
     assert os.listdir(cache / "examples") == []
 
@@ -306,6 +306,23 @@ def test_a_suite_without_data_says_what_to_do() -> None:
     ):
         examples.open_suite(cards.suite("textvqa"))
     assert not examples.present(cards.suite("textvqa"))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["docvqa", "infovqa"])
+def test_the_embedded_suite_stands_in_for_documents_and_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = examples.open_suite(cards.suite(name), limit=3)
+    assert (suite.origin, suite.name, suite.card.name, suite.card.task) == ("embedded", "pages", "pages", "docvqa_val")
+    assert "`pages` stands in for it, and its scores are not those of " + name in suite.notice
+    assert "lmms-lab-encoder/DocVQA is not in the cache" in suite.notice
+    assert [example.question.endswith(f"\n{WORD}") for example in suite.examples] == [True] * 3
+    assert suite.examples[0].images[0].startswith(b"\x89PNG")
+    assert suite.examples[0].doc["answers"] == list(suite.examples[0].references)
+    no_child(monkeypatch)
+    own = examples.open_suite(cards.suite("pages"), limit=3)
+    assert (own.notice, own.digest, list(own.examples)) == ("", suite.digest, list(suite.examples))
+    with pytest.raises(DataError, match="the suite pages is made by the program"):
+        examples.open_suite(cards.suite("pages"), "x")
 
 
 def test_an_unreachable_hub_is_noticed_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
