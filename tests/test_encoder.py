@@ -334,6 +334,14 @@ def test_every_pair_has_the_encoder_of_its_encoder_card_and_no_weights() -> None
         assert card.llm
 
 
+def test_the_card_in_the_documentation_runs(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    (tmp_path / "new.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    card = cards.model(str(tmp_path / "new.toml"))
+    model = encoder.load(card, Source("random"), Options(224, device="meta"))
+    assert model.feature_shapes(model.prepare([images.decode(PNG)])) == {"vit": (1, 14 * 14, 768)}
+
+
 def test_bad_cards_are_named() -> None:
     with pytest.raises(CardError, match=r"tiny-vit: encoder 'vit', settings: .*penultimate"):
         built(tiny("vit", feature="penultimate"))
