@@ -68,6 +68,13 @@ def platform_text(platform: tuple[str, ...]) -> str:
     return f"{machine}, {device}, {engine}, {dtype}"
 
 
+def title(row: Row) -> str:
+    """Return a row's name for people: what was run, where it matters for telling rows apart."""
+    parts = [row["model"], row["settings"], f"{row['resolution']} px", row["suite"], row["device"], row["dtype"]]
+    parts += [row["protocol"] if row["protocol"] != "ttft" else "", "isolated" if row["isolate"] else ""]
+    return " ".join(str(part) for part in parts if part)
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return `value` with so many significant digits, without an exponent; `–` for None."""
     if value is None or _absent(value):
@@ -76,6 +83,11 @@ def number(value: float | None, digits: int = 3) -> str:
         return "0"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{places}f}"
+
+
+def count(value: float | None) -> str:
+    """Return a count, without decimals where it has none; `–` for None."""
+    return "–" if value is None or _absent(value) else f"{value:.1f}".removesuffix(".0")
 
 
 def interval(value: float | None, low: float | None, high: float | None, scale: float = 1.0, digits: int = 3) -> str:

@@ -72,6 +72,8 @@ def build(card: ReportCard, data: Material) -> Report:
         blocks += plugins.load("figures", figure).draw(data, part)
     if not blocks:
         nothing = "Nothing that this figure needs was measured."
+        reasons = dict.fromkeys(str(row["not_scored"]) for row in material.chosen(data, card) if row["not_scored"])
+        nothing += f" Cells without a score: {'; '.join(reasons)}." if reasons else ""
         blocks.append(Table(card.name, card.title, empty=nothing, notes=tuple(card.footnotes.items())))
     rows = tables.used(card, data)
     return Report(

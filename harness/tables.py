@@ -33,7 +33,7 @@ def cells(card: ReportCard, data: Material) -> Table:
                 Entry(name, name, str(row["cell"]), tuple(row["marks"])),
                 Entry(str(row["suite"]), None, str(row["data_notice"] or "")),
                 Entry(str(row["resolution"]), row["resolution"], f"the encoder saw {row['processed_px']} px"),
-                Entry(material.number(row["visual_tokens"], 6), row["visual_tokens"]),
+                Entry(material.count(row["visual_tokens"]), row["visual_tokens"]),
                 Entry(device),
                 Entry(str(row["protocol"])),
                 *(material.milliseconds(row, name) for name in (*STAGES, "ttft")),
@@ -209,8 +209,8 @@ def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> t
         ratio(finding.published_prefill),
         Entry(here or "–"),
         ours(finding.measured, finding.marks),
-        ours(finding.encode),
-        ours(finding.prefill),
+        ours(finding.encode, finding.marks),
+        ours(finding.prefill, finding.marks),
         Entry(verdict, None, f"tolerance {claim.tolerance:.0%}", (), tone),
     )
 
@@ -251,8 +251,8 @@ def used(card: ReportCard, data: Material) -> list[Row]:
 
 def doubts(data: Material, rows: Iterable[Row]) -> tuple[str, ...]:
     """Return everything that makes a number doubtful, and every log that could not be used."""
-    found = [f"{row['cell']}: {doubt}" for row in rows for doubt in row["doubts"]]
-    return (*found, *(str(skipped) for skipped in data.frame.skipped))
+    found = [f"{material.title(row)}, {row['machine']}: {doubt}" for row in rows for doubt in row["doubts"]]
+    return (*dict.fromkeys(found), *(str(skipped) for skipped in data.frame.skipped))
 
 
 __all__ = ["Printed", "cells", "claims", "doubts", "provenance", "published"]

@@ -35,6 +35,7 @@ def write(
     failures: int = 0,
     refused: int = 0,
     schema: int = 1,
+    doc: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Path:
     """Write one log with log-normal noise on every stage; the medians are `times_ms` up to that noise."""
@@ -90,6 +91,7 @@ def write(
                     text_tokens=20,
                     answer=(answers[index % len(answers)] if answers else "yes") if answered else None,
                     references=("yes",),
+                    doc=doc or {},
                     image_ids=(f"i{max(index, 0) // 2}",),
                     valid=valid,
                     reasons=() if valid else ("load",),

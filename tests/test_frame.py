@@ -130,3 +130,24 @@ def test_unknown_suites_and_judges_give_reasons(tmp_path: Path) -> None:
     reasons = [row["not_scored"] for row in rows_of(tmp_path)]
     assert any("judge" in reason for reason in reasons)
     assert any("unknown suite" in reason for reason in reasons)
+
+
+def test_answers_are_scored_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lmms_eval", reason="lmms_eval is not installed: nothing can be scored")
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+    doc = {"questionId": 1, "question": "?", "answers": ["yes"]}
+    synthetic_logs.write(
+        tmp_path / "logs" / "a.jsonl", suite="docvqa", n=20, answers=["yes", "no", "yes", "yes"], doc=doc
+    )
+    data = frame.load(tmp_path / "logs")
+    (accuracy,) = scoring.of(data).values()
+    assert accuracy.value == pytest.approx(0.75)
+    assert accuracy.n == 20
+    assert accuracy.low < 0.75 < accuracy.high
+    assert len(set(accuracy.clusters)) == 10
+    (kept,) = (tmp_path / "cache" / "scores").glob("*.json")
+    kept.write_text(kept.read_text().replace("0.75", "0.5", 1))
+    (again,) = scoring.of(data).values()
+    assert again.value == 0.5, "read from the cache, not scored anew"
+    (row,) = material.gather(data, scoring.of(data)).rows
+    assert row["accuracy"] == 0.5

@@ -81,7 +81,7 @@ def table(name: str, title: str, rows: Sequence[Row], stages: Sequence[str]) -> 
     )  # fmt: skip
     lines = []
     for row in rows:
-        tokens = Entry(material.number(row["visual_tokens"], 6), row["visual_tokens"])
+        tokens = Entry(material.count(row["visual_tokens"]), row["visual_tokens"])
         times = [material.milliseconds(row, stage) for stage in (*stages, "ttft")]
         residual = row.get("residual_percent")
         share = Entry("–" if residual is None else f"{residual:+.1f}", residual)

@@ -75,7 +75,7 @@ def table(name: str, title: str, rows: Sequence[Row], quantity: str) -> Table:
         entries = (
             Entry(model, None, str(row["cell"]), tuple(row["marks"])),
             Entry(str(row["resolution"]), row["resolution"]),
-            Entry(material.number(row["visual_tokens"], 6), row["visual_tokens"]),
+            Entry(material.count(row["visual_tokens"]), row["visual_tokens"]),
             Entry(str(row["n"]), row["n"]),
         )
         lines.append((*entries, material.milliseconds(row, quantity)))

@@ -12,7 +12,7 @@ STYLE = """
   --c0: #4fa8dd; --c1: #ff8a3d; --c2: #2fc79a; --c3: #e39cc4;
   --c4: #f0b429; --c5: #8fd0f7; --c6: #c9a862; --c7: #a0a0a0; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem 1.25rem 4rem; max-width: 75rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1rem 1.25rem 4rem; max-width: 90rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.3rem; margin-top: 2.5rem; } h3 { font-size: 1.05rem; }
 a { color: var(--link); } a:focus-visible, button:focus-visible, .scroll:focus-visible, summary:focus-visible {
@@ -22,7 +22,7 @@ a { color: var(--link); } a:focus-visible, button:focus-visible, .scroll:focus-v
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .4rem 0; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-thead th { border-bottom: 2px solid var(--ink); white-space: nowrap; } tbody th { font-weight: 500; }
+thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; } tbody th { font-weight: 500; }
 tbody tr:nth-child(even) { background: var(--tint); }
 .number { text-align: right; } .absent { color: var(--quiet); } .matches { color: var(--good); }
 .differs { color: var(--bad); }
