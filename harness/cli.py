@@ -169,7 +169,7 @@ def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, *
 @click.option("--model", "models", help="Models, separated by commas.")
 @click.option("--suite", "suites", help="Suites, separated by commas. [default: docvqa]")
 @click.option("--res", help="Input sides, separated by commas. Default: each card's.")
-@click.option("--protocol", "protocols", default="ttft", show_default=True, help="ttft, paper, or both by a comma.")
+@click.option("--protocol", "protocols", help="ttft, paper, or both by a comma. [default: ttft]")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Fresh processes a cell.")
 @click.option("--executor", default="local", show_default=True, help="Where cells run: local, submitit.")
 @click.option("--again", is_flag=True, help="Measure finished cells once more.")
@@ -179,13 +179,15 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
     """Measure a grid of models, suites and resolutions, each cell in a process of its own; a killed sweep resumes."""
     from harness import console, sweep
 
-    axes, common = sweep.read_plan(plan) if plan else ({}, {})
-    for name, flag in (("model", "models"), ("suite", "suites"), ("res", "res"), ("protocol", "protocols")):
-        given = options.pop(flag)
-        if given and not (name == "protocol" and name in axes):
-            axes[name] = [int(text) if name == "res" else text for text in given.split(",")]
-    asked = replace(_asked({**options, "model": None}), **common)
-    wanted, refused = sweep.grid(axes, asked, processes)
+    flags = {"model": "models", "suite": "suites", "res": "res", "protocol": "protocols"}
+    given = {name: text.split(",") for name, flag in flags.items() if (text := options.pop(flag))}
+    asked = _asked({**options, "model": None})
+    wanted, refused = [], []
+    for axes, common in sweep.read_plan(plan) if plan else [({}, {})]:
+        typed = {name: [int(text) for text in texts] if name == "res" else texts for name, texts in given.items()}
+        cells, left_out = sweep.grid({**axes, **typed}, replace(asked, **common), processes)
+        wanted += cells
+        refused += left_out
     for one in refused:
         click.echo(f"left out: {one.reason}", err=True)
     if dry_run:

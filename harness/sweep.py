@@ -65,17 +65,22 @@ def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -
     return wanted, refused
 
 
-def read_plan(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Read a TOML plan: `[grid]` lists the axes, everything else is an option common to all cells."""
+def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
+    """Read a TOML plan: each `[[grid]]` lists axes and its own options; what stands above is common to all grids."""
     try:
         table = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise CardError(f"{path}: not a readable plan: {error}; next: see docs/sweep.md") from error
-    axes = {name: value if isinstance(value, list) else [value] for name, value in table.pop("grid", {}).items()}
-    for name in table:
-        if name not in Asked.__dataclass_fields__:
-            raise UnknownName(f"option in {path}", name, Asked.__dataclass_fields__)
-    return axes, table
+    grids = table.pop("grid", [{}])
+    result = []
+    for one in [grids] if isinstance(grids, dict) else grids:
+        axes = {name: one[name] if isinstance(one[name], list) else [one[name]] for name in AXES if name in one}
+        options = {**table, **{name: value for name, value in one.items() if name not in AXES}}
+        for name in options:
+            if name not in Asked.__dataclass_fields__:
+                raise UnknownName(f"option in {path}", name, [*Asked.__dataclass_fields__, "grid"])
+        result.append((axes, options))
+    return result
 
 
 def go(wanted: Sequence[Asked], again: bool = False, executor: str = "local") -> Iterator[tuple[run.Job, int, str]]:
