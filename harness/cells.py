@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from harness import cards, plugins
@@ -15,8 +16,14 @@ from harness.records import SCHEMA
 
 Protocol = Literal["ttft", "paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("ttft", "paper")
-ENGINES = ("torch", "mlx", "coreml+mlx")
-DTYPES = {"cpu": "float32", "cuda": "bfloat16", "mps": "float16", "fake": "float32"}
+DTYPES = {
+    "cpu": "float32",
+    "cuda": "bfloat16",
+    "mps": "float16",
+    "mlx": "float16",
+    "coreml": "float16",
+    "fake": "float32",
+}
 """The default precision by device: what it runs natively (`--dtype` overrides)."""
 
 Setting = str | int | float | bool
@@ -128,20 +135,29 @@ def settle(asked: Asked) -> tuple[Asked, ModelCard, SuiteCard, list[str]]:
     cards.check_side(card, side)
     if asked.protocol not in PROTOCOLS:
         raise SettingError(f"--protocol {asked.protocol}: known: {', '.join(PROTOCOLS)}")
-    if asked.engine not in ENGINES:
-        raise SettingError(f"--engine {asked.engine}: known: {', '.join(ENGINES)}")
-    kind = asked.device.partition(":")[0]
-    if kind not in plugins.names("devices"):
+    if asked.device.partition(":")[0] not in plugins.names("devices"):
         raise UnknownName("device", asked.device, plugins.names("devices"))
-    dtype = asked.dtype or DTYPES.get(kind, "float32")
-    settings = cards.check_settings(card, dict(asked.settings))
+    runner = engine(asked.engine)
+    device = runner.place(asked.device)
+    dtype = asked.dtype or DTYPES.get(device.partition(":")[0], "float32")
+    own = {name: value for name, value in asked.settings.items() if name in runner.SETTINGS}
+    settings = cards.check_settings(card, {k: v for k, v in asked.settings.items() if k not in own})
     changed = {name: value for name, value in settings.items() if card.settings[name] != value}
+    changed |= {name: value for name, value in own.items() if runner.SETTINGS[name] != value}
     for name, value in (("--limit", asked.limit), ("--threads", asked.threads)):
         if value is not None and value < 1:
             raise SettingError(f"{name} {value}: must be at least 1")
     if asked.isolate and asked.part is None and not card.llm:
         notices.append(f"{card.name} is an encoder alone: --isolate-stages changes nothing")
-    return replace(asked, res=side, dtype=dtype, settings=changed), card, suite, notices
+    return replace(asked, res=side, device=device, dtype=dtype, settings=changed), card, suite, notices
+
+
+def engine(name: str) -> ModuleType:
+    """Return the engine `name` ("torch", "mlx", "coreml+mlx"): a plug-in with `place`, `SETTINGS` and `load`."""
+    known = [one.replace("_", "+") for one in plugins.names("engines")]
+    if name not in known:
+        raise SettingError(f"--engine {name}: known: {', '.join(known)}")
+    return plugins.load("engines", name.replace("+", "_"))
 
 
 def parts(card: ModelCard) -> list[str]:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from harness.errors import MissingPackage, UnknownName
 
-GROUPS = ("adapters", "devices", "executors", "figures", "exporters")
+GROUPS = ("adapters", "devices", "engines", "executors", "figures", "exporters")
 
 
 def names(group: str) -> list[str]:

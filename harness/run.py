@@ -15,7 +15,6 @@ from harness.cells import Asked, Cell
 from harness.clock import Clock, Monotonic
 from harness.device import Device
 from harness.energy import Meter
-from harness.errors import SettingError
 from harness.examples import Suite
 from harness.gate import Gate, probes_for
 from harness.measure import MeasureRecord, Plan, measure, now_text
@@ -67,8 +66,6 @@ def expand(asked: Asked, protocols: tuple[cells.Protocol, ...], processes: int) 
 def prepare(asked: Asked) -> Job:
     """Find weights and data for what was asked, and name its cell. Downloads, but measures nothing."""
     asked, card, suite_card, notices = cells.settle(asked)
-    if asked.engine != "torch":
-        raise SettingError(f"--engine {asked.engine}: not part of this version; known: torch")
     # The device first: who asked for one that is not here should not wait for data and weights to learn it.
     plugins.load("devices", asked.device.partition(":")[0]).open(asked.device, Monotonic())
     source = weights.resolve(card, asked.weights, asked.offline)
@@ -136,15 +133,16 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
     if job.asked.threads:
         _set_threads(job.asked.threads)
     notify(f"building {job.card.title} ({job.source.kind} weights)")
+    engine = cells.engine(job.cell.engine)
     options = Options(
         side=job.cell.resolution,
         device=device.torch_name,
         dtype=job.cell.dtype,
         seed=job.cell.seed,
         only=job.cell.part,
-        settings={**job.card.settings, **job.cell.settings},
+        settings={**job.card.settings, **engine.SETTINGS, **job.cell.settings},
     )
-    model = plugins.load("adapters", job.card.adapter).load(job.card, job.source, options)
+    model = engine.load(job.card, job.source, options)
     try:
         yield model, device, clock
     finally:

@@ -1,0 +1,1 @@
+"""What runs a model: `place(device) -> device`, its own `SETTINGS` with defaults, and `load(card, source, options)`."""
