@@ -216,7 +216,9 @@ def _is_finite(tensor: "torch.Tensor") -> bool:
     """Look in pieces: at once, the check would take more memory than the tensor."""
     import torch
 
-    return not tensor.is_floating_point() or all(bool(torch.isfinite(p).all()) for p in tensor.view(-1).split(BLOCK))
+    return not tensor.is_floating_point() or all(
+        bool(torch.isfinite(p).all()) for p in tensor.view(-1).split(CHECKED_AT_ONCE)
+    )
 
 
 def _refuse(problems: Mapping[str, list[str]], folder: Path) -> None:
@@ -229,8 +231,11 @@ def _refuse(problems: Mapping[str, list[str]], folder: Path) -> None:
         raise WeightsError(f"{folder}: not the weights of this model: {told}; next: check --model and --weights")
 
 
-BLOCK = (1 << 22) - 3
-"""Numbers in the block of normals that fills random weights; odd, so that rows of a matrix do not repeat each other."""
+BLOCK = (1 << 24) - 3
+"""Numbers in the block of normals that fills random weights: odd, so that rows of a matrix do not repeat each other,
+and of a size that is quickly copied without counting for memory."""
+
+CHECKED_AT_ONCE = 1 << 22
 
 
 def randomise(parts: "nn.ModuleDict", seed: int, device: str, dtype: "torch.dtype") -> None:
@@ -241,12 +246,12 @@ def randomise(parts: "nn.ModuleDict", seed: int, device: str, dtype: "torch.dtyp
     """
     import torch
 
-    block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed)).to(device=device, dtype=dtype)
     shared = _shared(parts)
+    wanted = [(name, old) for name, old in _stateful(parts) if name not in shared]
+    size = 0 if device == "meta" else min(BLOCK, sum(old.numel() for _, old in wanted))
+    block = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(device)
     at = 0
-    for name, old in list(_stateful(parts)):
-        if name in shared:
-            continue
+    for name, old in wanted:
         new = torch.empty(old.shape, dtype=dtype if old.is_floating_point() else old.dtype, device=device)
         if not old.is_floating_point():
             new.zero_()
@@ -254,9 +259,9 @@ def randomise(parts: "nn.ModuleDict", seed: int, device: str, dtype: "torch.dtyp
             mean, std = _scale(name, old.shape)
             flat, start = new.view(-1), 0
             while start < flat.numel():
-                length = min(BLOCK - at, flat.numel() - start)
+                length = min(size - at, flat.numel() - start)
                 torch.mul(block[at : at + length], std, out=flat[start : start + length])
-                start, at = start + length, (at + length) % BLOCK
+                start, at = start + length, (at + length) % size
             if mean:
                 new += mean
         _put(parts, name, new)
