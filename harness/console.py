@@ -104,13 +104,13 @@ STOPPED = {
 
 
 def _line(sample: Sample, timed: int, total: int, elapsed_s: float) -> str:
-    ttft_ns = sample.whole.ttft_ns if sample.whole else None
+    what, ttft_ns = "TTFT", sample.whole.ttft_ns if sample.whole else None
     if ttft_ns is None and sample.stages:
-        ttft_ns = sum(value for name, value in sample.stages.stage_ns.items() if "." not in name)
+        what, ttft_ns = "stages", sum(value for name, value in sample.stages.stage_ns.items() if "." not in name)
     refused = f"  refused: {', '.join(sample.reasons)}" if not sample.valid else ""
     phase = f"{timed}/{total}" if sample.phase == "timed" else sample.phase
     answer = f"  answer {sample.answer[:40]!r}" if sample.answer else ""
-    return f"[{elapsed_s:5.0f} s] {phase}  TTFT {milliseconds(ttft_ns)}{answer}{refused}"
+    return f"[{elapsed_s:5.0f} s] {phase}  {what} {milliseconds(ttft_ns)}{answer}{refused}"
 
 
 def _text(table: Table) -> str:

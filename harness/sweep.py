@@ -116,7 +116,8 @@ def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
     width = 4 if asked.dtype == "float32" or (asked.dtype is None and asked.device == "cpu") else 2
     held = {name: count for name, count in counted.params.items() if _held(name, asked.part, card)}
     size = width * sum(held.values())
-    flops = counted.encode_flops + counted.prefill_flops
+    flops = 0 if asked.part == "llm" else counted.encode_flops
+    flops += counted.prefill_flops if asked.part in (None, "llm") else 0
     seconds = None
     if peak_flops_per_s:
         samples = min(asked.maximum_samples, max(asked.minimum_samples, 20))
