@@ -180,6 +180,16 @@ class VisionLanguageModel(ABC):
         with scope:
             return self.parts["llm"](inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
 
+    def greedy(self, output: Any) -> Any:
+        """Return the likeliest next token, still on the device."""
+        return output.logits[0, -1].argmax()
+
+    def decode(self, token: Any, output: Any) -> Any:
+        """Run the LLM over one more token, on the cache of `output`."""
+        return self.parts["llm"](
+            input_ids=token.view(1, 1), past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1
+        )
+
     def _generate(
         self,
         features: Mapping[str, Tensor],
@@ -197,7 +207,7 @@ class VisionLanguageModel(ABC):
                 f"of {self.card.name}; next: a lower --res"
             )
         output = self.prefill(embeds, self.prefill_scope(features, prepared, len(before)))
-        token = output.logits[0, -1].argmax()
+        token = self.greedy(output)
         yield Done("prefill")
         stream = tokenizers.Stream(self.tokenizer)
         stops = set() if request.ignore_eos or not self.card.llm else set(self.card.llm.eos)
@@ -209,10 +219,8 @@ class VisionLanguageModel(ABC):
                 return
             yield Piece(stream.add(value))
             if count + 1 < request.max_new_tokens:
-                output = self.parts["llm"](
-                    input_ids=token.view(1, 1), past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1
-                )
-                token = output.logits[0, -1].argmax()
+                output = self.decode(token, output)
+                token = self.greedy(output)
 
     def describe(self) -> dict[str, str]:
         """Return the effective settings for the log."""

@@ -66,7 +66,13 @@ def meter_for(device: str, clock: Clock | None = None) -> Meter | None:
     Takes up to 0.7 s: the counter is watched for how often it moves; one that stands still is no counter.
     """
     kind = device.partition(":")[0]
-    opened = {"cuda": lambda: nvml_counter(device), "cpu": _cpu_counter, "mps": apple_counter}.get(kind, lambda: None)()
+    opened = {
+        "cuda": lambda: nvml_counter(device),
+        "cpu": _cpu_counter,
+        "mps": apple_counter,
+        "mlx": apple_counter,
+        "coreml": apple_counter,
+    }.get(kind, lambda: None)()
     if opened is None:
         return None
     update_ns = watch(opened.read, clock or Monotonic())

@@ -138,6 +138,10 @@ def probes_for(device: str) -> list[Probe]:
     from harness.probes import cpu, mac, nvml
 
     probes: list[Probe] = [cpu.CpuProbe(), mac.MacProbe() if sys.platform == "darwin" else cpu.BatteryProbe()]
+    if kind in ("mps", "mlx"):
+        from harness.devices.mps import FallbackProbe
+
+        probes.append(FallbackProbe())
     if kind == "cuda":
         opened = nvml.open_nvml(device)
         probes += [nvml.NvmlProbe(*opened)] if opened else []

@@ -39,9 +39,10 @@ def measure(device: str, dtype: str) -> Peak | None:
     """Return the peak of `device` in `dtype` ("float32", "bfloat16", ...), from the cache folder or measured now.
 
     Kept by machine, device, precision, torch and number of threads. It is measured in a process of its own: this one
-    may be about to time its first request. None for the fake device, and where measuring fails.
+    may be about to time its first request. None for the fake device, for MLX
+    and Core ML (torch's peak is not theirs), and where measuring fails.
     """
-    if device.partition(":")[0] == "fake":
+    if device.partition(":")[0] in ("fake", "mlx", "coreml"):
         return None
     import torch
 

@@ -21,6 +21,10 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-pareto"
 
 
+SAME = {"mlx": "mps", "mlx:cpu": "cpu", "coreml": "mps"}
+"""Names of other engines for a device that torch has a name for: they share its lock."""
+
+
 @contextmanager
 def hold(device: str) -> Iterator[None]:
     """Hold `device` for this process alone: two timed runs on one device would measure each other.
@@ -30,7 +34,7 @@ def hold(device: str) -> Iterator[None]:
     if device in HELD:
         yield
         return
-    path = cache() / "locks" / f"{device.replace(':', '-')}.lock"
+    path = cache() / "locks" / f"{SAME.get(device, device).replace(':', '-')}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115 - held until the run ends

@@ -1,9 +1,16 @@
-"""Apple GPUs through Metal: synchronize and the host's monotonic clock, nothing else.
+"""Apple GPUs through Metal: synchronize and the host's monotonic clock; operators that fell back to the CPU by name.
 
 MPS events are not used: they were found to hang, and to report an end before the start (PyTorch pull requests 152199,
 157131, 196395).
+
+An operator that Metal lacks is an error, unless the user has set PYTORCH_ENABLE_MPS_FALLBACK=1 (torch reads it when it
+is imported) or torch falls back for it always; it then warns, once per process and not per operator, unless told to
+warn always (aten/src/ATen/mps/MPSFallback.mm of pytorch/pytorch).
 """
 
+import os
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +18,40 @@ import psutil
 
 from harness.clock import Clock
 from harness.errors import DeviceError
+from harness.probes import Readings, Span
+
+FALLBACK = re.compile(r"operator '([^']+)' is not currently supported on the MPS backend")
+FALLEN: dict[str, bool] = {}
+"""Operators that ran on the CPU so far in this process, in the order in which they were first met."""
+
+
+def watch_fallbacks(torch: Any) -> None:
+    """Note the operator of each fallback warning from now on, and keep the warning itself off the screen."""
+    if getattr(warnings.showwarning, "notes_fallbacks", False):
+        return
+    torch.set_warn_always(True)
+    warnings.filterwarnings("always", message=r".*not currently supported on the MPS backend", category=UserWarning)
+    shown = warnings.showwarning
+
+    def note(message: Any, *others: Any, **named: Any) -> None:
+        found = FALLBACK.search(str(message))
+        if found:
+            FALLEN[found[1]] = True
+        else:
+            shown(message, *others, **named)
+
+    note.notes_fallbacks = True  # type: ignore[attr-defined]
+    warnings.showwarning = note
+
+
+class FallbackProbe:
+    """Tells the log which operators ran on the CPU so far; no reason to refuse a sample: users get them too."""
+
+    def read(self) -> Readings:
+        return {"cpu_fallback": "+".join(FALLEN) or None}
+
+    def judge(self, before: Readings, after: Readings, span: Span) -> tuple[list[str], Readings]:
+        return [], {name: value for name, value in after.items() if value is not None}
 
 
 class Mps:
@@ -55,8 +96,14 @@ class Mps:
             "recommended_bytes": str(self._torch.mps.recommended_max_memory()),
             "clock": f"{self._clock.name} after synchronize",
             "sync": "torch.mps.synchronize",
+            "cpu_fallback": "allowed, noted by operator" if fallback_allowed() else "an error",
             "peak_memory": "driver_allocated_memory at the end of the stage (a high mark of the run, not of the stage)",
         }
+
+
+def fallback_allowed() -> bool:
+    """Return whether torch was told to run on the CPU what Metal lacks."""
+    return os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0")
 
 
 def open(name: str, clock: Clock) -> Mps:
@@ -68,4 +115,5 @@ def open(name: str, clock: Clock) -> Mps:
     if not torch.backends.mps.is_available():
         why = "this torch is built without MPS" if not torch.backends.mps.is_built() else "macOS 14 or newer is needed"
         raise DeviceError(f"--device mps: no Apple GPU can be used here ({why}); next: --device cpu, or a Mac")
+    watch_fallbacks(torch)
     return Mps(name, torch, clock)
