@@ -222,6 +222,107 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
 
 
 @program.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--interleave", is_flag=True, help="Measure both now, example by example; A, B: checkpoints or cards.")
+@click.option("--model", default=None, help="The card of both checkpoints. [default: see `harness list`]")
+@click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
+@click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
+@click.option("--protocol", type=click.Choice(["ttft", "paper"]), default="ttft", show_default=True, help=PROTOCOLS)
+@click.option("--min-effect", default=0.03, show_default=True, help="The smallest change that counts, as a share.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option("--bare", hidden=True, is_flag=True, help="Measure only: the process that asked compares.")
+@click.option("--alone", hidden=True, is_flag=True, help="With --bare: measure B alone.")
+@click.option("--repetition", hidden=True, type=int, default=0)
+@measuring
+def compare(
+    a: str, b: str, interleave: bool, min_effect: float, as_json: bool, bare: bool, alone: bool, **options: Any
+) -> int:
+    """Say whether B is slower or answers worse than A: two logs, or two checkpoints measured side by side now.
+
+    Exit codes: 0 same or better, 1 slower or worse, 2 could not tell (or an error), 3 B cannot be loaded.
+    """
+    if not interleave:
+        from harness import compare as comparing
+        from harness.tracking import outputs
+
+        verdict = comparing.of_logs(Path(a), Path(b), min_effect)
+        say(json.dumps(verdict.as_dict(), indent=2) if as_json else outputs.text(verdict))
+        return verdict.code
+    from harness import console
+
+    asked = _asked(options if bare else _finer(options, min_effect))
+    with console.Progress() as progress:
+        if bare:
+            from harness.tracking import arms
+            from harness.tracking import interleave as both
+
+            sides = [("checkpoint", b)] if alone else [("checkpoint", b), ("baseline", a)]
+            wanted = [replace(arms.arm(asked, text), out=str(Path(asked.out) / name)) for name, text in sides]
+            both.measure(wanted[0], None if alone else wanted[1], progress.say)
+            return 0
+        from harness import compare as comparing
+        from harness.tracking import outputs
+
+        verdict = comparing.now(asked, a, b, Path(asked.out) / "compared", min_effect, progress.say)
+    say(json.dumps(verdict.as_dict(), indent=2) if as_json else outputs.text(verdict))
+    return verdict.code
+
+
+@program.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--repo", help="A Hub repository whose revisions are the checkpoints, instead of FOLDER.")
+@click.option(
+    "--baseline", help="The pinned checkpoint: a name in FOLDER, or a folder. [default: the first that loads]"
+)
+@click.option("--model", default=None, help="The card of the checkpoints. [default: see `harness list`]")
+@click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
+@click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
+@click.option("--protocol", type=click.Choice(["ttft", "paper"]), default="ttft", show_default=True, help=PROTOCOLS)
+@click.option("--min-effect", default=0.03, show_default=True, help="The smallest change that counts, as a share.")
+@click.option("--alone", is_flag=True, help="Do not measure the baseline beside each night: history alone decides.")
+@click.option("--latest", is_flag=True, help="Only the newest checkpoint; older new ones if it is bad, by halving.")
+@click.option("--verdict", "to", default="verdict", show_default=True, type=click.Path(path_type=Path),
+              help="Folder for the verdict: Markdown, JUnit, annotations, JSON, history page.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@measuring
+def track(
+    folder: Path | None, repo: str | None, baseline: str | None, min_effect: float, alone: bool, latest: bool, to: Path,
+    as_json: bool, **options: Any,
+) -> int:  # fmt: skip
+    """Measure the nightly checkpoints that are new, and say whether the newest is slower or worse than the baseline.
+
+    Exit codes: 0 same or better, 1 regression, 2 could not tell (or an error), 3 the newest cannot be loaded.
+    """
+    from harness import console
+    from harness import track as tracking
+    from harness.tracking import nights, outputs
+
+    if (folder is None) == (repo is None):
+        raise SettingError("harness track: give either a FOLDER of checkpoints or --repo ID")
+    found = nights.of_repo(repo) if repo else nights.discover(folder or Path())
+    asked = _asked(_finer(options, min_effect))
+    wish = tracking.Wish(asked, tuple(found), Path(asked.out) / "nightly", baseline, min_effect, not alone, latest)
+    with console.Progress() as progress:
+        result = tracking.track(wish, progress.say)
+        for path in result.write(to):
+            progress.say(str(path))
+    say(json.dumps(result.verdict.as_dict(), indent=2) if as_json else outputs.text(result.verdict))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in outputs.annotations(result.verdict):
+            say(line)
+    return result.verdict.code
+
+
+def _finer(options: dict[str, Any], minimum_effect: float) -> dict[str, Any]:
+    """Return the options with a precision that a ratio with this smallest effect needs, unless one was given."""
+    given = click.get_current_context().get_parameter_source("precision")
+    if given is click.core.ParameterSource.DEFAULT:
+        return {**options, "precision": minimum_effect / 4}
+    return options
+
+
+@program.command()
 @click.argument("name", required=False)
 @click.option(
     "--logs", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of run logs."
