@@ -179,7 +179,8 @@ def fill(
                     f"{name}: {_form(value)}, the model has {_form(old.to(dtype) if old.is_floating_point() else old)}"
                 )
             else:
-                value = value.to(device=device, dtype=dtype if old.is_floating_point() else old.dtype, copy=True)
+                kind = dtype if old.is_floating_point() else old.dtype
+                value = value.to(device, kind, copy=True, memory_format=torch.contiguous_format)
                 if not _is_finite(value):  # after the cast: a number too large for float16 is found too
                     problems["NaN or infinite"].append(name)
                 _put(parts, goal, value)
