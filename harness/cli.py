@@ -421,6 +421,28 @@ def models(form: str, names: tuple[str, ...]) -> None:
         say(console.architectures(rows))
 
 
+@program.group()
+def export() -> None:
+    """Write a model, or a part of it, in another program's format."""
+
+
+@export.command()
+@click.option("--model", default="fastvlm-0.5b", show_default=True, help="A FastVLM card.")
+@click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--weights", help="A checkpoint's folder, or `random`. Default: Hub cache, Hub, else random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random weights.")
+@click.option("--offline", is_flag=True, help="Do not ask the Hub.")
+def coreml(model: str, res: int | None, dtype: str, weights: str | None, seed: int, offline: bool) -> None:
+    """Convert FastVLM's encoder to a Core ML package (once; kept in the cache) and print where it is."""
+    from harness import coreml_export
+
+    path, notices = coreml_export.export(model, res, weights, dtype, seed, offline)
+    for notice in notices:
+        click.echo(f"note: {notice}", err=True)
+    say(str(path))
+
+
 def _asked(options: dict[str, Any]) -> Any:
     """Turn the options into what is asked for, with the device and the model decided."""
     from harness import catalogue

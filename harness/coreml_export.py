@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness import places
+from harness import cards, places, weights
 from harness.adapters import fastvlm
 from harness.cards import ModelCard
 from harness.composition import Prepared
@@ -53,6 +53,22 @@ def tower(card: ModelCard, source: Source, side: int, seed: int = 0) -> Tower:
     return Tower(model).eval()
 
 
+def export(
+    model: str, res: int | None, asked_weights: str | None, dtype: str, seed: int, offline: bool
+) -> tuple[Path, list[str]]:
+    """Return the package of the encoder of the card `model` at `res`, and what the user must be told about it."""
+    card = cards.model(model)
+    side = card.resolution.default if res is None else res
+    cards.check_side(card, side)
+    _coremltools()
+    source = weights.resolve(card, asked_weights, offline)
+    path = package(card, source, side // int(card.settings.get("tiles", 1)), dtype, seed)
+    notices = [source.notice] if source.notice else []
+    if sys.platform != "darwin":
+        notices.append("Core ML conversion works here, prediction does not: the package runs on a Mac")
+    return path, notices
+
+
 def package(card: ModelCard, source: Source, side: int, dtype: str = "float16", seed: int = 0) -> Path:
     """Return the package of this encoder from the cache, converting it first if it is not there (about a minute)."""
     path = (
@@ -64,9 +80,9 @@ def package(card: ModelCard, source: Source, side: int, dtype: str = "float16", 
 def digest(card: ModelCard, source: Source, side: int, dtype: str, seed: int = 0) -> str:
     """Return the digest of all that decides what is in a package."""
     _coremltools()
-    weights = source.digest if source.trained else f"random {seed}"
+    tensors = source.digest if source.trained else f"random {seed}"
     packages = {name: version(name) for name in ("coremltools", "torch", "timm")}
-    text = json.dumps([card.digest, weights, side, dtype, packages], sort_keys=True)
+    text = json.dumps([card.digest, tensors, side, dtype, packages], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
