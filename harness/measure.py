@@ -82,7 +82,8 @@ def measure(
     counted: set[tuple[int, int]] = set()
     usual: tuple[int, int] | None = None
     fired: str | None = None
-    for example, phase in _order(plan):
+    failed: set[str] = set()
+    for example, phase in _order(plan, failed):
         if fired and not plan.score:
             break
         timing = phase != "timed" or not fired
@@ -97,20 +98,21 @@ def measure(
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a model raises becomes a record
                 failures += 1
+                failed.add(example.id)
                 consecutive += not isinstance(error, ExampleError)
                 yield _failure(example, error)
                 _forget(error)
                 break
             consecutive = 0
             wall_ns, cpu_ns = clock.now_ns() - wall_ns, clock.cpu_ns() - cpu_ns
-            headline_ns = None
+            comparable_ns = None
             if phase == "timed" and timing:
                 usual = usual or _shape(measured)
                 # Only samples of one shape may be compared: a wide page makes more tiles, not a slower machine.
-                headline_ns = _headline_ns(measured) if _shape(measured) == usual else None
-            verdict = gate.after(before, wall_ns, cpu_ns, headline_ns)
+                comparable_ns = headline_ns(measured) if _shape(measured) == usual else None
+            verdict = gate.after(before, wall_ns, cpu_ns, comparable_ns)
             samples += phase == "timed"
-            refused += not verdict.valid
+            refused += phase == "timed" and timing and not verdict.valid
             yield _sample(example, phase, attempt, measured, verdict, device, clock)
             if measured.seen and len(counted) < MAXIMUM_SHAPES_COUNTED:
                 shape = _shape(measured)
@@ -119,7 +121,7 @@ def measure(
                     yield from _count(model, measured.seen)
             if verdict.valid or phase != "timed" or not timing:
                 if verdict.valid and phase == "timed" and timing:
-                    plan.stopping.add(_headline_ns(measured))
+                    plan.stopping.add(headline_ns(measured))
                 break
             if _out_of_time(plan.stopping, clock, started_ns):
                 break
@@ -137,16 +139,24 @@ def _out_of_time(stopping: Stopping, clock: Clock, started_ns: int | None) -> bo
     return started_ns is not None and stopping.fired((clock.now_ns() - started_ns) / 1e9) == "maximum_seconds"
 
 
-def _order(plan: Plan) -> Iterator[tuple[Example, str]]:
-    """Yield examples with their phase: cold, warm-ups of the same example (the same shape), then all timed ones."""
+def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
+    """Yield examples with their phase: cold, warm-ups of the same example (the same shape), then all timed ones.
+
+    `failed` is looked at after each: an example that failed is not tried again, and what it was to warm up, the next
+    one does. Else the process's first request would count as a timed one.
+    """
     left = [example for example in plan.examples if example.id not in plan.finished]
-    if not left:
-        return
-    yield left[0], "cold"
-    for _ in range(plan.warmups):
-        yield left[0], "warmup"
+    before = ["cold", *["warmup"] * plan.warmups]
     for example in left:
-        yield example, "timed"
+        while before and example.id not in failed:
+            yield example, before[0]
+            if example.id not in failed:
+                del before[0]
+        if not before:
+            break
+    for example in left:
+        if example.id not in failed:
+            yield example, "timed"
 
 
 def _passes(
@@ -233,6 +243,8 @@ def time_stages(
     pieces_ns: list[int] = []
     seen: Seen | None = None
     in_parts_ns: dict[str, int] = {}
+    in_parts_cpu_ns: dict[str, int] = {}
+    begun_mj: dict[str, float] = {}
     device.sync()
     device.reset_peak()
     joules = meter.read_mj() if meter else None
@@ -261,6 +273,10 @@ def time_stages(
             stage_ns[name] += in_parts_ns.get(stage, 0)
         # From here to the next clock read nothing is timed.
         cpu[name] = clock.cpu_ns() - cpu_ns
+        if part:
+            in_parts_cpu_ns[stage] = in_parts_cpu_ns.get(stage, 0) + cpu[name]
+        else:
+            cpu[name] += in_parts_cpu_ns.get(stage, 0)
         if stamp is not None:
             stamps.setdefault(stage, []).append((stamp, end_stamp))
         bytes_now = device.peak_bytes()
@@ -269,7 +285,8 @@ def time_stages(
             device.reset_peak()
         if meter and joules is not None:
             read = meter.read_mj()
-            spent = spent_mj(meter, joules, read, stage_ns[name])
+            since = begun_mj.setdefault(stage, joules)  # a stage of several parts begins with its first
+            spent = spent_mj(meter, joules if part else since, read, stage_ns[name])
             if spent is not None:
                 energy[name] = spent
             joules = read
@@ -316,7 +333,7 @@ def _shape(measured: Measured) -> tuple[int, int]:
     return (measured.seen.visual_tokens, measured.seen.tiles) if measured.seen else (0, 0)
 
 
-def _headline_ns(measured: Measured) -> int:
+def headline_ns(measured: Measured | Sample) -> int:
     """Return the number whose precision decides when to stop: TTFT, or without one the sum of the stages."""
     if measured.whole and measured.whole.ttft_ns is not None:
         return measured.whole.ttft_ns

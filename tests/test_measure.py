@@ -10,12 +10,13 @@ from harness.adapters.fake import FakeModel
 from harness.clock import Monotonic, Scripted
 from harness.devices import fake
 from harness.devices.fake import Episode
+from harness.energy import Counter
 from harness.errors import ExampleError
 from harness.examples import Example
 from harness.gate import Gate, probes_for
 from harness.images import blank, png
 from harness.measure import MAXIMUM_ATTEMPTS, MAXIMUM_CONSECUTIVE_FAILURES, Plan, measure, time_stages, time_whole
-from harness.model import Event, Options, Request
+from harness.model import Done, Event, Options, Piece, Request
 from harness.records import Counted, Failure, Footer, Sample
 from harness.stopping import Rule, Stopping
 
@@ -222,3 +223,34 @@ def test_an_example_error_says_what_to_do() -> None:
                 )
             )
         )
+
+
+class TwoEncoders(FakeModel):
+    """Two encoders of 4 and 6 ms, one after the other, and 1 ms to put their features side by side."""
+
+    def answer(self, request: Request, /) -> Iterator[Event]:
+        for part, duration_ms in (("a", 4), ("b", 6), ("", 1)):
+            fake.host_work(duration_ms * MS)
+            yield Done("encode", part)
+        yield Piece("x")
+
+
+def test_a_stage_of_parts_is_the_sum_of_them_on_every_counter(clock: Scripted) -> None:
+    """Time, CPU time and energy alike: here a watt is drawn, so a millisecond is a millijoule."""
+    card = cards.model("fake")
+    meter = Counter(lambda: clock.now_ns() / MS, "scripted", "1 ns", 1)
+    both = TwoEncoders(card, Options(side=1024, settings=card.settings))
+    measured, _ = time_stages(both, Request((PAGE,), "What?"), fake.Fake("fake"), clock, meter)
+    expected = {"encode.a": 4, "encode.b": 6, "encode": 11}
+    assert measured.stage_ns == {name: ms * MS for name, ms in expected.items()}
+    assert {name: measured.stage_cpu_ns[name] for name in expected} == measured.stage_ns
+    assert measured.stage_energy_mj == pytest.approx(expected)
+
+
+def test_a_first_example_that_fails_leaves_the_first_request_to_the_next(clock: Scripted) -> None:
+    torn = [replace(e, images=(b"",)) if e.id == "0" else e for e in examples(4)]
+    records = run(clock, replace(plan(4), examples=torn), slow_first=3)
+    assert [r.example for r in records if isinstance(r, Failure)] == ["0"]
+    assert [(s.example, s.phase) for s in records if isinstance(s, Sample)] == [
+        ("1", "cold"), ("1", "warmup"), ("1", "timed"), ("2", "timed"), ("3", "timed")
+    ]  # fmt: skip
