@@ -1,5 +1,6 @@
 """Cells to run logs: wishes are settled, weights and data found, a log is opened (or resumed), samples come in."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from harness.device import Device
 from harness.energy import Meter
 from harness.examples import Suite
 from harness.gate import Gate, probes_for
-from harness.measure import MeasureRecord, Plan, measure, now_text
+from harness.measure import MeasureRecord, Plan, headline_ns, measure, now_text
 from harness.model import Model, Options
 from harness.records import SCHEMA, Footer, Header, Resumed
 from harness.runlog import Log, Writer, read
@@ -180,10 +181,10 @@ def _measure(
             precision=job.cell.precision,
         )
     )
-    earlier = [s for s in left.samples if s.phase == "timed" and s.valid] if left else []
+    earlier = [s for s in left.samples if s.phase == "timed"] if left else []
     for sample in earlier:
-        if sample.whole and sample.whole.ttft_ns is not None:
-            stopping.add(sample.whole.ttft_ns)
+        if sample.valid and sample.stages:  # without stages it was answered only, after timing had stopped
+            stopping.add(headline_ns(sample))
     plan = Plan(
         examples=job.suite.examples,
         stopping=stopping,
@@ -194,7 +195,8 @@ def _measure(
         finished=_measured(left) if left else frozenset(),
     )
     gate = Gate(probes_for(job.asked.device), clock)
-    before = (len([s for s in left.samples if s.phase == "timed"]), len(left.failures)) if left else (0, 0)
+    refused = len([s for s in earlier if s.stages and not s.valid])
+    before = (len(earlier), len(left.failures) if left else 0, refused)
     for record in measure(model, device, clock, gate, plan, meter):
         if isinstance(record, Footer):
             record = replace_footer(record, *before)
@@ -204,14 +206,14 @@ def _measure(
         yield record
 
 
-def replace_footer(footer: Footer, samples: int, failures: int) -> Footer:
+def replace_footer(footer: Footer, samples: int, failures: int, refused: int) -> Footer:
     """Count what an earlier process measured into the footer: the final log reads as one."""
     return Footer(
         ended_at=footer.ended_at,
         samples=footer.samples + samples,
         failures=footer.failures + failures,
         stopped=footer.stopped,
-        refused=footer.refused,
+        refused=footer.refused + refused,
         note=footer.note,
     )
 
@@ -242,7 +244,6 @@ def _header(
             "resolution_px": job.cell.resolution,
             "loading_s": round(loading_s, 3),
             **_peak(peak),
-            **_energy(meter),
             **_energy(meter),
         },
         cards={"model": job.card.digest, "suite": job.suite_card.digest},
@@ -303,11 +304,11 @@ def command(asked: Asked) -> list[str]:
     arguments = ["run"]
     for field in fields(asked):
         value = getattr(asked, field.name)
-        if value == getattr(standard, field.name):
+        if field.name not in STATED and value == getattr(standard, field.name):
             continue
         flag = "--" + FLAGS.get(field.name, field.name.replace("_", "-"))
         if field.name == "settings":
-            arguments += [part for name, one in sorted(value.items()) for part in (flag, f"{name}={one}")]
+            arguments += [part for name, one in sorted(value.items()) for part in (flag, f"{name}={json.dumps(one)}")]
         elif isinstance(value, bool):
             arguments.append(flag)
         else:
@@ -324,6 +325,9 @@ FLAGS = {
     "maximum_seconds": "max-seconds",
 }
 """Flags whose name is not the field's."""
+
+STATED = ("model", "suite", "device")
+"""Said always: without `--device`, a child or a reader would get the best one of its machine, not the one measured."""
 
 
 def interpreter() -> list[str]:
