@@ -13,6 +13,7 @@ from harness import cards, plugins
 from harness.cards import ModelCard, SuiteCard
 from harness.errors import SettingError, UnknownName
 from harness.records import SCHEMA
+from harness.stopping import Rule
 
 Protocol = Literal["ttft", "paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("ttft", "paper")
@@ -144,12 +145,27 @@ def settle(asked: Asked) -> tuple[Asked, ModelCard, SuiteCard, list[str]]:
     settings = cards.check_settings(card, {k: v for k, v in asked.settings.items() if k not in own})
     changed = {name: value for name, value in settings.items() if card.settings[name] != value}
     changed |= {name: value for name, value in own.items() if runner.SETTINGS[name] != value}
-    for name, value in (("--limit", asked.limit), ("--threads", asked.threads)):
+    at_least_one = {"--limit": asked.limit, "--threads": asked.threads, "--decode-tokens": asked.decode_tokens}
+    for name, value in at_least_one.items():
         if value is not None and value < 1:
             raise SettingError(f"{name} {value}: must be at least 1")
-    if asked.isolate and asked.part is None and not card.llm:
+    rule(asked)
+    isolate = asked.isolate and card.llm is not None
+    if asked.isolate and not isolate:
         notices.append(f"{card.name} is an encoder alone: --isolate-stages changes nothing")
-    return replace(asked, res=side, device=device, dtype=dtype, settings=changed), card, suite, notices
+    settled = replace(asked, res=side, device=device, dtype=dtype, settings=changed, isolate=isolate)
+    return settled, card, suite, notices
+
+
+def rule(asked: Asked | Cell) -> Rule:
+    """Return the stopping rule that was asked for; raises `SettingError` for one that cannot be."""
+    return Rule(
+        minimum_samples=asked.minimum_samples,
+        minimum_seconds=asked.minimum_seconds,
+        maximum_samples=asked.maximum_samples,
+        maximum_seconds=asked.maximum_seconds,
+        precision=asked.precision,
+    )
 
 
 def engine(name: str) -> ModuleType:

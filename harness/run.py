@@ -22,7 +22,7 @@ from harness.measure import MeasureRecord, Plan, headline_ns, measure, now_text
 from harness.model import Model, Options
 from harness.records import SCHEMA, Footer, Header, Resumed
 from harness.runlog import Log, Writer, read
-from harness.stopping import Rule, Stopping
+from harness.stopping import Stopping
 from harness.weights import Source
 
 Notify = Callable[[str], None]
@@ -172,15 +172,7 @@ def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[
 def _measure(
     job: Job, left: Log | None, writer: Writer, model: Model, device: Device, clock: Clock, meter: Meter | None
 ) -> Iterator[MeasureRecord]:
-    stopping = Stopping(
-        Rule(
-            minimum_samples=job.cell.minimum_samples,
-            minimum_seconds=job.cell.minimum_seconds,
-            maximum_samples=job.cell.maximum_samples,
-            maximum_seconds=job.cell.maximum_seconds,
-            precision=job.cell.precision,
-        )
-    )
+    stopping = Stopping(cells.rule(job.cell))
     earlier = [s for s in left.samples if s.phase == "timed"] if left else []
     for sample in earlier:
         if sample.valid and sample.stages:  # without stages it was answered only, after timing had stopped

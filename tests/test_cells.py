@@ -81,3 +81,25 @@ def test_choices_and_ranges() -> None:
         Resolution(rule="any", minimum=28, maximum=2304, default=384).problem(5000)
         == "takes sides from 28 to 2304; nearest: 2304"
     )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"minimum_samples": 300}, "--min-samples 300 and --max-samples 200"),
+        ({"maximum_seconds": 1.0}, "--min-seconds 2 and --max-seconds 1"),
+        ({"precision": -0.1}, "--precision -0.1"),
+        ({"decode_tokens": 0}, "--decode-tokens 0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        cells.settle(replace(Asked(model="fake", device="fake"), **wrong))
+
+
+def test_an_encoder_alone_has_no_stages_to_isolate() -> None:
+    """Else its log would be one part of a cell whose other parts never come, and its figures would be refused."""
+    settled, card, _, notices = cells.settle(Asked(model="encoder-convnext-l", suite="pages", isolate=True))
+    assert card.llm is None
+    assert not settled.isolate
+    assert "--isolate-stages changes nothing" in notices[-1]
