@@ -23,7 +23,7 @@ def of_logs(a: Path, b: Path, minimum_effect: float) -> Verdict:
     mine = nights.reading(str(a), baseline, None, baseline.skipped)
     if found.state == "valid" and mine.state != "valid":
         found = _unusable(found, f"{a}: {mine.reason}")
-    verdict = Judge([mine, found], str(a), minimum_effect).verdict()
+    verdict = Judge([mine, found], str(a), minimum_effect, one_run=True).verdict()
     first, second = (next(iter(one.records.values())).header.cell for one in (baseline, candidate))
     unlike = [f"{name} {first.get(name)} → {second.get(name)}" for name in CELL if first.get(name) != second.get(name)]
     if unlike:

@@ -1,7 +1,7 @@
 """The answers of tonight against the baseline's: a paired test over the same questions, and which answers changed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness import scoring, stats
@@ -78,34 +78,35 @@ def compare(baseline: Frame, candidate: Frame) -> Accuracy:
     if not shared:
         return Accuracy("NOT SCORED", reason="no question was answered by both")
     clusters_by = dict(zip(a.examples, a.clusters, strict=True))
-    clusters = [clusters_by[key] for key in shared]
     first, second = [scores_a[key] for key in shared], [scores_b[key] for key in shared]
-    difference = stats.paired_difference(second, first, clusters, level=LEVEL)
-    assert difference.value is not None
+    found = difference(first, second, [clusters_by[key] for key in shared])
+    return replace(found, metric=a.metric, changed=changed, answers_changed=moved)
+
+
+def difference(before: Sequence[float], after: Sequence[float], clusters: Sequence[str]) -> Accuracy:
+    """Compare the scores of the same questions; `clusters` are their images."""
+    change = stats.paired_difference(after, before, clusters, level=LEVEL)
     detectable = None
     images = len(set(clusters))
-    if difference.low is not None and difference.high is not None:
+    if change.low is not None and change.high is not None:
         quantile = student_t((1 + LEVEL) / 2, images - 1)
-        error = (difference.high - difference.low) / 2 / quantile
+        error = (change.high - change.low) / 2 / quantile
         detectable = (quantile + POWER_Z) * error or None
     word: Word = "SAME"
-    if difference.high is not None and difference.high < 0:
+    if change.high is not None and change.high < 0:
         word = "WORSE"
-    elif difference.low is not None and difference.low > 0:
+    elif change.low is not None and change.low > 0:
         word = "BETTER"
     return Accuracy(
         word,
-        a.metric,
-        sum(first) / len(first),
-        sum(second) / len(second),
-        difference.value,
-        difference.low,
-        difference.high,
-        detectable,
-        len(shared),
-        images,
-        changed,
-        moved,
+        before=sum(before) / len(before),
+        after=sum(after) / len(after),
+        difference=change.value,
+        low=change.low,
+        high=change.high,
+        detectable=detectable,
+        n=len(before),
+        images=images,
     )
 
 

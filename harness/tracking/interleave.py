@@ -152,6 +152,6 @@ def _by_process(candidate: Asked, baseline: Asked, notify: Callable[[str], None]
     first = 2 * candidate.repetition
     order = [(baseline, first), (candidate, first), (candidate, first + 1), (baseline, first + 1)]
     wanted = [replace(asked, repetition=repetition) for asked, repetition in order]
-    for number, (job, _, message) in enumerate(sweep.go(wanted), 1):
-        notify(f"[{number}/{len(wanted)}] {message}: {job.cell.title}")
+    for number, ended in enumerate(sweep.go(wanted), 1):
+        notify(f"[{number}/{len(wanted)}] {ended.title}: {ended.message}")
     return [run.prepare(wanted[1]).path, run.prepare(wanted[0]).path]

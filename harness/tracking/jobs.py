@@ -43,8 +43,9 @@ def night(
     minimum_effect: float,
     say: Say,
     theirs: Series | None = None,
+    confirmations: int = ratios.CONFIRMATIONS,
 ) -> Reading:
-    """Measure a night and return its reading; what looks slower, or is not clear, is measured a second time.
+    """Measure a night and return its reading; what looks slower, or is not clear, is measured again.
 
     `baseline` is its name and its checkpoint, `theirs` its series if it is another. A process that dies is a broken
     checkpoint, not our crash.
@@ -57,10 +58,11 @@ def night(
     if code:
         return Reading(name, "broken", f"the measuring process died (exit code {code})")
     found = nights.read(out, name, wanted, beside, theirs)
-    if len(found.rounds) == 1:
-        first = ratios.decide(found.rounds, minimum_effect)
-        if first.word in ("SLOWER", "AMBIGUOUS"):
-            say(f"{name}: {first.word} at first sight; measuring both once more")
-            if measure(asked, candidate, checkpoint, folder, repetition=1) == 0:
-                found = nights.read(out, name, wanted, beside, theirs)
+    for repetition in range(1, 1 + confirmations):
+        if len(found.rounds) != repetition or not ratios.again(found.rounds, minimum_effect):
+            break
+        say(f"{name}: not the same at first sight; measuring both once more")
+        if measure(asked, candidate, checkpoint, folder, repetition) != 0:
+            break
+        found = nights.read(out, name, wanted, beside, theirs)
     return found

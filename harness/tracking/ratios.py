@@ -16,6 +16,9 @@ from harness.stats import Estimate
 Word = Literal["SAME", "FASTER", "SLOWER", "AMBIGUOUS"]
 MINIMUM_EFFECT = 0.03
 """A ratio nearer to 1 than this is no regression, however sure it is."""
+CONFIRMATIONS = 2
+"""Further runs that must agree before a SLOWER fails a night. One is enough where processes of the same model differ by
+1 %, but not where they differ by 2 % (benchmarks/nightly_alarms.py)."""
 MINIMUM_SHARE = 0.01
 """A stage alone fails a night only if what it lost is so much of TTFT: 5 % of 30 µs is nobody's trouble."""
 
@@ -85,7 +88,8 @@ def times(log: Log) -> dict[str, dict[str, float]]:
 def decide(rounds: Sequence[tuple[Times, Times]], minimum_effect: float = MINIMUM_EFFECT) -> Latency:
     """Return the verdict on rounds of (baseline, candidate), each a run of its own.
 
-    With two rounds a SLOWER counts only where both rounds say it; sizes are those of all pairs together.
+    With several rounds a SLOWER counts only where every round says it (two processes differ by chance); sizes are
+    those of all pairs together.
     """
     each = [compare([one], minimum_effect) for one in rounds]
     pooled = compare(rounds, minimum_effect)
@@ -94,21 +98,24 @@ def decide(rounds: Sequence[tuple[Times, Times]], minimum_effect: float = MINIMU
         return Latency("AMBIGUOUS", (), (), False, len(rounds), pairs, "no valid pair of samples")
     names = [{ratio.name for ratio in slower(one)} for one in each]
     agreed = names[0].intersection(*names[1:])
-    if len(rounds) > 1:
-        # What the first round left open the second may settle: all pairs say it, and no round points the other way.
-        agreed |= {r.name for r in slower(pooled) if all((_named(one, r.name) or 0) > 1 for one in each)}
     found = tuple(sorted((r for r in pooled if r.name in agreed), key=lambda r: (r.name != "ttft", -r.cost)))
     ttft = next((ratio for ratio in pooled if ratio.name == "ttft"), None)
     if found:
         return Latency("SLOWER", pooled, found, len(rounds) > 1, len(rounds), pairs)
-    if any(names):
-        note = f"{', '.join(sorted(set().union(*names)))} was slower in one run and not in the other: not confirmed"
-        return Latency("AMBIGUOUS", pooled, (), False, len(rounds), pairs, note)
     word: Word = ttft.word if ttft else "AMBIGUOUS"
+    word = "AMBIGUOUS" if word == "SLOWER" else word
     note = ""
-    if word == "AMBIGUOUS":
+    if any(names):
+        note = f"{', '.join(sorted(set().union(*names)))} was slower in one run and not in another: not confirmed"
+    elif word == "AMBIGUOUS":
         note = f"{pairs} pairs do not tell: TTFT {ttft.change if ttft else 'is not there'}"
     return Latency(word, pooled, (), False, len(rounds), pairs, note)
+
+
+def again(rounds: Sequence[tuple[Times, Times]], minimum_effect: float = MINIMUM_EFFECT) -> bool:
+    """Return whether one more run is due: a SLOWER must be confirmed, and one more look may settle what is unclear."""
+    word = decide(rounds, minimum_effect).word
+    return word == "SLOWER" or (word == "AMBIGUOUS" and len(rounds) == 1)
 
 
 def compare(rounds: Sequence[tuple[Times, Times]], minimum_effect: float = MINIMUM_EFFECT) -> tuple[Ratio, ...]:
@@ -162,7 +169,10 @@ def _named(ratios: Sequence[Ratio], name: str) -> float | None:
 
 
 def judge(ratio: Estimate, minimum_effect: float) -> Word:
-    """Return SLOWER or FASTER for a sure change of at least the minimum effect, SAME for a sure smaller one."""
+    """Return SLOWER or FASTER for a sure change of at least the minimum effect.
+
+    SAME: surely not slower by as much, and not surely faster. Everything else is AMBIGUOUS.
+    """
     if ratio.value is None or ratio.low is None or ratio.high is None:
         return "AMBIGUOUS"
     most, least = 1 + minimum_effect, 1 / (1 + minimum_effect)
@@ -170,7 +180,7 @@ def judge(ratio: Estimate, minimum_effect: float) -> Word:
         return "SLOWER"
     if ratio.high < 1 and ratio.value <= least:
         return "FASTER"
-    return "SAME" if least <= ratio.low and ratio.high <= most else "AMBIGUOUS"
+    return "SAME" if ratio.high <= most else "AMBIGUOUS"
 
 
 def slower(ratios: Sequence[Ratio]) -> list[Ratio]:

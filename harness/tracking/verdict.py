@@ -70,30 +70,36 @@ class Verdict:
 
 
 class Judge:
-    """Judges nights against one baseline, each at most once: `readings` are all nights in their order."""
+    """Judges nights against one baseline, each at most once: `readings` are all nights in their order.
 
-    def __init__(self, readings: Sequence[Reading], baseline: str, minimum_effect: float) -> None:
+    With `one_run` a SLOWER needs no further run to count: two logs are all there is.
+    """
+
+    def __init__(
+        self, readings: Sequence[Reading], baseline: str, minimum_effect: float, one_run: bool = False
+    ) -> None:
+        self.one_run = one_run
         self.readings, self.baseline, self.minimum_effect = list(readings), baseline, minimum_effect
-        self._latency: dict[str, Latency | None] = {}
-        self._accuracy: dict[str, Accuracy | None] = {}
+        self.latencies: dict[str, Latency | None] = {}
+        self.accuracies: dict[str, Accuracy | None] = {}
 
     def latency(self, reading: Reading) -> Latency | None:
         """Return layer 1's finding on a night, None where it was not measured beside the baseline."""
-        if reading.night not in self._latency:
+        if reading.night not in self.latencies:
             found = ratios.decide(reading.rounds, self.minimum_effect) if reading.rounds else None
-            self._latency[reading.night] = found
-        return self._latency[reading.night]
+            self.latencies[reading.night] = found
+        return self.latencies[reading.night]
 
     def accuracy(self, reading: Reading) -> Accuracy | None:
         """Return layer 3's finding on a night; the baseline's answers are those of the same job, else its own."""
-        if reading.night not in self._accuracy:
+        if reading.night not in self.accuracies:
             own = next((one.candidate for one in self.readings if one.night == self.baseline), None)
             theirs = reading.baseline if reading.baseline and reading.baseline.records else own
             found = None
             if theirs and theirs.records and reading.candidate and reading.night != self.baseline:
                 found = answers.compare(theirs, reading.candidate)
-            self._accuracy[reading.night] = found
-        return self._accuracy[reading.night]
+            self.accuracies[reading.night] = found
+        return self.accuracies[reading.night]
 
     def verdict(self) -> Verdict:
         """Return the verdict on the newest night that was looked at."""
@@ -121,14 +127,16 @@ class Judge:
         fine: list[str] = []
         stage = first_bad = ""
         if latency and latency.word == "SLOWER":
-            how = "confirmed by a second run" if latency.confirmed else "one run, not confirmed"
-            bad += [f"{_name(r.name)} is slower: {r.change} ({how}, {latency.pairs} pairs)" for r in latency.slower]
+            how = f"in each of {latency.rounds} runs" if latency.confirmed else "one run, not confirmed"
+            told = [f"{_name(r.name)} is slower: {r.change} ({how}, {latency.pairs} pairs)" for r in latency.slower]
+            (bad if latency.confirmed or self.one_run else unsure).extend(told)
             stage = next((r.name for r in latency.slower if r.name != "ttft"), "")
             first_bad = self._first(self._is_slower)
         elif latency:
             ttft = latency.ttft
-            told = f"TTFT {latency.word}: {ttft.change if ttft else '–'} ({latency.pairs} pairs)"
-            (unsure if latency.word == "AMBIGUOUS" else fine).append(latency.note or told)
+            text = f"TTFT {latency.word}: {ttft.change if ttft else '–'} ({latency.pairs} pairs)"
+            text += f"; {latency.note}" if latency.note else ""
+            (unsure if latency.word == "AMBIGUOUS" else fine).append(text)
         if latency and not tonight.interleaved:
             notices.append("the arms did not take turns: what slowed the machine may have slowed one of them only")
         held = latency is not None and latency.word in ("SAME", "FASTER")
