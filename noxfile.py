@@ -1,5 +1,7 @@
 """`nox` runs what CI runs: style, types, the arrows between modules, the tests, and that the reports are up to date."""
 
+import sys
+
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -28,3 +30,13 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     # One thread a process: two test processes with two threads each would only wait for one another.
     session.run("pytest", "-q", "-n", "2", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def apple(session: nox.Session) -> None:
+    """Run what of Apple's engines runs here: MLX (its CPU build on Linux), and conversion to Core ML. Ten minutes."""
+    install(session, "test")
+    mlx = "mlx" if sys.platform == "darwin" else "mlx[cpu]"
+    session.install(mlx, "mlx-lm", "coremltools", "numpy<2.4")  # coremltools 9 cannot convert with numpy 2.4
+    files = [f"tests/test_{name}.py" for name in ("mlx", "coreml", "devices_mps", "gate")]
+    session.run("pytest", "-q", *files, *session.posargs, env={"OMP_NUM_THREADS": "2"})

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +70,13 @@ def export(
     return path, notices
 
 
+def trace(encoder: Tower, side: int) -> Any:
+    """Return the graph of `encoder` at this side: what is converted."""
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # coremltools' way in is the tracer that torch calls deprecated
+        return torch.jit.trace(encoder, torch.rand(1, 3, side, side), check_trace=False)
+
+
 def package(card: ModelCard, source: Source, side: int, dtype: str = "float16", seed: int = 0) -> Path:
     """Return the package of this encoder from the cache, converting it first if it is not there (about a minute)."""
     path = (
@@ -93,12 +101,9 @@ def convert(card: ModelCard, source: Source, side: int, dtype: str, seed: int, p
     if dtype not in PRECISIONS:
         raise SettingError(f"--dtype {dtype}: Core ML has float16 and float32; next: --dtype float16")
     ct = _coremltools()
-    encoder = tower(card, source, side, seed)
-    with torch.inference_mode():
-        traced = torch.jit.trace(encoder, torch.rand(1, 3, side, side), check_trace=False)
     try:
         made = ct.convert(
-            traced,
+            trace(tower(card, source, side, seed), side),
             inputs=[ct.TensorType(name=INPUT, shape=(1, 3, side, side), dtype=np.float32)],
             outputs=[ct.TensorType(name=OUTPUT, dtype=np.float32)],
             convert_to="mlprogram",
