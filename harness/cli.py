@@ -22,6 +22,7 @@ import click
 
 from harness import __version__
 from harness.errors import HarnessError, SettingError
+from harness.model import STAGES
 
 
 def main() -> NoReturn:
@@ -159,12 +160,12 @@ def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, *
             paths = progress.follow_all(sweep.go(wanted, again), len(wanted))
     if bare:
         return 0
-    return _show(paths, as_json)
+    return _show(paths, as_json) or (len(paths) < len(wanted))
 
 
 @program.command()
 @click.option(
-    "--plan", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A TOML plan; flags add to it."
+    "--plan", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A TOML plan; flags beat it."
 )
 @click.option("--model", "models", help="Models, separated by commas.")
 @click.option("--suite", "suites", help="Suites, separated by commas. [default: docvqa]")
@@ -181,15 +182,21 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
 
     flags = {"model": "models", "suite": "suites", "res": "res", "protocol": "protocols"}
     given = {name: text.split(",") for name, flag in flags.items() if (text := options.pop(flag))}
+    typed = {name: [_side(text) for text in texts] if name == "res" else texts for name, texts in given.items()}
+    source = click.get_current_context().get_parameter_source
+    said = [name for name in options if source(name) == click.core.ParameterSource.COMMANDLINE]
     asked = _asked({**options, "model": None})
     wanted, refused = [], []
     for axes, common in sweep.read_plan(plan) if plan else [({}, {})]:
-        typed = {name: [int(text) for text in texts] if name == "res" else texts for name, texts in given.items()}
+        axes = {name: values for name, values in axes.items() if name not in said}
+        common = {name: value for name, value in common.items() if name not in said}
         cells, left_out = sweep.grid({**axes, **typed}, replace(asked, **common), processes)
         wanted += cells
         refused += left_out
     for one in refused:
         click.echo(f"left out: {one.reason}", err=True)
+    if not wanted:
+        raise SettingError("no cell of this grid can be measured; next: `harness list models` names the sides of each")
     if dry_run:
         say(console.plan(wanted))
         return 0
@@ -205,9 +212,17 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
 @click.argument("kind", type=click.Choice(["aa", "injection", "overhead"]))
 @click.option("--model", default=None, help="A model card. Default: the fake one, in real time.")
 @click.option("--res", type=int, help="Input side in pixels.")
-@click.option("--pairs", type=click.IntRange(3), default=20, show_default=True, help="Rounds of both arms.")
-@click.option("--stage", default="prefill", show_default=True, help="Where `injection` sleeps.")
-@click.option("--share", default=0.05, show_default=True, help="How long, as a share of the stage.")
+@click.option("--pairs", type=click.IntRange(6), default=20, show_default=True, help="Rounds of both arms.")
+@click.option(
+    "--stage", type=click.Choice(STAGES), default="prefill", show_default=True, help="Where `injection` sleeps."
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="How long, as a share of the stage.",
+)
 @click.option("--suite", default="pages", show_default=True, help="Whose examples are asked.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @measuring
@@ -215,6 +230,8 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
     """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage."""
     from harness import console, trials
 
+    if not options["model"]:
+        options |= {"model": "fake", "device": options["device"] or "fake"}
     with console.Progress() as progress:
         result = trials.conduct(kind, _asked(options), pairs, stage, share, progress.say)
     say(json.dumps(result.as_dict(), indent=2) if as_json else console.experiment(result))
@@ -354,7 +371,9 @@ def show(logs: tuple[Path, ...], as_json: bool) -> int:
 def _show(paths: list[Path], as_json: bool) -> int:
     from harness import console, outcome
 
-    results = outcome.of(paths)
+    results, skipped = outcome.of(paths)
+    for line in skipped:
+        click.echo(f"harness: {line}", err=True)
     if as_json:
         say(
             json.dumps([result.as_dict() for result in results] if len(results) > 1 else results[0].as_dict(), indent=2)
@@ -365,7 +384,7 @@ def _show(paths: list[Path], as_json: bool) -> int:
             say(str(path))
     for line in dict.fromkeys(line for result in results for line in result.failures):
         click.echo(f"harness: {line}", err=True)
-    return 1 if any(result.failed for result in results) else 0
+    return 1 if skipped or any(result.failed for result in results) else 0
 
 
 @program.command(name="list")
@@ -452,6 +471,12 @@ def _asked(options: dict[str, Any]) -> Any:
     device = options.pop("device") or catalogue.best_device()
     model = options.pop("model") or catalogue.default_model()
     return Asked(**options, device=device, model=model, settings=settings)
+
+
+def _side(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise SettingError(f"--res {text}: write whole numbers of pixels with commas between, as --res 512,1024")
+    return int(text)
 
 
 def _setting(text: str) -> tuple[str, str | int | float | bool]:

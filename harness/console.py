@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.doctor import Finding
     from harness.outcome import Outcome
     from harness.run import Job
+    from harness.sweep import Ended
     from harness.trials import Result
 
 WIDTH = 118
@@ -68,15 +69,15 @@ class Progress:
                 self.say(f"stopped: {STOPPED.get(record.stopped, record.stopped)}; {record.refused} samples refused")
         return job.path
 
-    def follow_all(self, cells: Iterable[tuple["Job", int, str]], total: int) -> list[Path]:
+    def follow_all(self, cells: Iterable["Ended"], total: int) -> list[Path]:
         """Say which of several cells has ended and how; each says its own progress from its own process."""
         paths, started_s = [], time.monotonic()
-        for number, (job, code, message) in enumerate(cells, 1):
-            elapsed_s = time.monotonic() - started_s
-            left = f", about {elapsed_s / number * (total - number):.0f} s left" if number < total and code == 0 else ""
-            self.say(f"[{number}/{total}] {message}: {job.cell.title}{left}")
-            if job.path.is_file():
-                paths.append(job.path)
+        for number, ended in enumerate(cells, 1):
+            left_s = (time.monotonic() - started_s) / number * (total - number)
+            left = f", about {left_s:.0f} s left" if number < total and ended.code == 0 else ""
+            self.say(f"[{number}/{total}] {ended.title}: {ended.message}{left}")
+            if ended.path:
+                paths.append(ended.path)
         return paths
 
     def _update(self, text: str) -> None:

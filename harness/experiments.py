@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from harness.clock import Clock
 from harness.device import Device
+from harness.errors import SettingError
 from harness.examples import Example
 from harness.measure import time_stages, time_whole
 from harness.model import Done, Event, Model, Piece, Request, Seen, Work
@@ -41,13 +42,17 @@ def pairs(
 ) -> Iterator[Pair]:
     """Run `count` rounds of an experiment after two of warm-up, and yield them one by one.
 
-    `share` is the injected delay as a fraction of the stage's time (median of the warm-up's rounds of arm A).
+    `share` is the injected delay as a fraction of the stage's time (the shortest of the warm-up's rounds). Raises
+    `SettingError` where the model has no such stage, or makes no token.
     """
     arm_a: Arm = _stages(model, device, clock)
     arm_b: Arm = arm_a
     if kind == "overhead":
         arm_a, arm_b = _whole(model, device, clock), _bare(model, device, clock)
     warm = [arm(_request(examples[0])) for _ in range(2) for arm in (arm_a, arm_b)]
+    wanted = {"injection": stage, "overhead": "ttft"}.get(kind)
+    if wanted and not all(wanted in times for times in warm):
+        raise SettingError(f"{kind}: this model has no {wanted} to look at; next: --stage, or a model with an LLM")
     if kind == "injection":
         usual_ns = min(times[stage] for times in warm)
         arm_b = _stages(Delayed(model, device, clock, stage, round(usual_ns * share)), device, clock)
@@ -76,7 +81,7 @@ def _stages(model: Model, device: Device, clock: Clock) -> Arm:
 def _whole(model: Model, device: Device, clock: Clock) -> Arm:
     def arm(request: Request) -> Mapping[str, int]:
         measured, _, _ = time_whole(model, request, device, clock)
-        return {"ttft": measured.ttft_ns or measured.total_ns}
+        return {} if measured.ttft_ns is None else {"ttft": measured.ttft_ns}
 
     return arm
 
@@ -85,7 +90,8 @@ def _bare(model: Model, device: Device, clock: Clock) -> Arm:
     def arm(request: Request) -> Mapping[str, int]:
         device.sync()
         start_ns = clock.now_ns()
-        for event in model.answer(request):
+        events = model.answer(request)  # held by name: else leaving the loop would free its tensors inside the time
+        for event in events:
             if isinstance(event, Piece):
                 break
         device.sync()

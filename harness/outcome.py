@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import frame, scoring, summary
+from harness.errors import LogError
 from harness.model import STAGES
 from harness.units import milliseconds, size
 
@@ -56,11 +57,17 @@ class Outcome:
         }
 
 
-def of(paths: Sequence[Path]) -> list[Outcome]:
-    """Read these logs, score their answers, and return a result for each cell."""
+def of(paths: Sequence[Path]) -> tuple[list[Outcome], list[str]]:
+    """Read these logs and score their answers; return a result for each cell, and a line for each log left out.
+
+    Raises `LogError` when there is no log that can be read.
+    """
     table = frame.load(*paths)
+    skipped = [str(one) for one in table.skipped]
+    if not table.records:
+        raise LogError("; ".join(skipped) or "no run log was found; next: `harness run` makes one below ./results")
     rows = summary.summary(table, scoring.of(table)).to_dict("records")
-    return [_outcome({str(key): value for key, value in row.items()}, table) for row in rows]
+    return [_outcome({str(key): value for key, value in row.items()}, table) for row in rows], skipped
 
 
 def _outcome(row: Row, table: frame.Frame) -> Outcome:
@@ -140,17 +147,17 @@ def _bound(row: Row) -> str:
 
 
 def _accuracy(row: Row) -> dict[str, Any]:
-    if row["accuracy"] is None or row["not_scored"]:
+    if row["not_scored"]:
         return {"not_scored": row["not_scored"]}
-    return {
-        name.removeprefix("accuracy_"): row[name] for name in ("metric", "accuracy_low", "accuracy_high", "accuracy_n")
-    } | {"value": row["accuracy"]}
+    interval = {end: _number(row, f"accuracy_{end}") for end in ("low", "high")}
+    return {"metric": row["metric"], **interval, "n": row["accuracy_n"], "value": row["accuracy"]}
 
 
 def _accuracy_text(row: Row) -> str:
-    if row["accuracy"] is None or row["not_scored"]:
+    if row["not_scored"]:
         return f"not scored: {row['not_scored']}"
-    interval = f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]" if row["accuracy_low"] is not None else ""
+    known = _number(row, "accuracy_low") is not None  # None becomes NaN in a column that has numbers
+    interval = f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]" if known else ""
     return f"{row['metric']} {row['accuracy']:.3f}{interval} over {row['accuracy_n']} questions of {row['suite']}"
 
 

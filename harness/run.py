@@ -4,7 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -107,9 +107,12 @@ def prepare(asked: Asked) -> Job:
     return Job(asked, cell, card, suite_card, source, suite, path, tuple(notices))
 
 
-def afresh(job: Job) -> Job:
-    """Return `job` as the next repetition of its cell that has no log yet: history is never overwritten."""
-    while job.path.is_file():
+def afresh(job: Job, taken: Collection[Path] = ()) -> Job:
+    """Return `job` as the next repetition of its cell that has no log yet: history is never overwritten.
+
+    `taken` are the logs that other runs of the same command will write.
+    """
+    while job.path.is_file() or job.path in taken:
         repetition = job.cell.repetition + 1
         cell = replace(job.cell, repetition=repetition)
         path = cell.path(Path(job.asked.out), environment.machine_name())

@@ -11,6 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from harness import cells, plugins, run, weights
 from harness.cells import Asked
 from harness.errors import CardError, HarnessError, SettingError, UnknownName
@@ -79,29 +81,67 @@ def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
         for name in options:
             if name not in Asked.__dataclass_fields__:
                 raise UnknownName(f"option in {path}", name, [*Asked.__dataclass_fields__, "grid"])
+        try:
+            options = _typed(options)
+            axes = {name: [_typed({name: value})[name] for value in values] for name, values in axes.items()}
+        except msgspec.ValidationError as error:
+            raise CardError(f"{path}: {error}; next: see docs/sweep.md") from error
         result.append((axes, options))
     return result
 
 
-def go(wanted: Sequence[Asked], again: bool = False, executor: str = "local") -> Iterator[tuple[run.Job, int, str]]:
-    """Measure the cells, each in a process of its own; yield (job, exit code, message) as each ends.
+def _typed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options as `Asked` has them: 0 seconds becomes 0.0, as a child process will read it, and key it."""
+    asked = msgspec.convert(options, Asked)
+    return {name: getattr(asked, name) for name in options}
 
-    Finished ones are skipped ("measured already"). Raises `KeyboardInterrupt` when a child was interrupted.
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of one cell: its log if there is one, and in words how it went."""
+
+    title: str
+    path: Path | None
+    code: int
+    message: str
+
+
+def go(wanted: Sequence[Asked], again: bool = False, executor: str = "local") -> Iterator[Ended]:
+    """Measure the cells, each in a process of its own; yield what became of each as it ends.
+
+    Finished ones are skipped ("measured already"); one that cannot even be prepared is told, and the others go on.
+    Raises `KeyboardInterrupt` when a child was interrupted.
     """
     submit = plugins.load("executors", executor).submit
-    jobs = [(run.afresh(job) if again else job) for job in (run.prepare(asked) for asked in wanted)]
-    waiting = [job for job in jobs if not job.finished]
-    for job in jobs:
-        if job.finished:
-            yield job, 0, "measured already"
+    waiting: list[run.Job] = []
+    for asked in wanted:
+        try:
+            job = run.prepare(asked)
+            if again:
+                job = run.afresh(job, {one.path for one in waiting})
+            if not job.finished:
+                waiting.append(job)
+                continue
+        except HarnessError as error:
+            yield Ended(f"{asked.suite} {asked.model} {asked.device}", None, error.exit_code, str(error))
+            continue
+        yield Ended(job.cell.title, job.path, 0, "measured already")
     commands = [[*run.interpreter(), *run.command(job.asked), "--bare"] for job in waiting]
     for position, code in submit(commands, Path(waiting[0].asked.out) if waiting else Path(), {}):
         if code in INTERRUPTED:
             raise KeyboardInterrupt
-        yield waiting[position], code, "measured" if code == 0 else f"exit code {code}"
+        job = waiting[position]
+        yield Ended(job.cell.title, job.path if job.path.is_file() else None, code, _in_words(code))
 
 
 INTERRUPTED = (130, -2, -15)
+KILLED = (137, -9)
+
+
+def _in_words(code: int) -> str:
+    if code in KILLED:
+        return "killed, probably for want of memory; next: --isolate-stages, a lower --res or --dtype bfloat16"
+    return "measured" if code == 0 else f"exit code {code}"
 
 
 def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:

@@ -180,6 +180,10 @@ def test_a_closed_pipe_is_one_line(tmp_path: Path, environment: dict[str, str]) 
         (["run", "--data", "/nowhere.parquet"], "/nowhere.parquet"),
         (["run", "--set", "pruning=1"], "unknown setting of fastvlm-0.5b 'pruning'"),
         (["run", "--limit", "0"], "--limit 0: must be at least 1"),
+        (["sweep", "--res", "256,abc"], "--res abc: write whole numbers"),
+        (["sweep", "--model", "fake", "--res", "1000"], "no cell of this grid can be measured"),
+        (["show", "."], "no run log was found"),
+        (["show", ".", "--json"], "no run log was found"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_and_what_next(harness: Run, arguments: list[str], said: str) -> None:
@@ -258,8 +262,26 @@ def test_a_sweep_skips_what_is_there_and_survives_failures(harness: Run, tmp_pat
     assert again.stderr.count("measured already") == 2
 
 
+def test_flags_beat_the_plan(harness: Run, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(
+        'limit = 3\nsuite = "pages"\nminimum_seconds = 0\n[grid]\nmodel = "fake"\ndevice = "fake"\nres = [256]\n'
+    )
+    done = harness("sweep", "--plan", "plan.toml", "--limit", "2", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert runlog.read(only_log(tmp_path / "results")).header.cell["limit"] == 2
+
+
+def test_a_log_that_cannot_be_read_is_named_beside_the_others(harness: Run, tmp_path: Path) -> None:
+    harness(*FAKE, "--limit", "2")
+    (tmp_path / "results" / "other.jsonl").write_text("not a log\n")
+    done = harness("show", "results")
+    assert done.returncode == 1
+    assert "TTFT" in done.stdout
+    assert "other.jsonl: skipped: " in done.stderr
+
+
 def test_an_experiment_prints_its_ratios_and_verdict(harness: Run) -> None:
-    done = harness("experiment", "aa", "--model", "fake", "--device", "fake", "--pairs", "6", *FAST, "--json")
+    done = harness("experiment", "aa", "--pairs", "6", *FAST, "--json")  # the fake model, unless another is named
     result = json.loads(done.stdout)
     assert [each["name"] for each in result["ratios"]] == ["preprocess", "encode", "project", "prefill", "ttft"]
     assert all(each["n"] == 6 for each in result["ratios"])

@@ -1,6 +1,7 @@
 """Experiments on the instrument, in virtual time: what is planted is found where it was planted."""
 
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
@@ -8,9 +9,10 @@ from harness import cards, experiments, trials
 from harness.adapters.fake import FakeModel
 from harness.clock import Scripted
 from harness.devices import fake
+from harness.errors import SettingError
 from harness.examples import Example
 from harness.images import blank, png
-from harness.model import Options
+from harness.model import Event, Options, Request
 from harness.trials import Ratio
 
 EXAMPLES = [Example("a", 0, (png(blank((64, 48)).image),), "Which one?", 4, ("one",), ("page",), {})]
@@ -30,9 +32,8 @@ def conduct(
     card = cards.model("fake")
     model = FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
     rounds = list(experiments.pairs(kind, model, fake.Fake("fake"), clock, EXAMPLES, 20, stage, share))
-    ratios = [
-        trials.ratio(name, [p.a_ns[name] for p in rounds], [p.b_ns[name] for p in rounds]) for name in rounds[0].a_ns
-    ]
+    names = list(rounds[0].a_ns)
+    ratios = [trials.ratio(n, [p.a_ns[n] for p in rounds], [p.b_ns[n] for p in rounds], len(names)) for n in names]
     return ratios, trials.judge(kind, tuple(ratios), stage, share)[0]
 
 
@@ -65,3 +66,35 @@ def test_in_virtual_time_the_instrument_costs_nothing(clock: Scripted) -> None:
 def test_overhead_beyond_the_bound_fails() -> None:
     dear = Ratio("ttft", 0.97, 0.96, 0.98, 20, 1.0)  # the bare loop takes 97 % of the instrumented one
     assert not trials.judge("overhead", (dear,), "prefill", 0.05)[0]
+
+
+def test_a_stage_that_the_model_has_not_is_named(clock: Scripted) -> None:
+    with pytest.raises(SettingError, match="no sampling to look at"):
+        conduct(clock, "injection", "sampling")
+
+
+def test_freeing_what_the_model_held_is_outside_the_bare_loops_time(clock: Scripted) -> None:
+    """Else the bare loop looks slower than it is, and the instrument cheaper."""
+
+    class Heavy(FakeModel):
+        def answer(self, request: Request, /) -> Iterator[Event]:
+            try:
+                yield from super().answer(request)
+            finally:
+                fake.host_work(5_000_000)
+
+    card = cards.model("fake")
+    model = Heavy(card, Options(side=1024, settings=card.settings))
+    rounds = list(experiments.pairs("overhead", model, fake.Fake("fake"), clock, EXAMPLES, 6))
+    assert all(pair.a_ns == pair.b_ns for pair in rounds)
+
+
+def test_five_ratios_of_a_perfect_machine_seldom_raise_a_false_alarm() -> None:
+    """At 95 % each, about one experiment in five would say that this machine is not to be trusted."""
+    random = Random(1)
+    alarms = 0
+    for _ in range(400):
+        pairs = [[round(random.gauss(1e6, 1e4)) for _ in range(20)] for _ in range(10)]
+        ratios = tuple(trials.ratio(str(n), pairs[2 * n], pairs[2 * n + 1], 5) for n in range(5))
+        alarms += not trials.judge("aa", ratios, "prefill", 0.05)[0]
+    assert alarms / 400 < 0.07
