@@ -1,7 +1,7 @@
 """How often `harness track` cries wolf, and how soon it finds a slower checkpoint: simulated nights, the real code.
 
-Every night two fake models are measured side by side in virtual time by the real loop, through the real gate, with the
-real stopping rule, and judged by the real verdict (side by side, history, answers). What is made up is the world:
+Every night two fake models are measured side by side in virtual time by the real loop, through the real gate, by
+the real stopping rule, and judged by the real verdict (side by side, history, answers). What is made up is the world:
 
 - the night's factor on every time: log-normal, sd 3 %, the same for both arms of a night (they share the machine);
 - each process's factor on its arm: log-normal, sd 1 % by default (memory layout and the like); a row with 2 % beside it;

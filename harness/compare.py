@@ -19,7 +19,8 @@ CELL = ("model", "suite", "data_digest", "resolution", "device", "engine", "dtyp
 def of_logs(a: Path, b: Path, minimum_effect: float) -> Verdict:
     """Compare the cell in `b` with the one in `a` (run logs, or folders that hold the logs of one cell)."""
     baseline, candidate = _load(a), _load(b)
-    found = nights.reading(str(b), candidate, baseline, candidate.skipped)
+    name = str(b) if a != b else f"{b} (again)"
+    found = nights.reading(name, candidate, baseline, candidate.skipped)
     mine = nights.reading(str(a), baseline, None, baseline.skipped)
     if found.state == "valid" and mine.state != "valid":
         found = _unusable(found, f"{a}: {mine.reason}")

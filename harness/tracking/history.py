@@ -98,7 +98,9 @@ def trend(medians_ns: Sequence[float], reference: int = 0, minimum_effect: float
         start = len(pieces) - 1
         while start - 1 > home and median(medians_ns[slice(*pieces[start - 1])]) >= level * (1 + minimum_effect):
             start -= 1
-        return Trend("slower", changes, pieces[start][0], last / level, detectable)
+        # A piece has three nights at least, and may have had to take in a good one.
+        first = next(i for i in range(pieces[start][0], n) if medians_ns[i] >= level * (1 + minimum_effect))
+        return Trend("slower", changes, first, last / level, detectable)
     if known is None or n < FEWEST_TO_KNOW_NOISE + 1:
         return Trend("quiet", changes, None, last / level, detectable)
     limit = level * math.exp(max(math.log(1 + minimum_effect), SUSPICIOUS_SDS * known))

@@ -189,6 +189,7 @@ def reading(night: str, mine: Frame, theirs: Frame | None, skipped: tuple[Skippe
         night,
         "valid",
         candidate=mine,
+        baseline=theirs,
         at=logs[0].header.started_at,
         fingerprint=fingerprint(logs[0]),
         refused=sum(not sample.valid for sample in timed),
@@ -211,9 +212,7 @@ def reading(night: str, mine: Frame, theirs: Frame | None, skipped: tuple[Skippe
             if _repetition(log) == _repetition(other) and all(both):
                 rounds.append(both)
                 turns = turns and ratios.interleaved(other, log)
-    return replace(
-        found, baseline=theirs, rounds=tuple(rounds), median_ns=median(ttfts), n=len(ttfts), interleaved=turns
-    )
+    return replace(found, rounds=tuple(rounds), median_ns=median(ttfts), n=len(ttfts), interleaved=turns)
 
 
 def _repetition(log: Log) -> int:

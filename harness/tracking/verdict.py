@@ -113,8 +113,19 @@ class Judge:
             lines = [f"the checkpoint cannot be measured: {tonight.reason}"]
             return self._say(BROKEN, tonight, lines, notices, stage="load", first_bad=self._first(_is_broken))
         if tonight.state != "valid":
-            return self._say(UNCLEAR, tonight, [f"no valid sample tonight: {tonight.reason}"], notices)
+            return self._answers_only(tonight, notices)
         return self._judge(tonight, notices)
+
+    def _answers_only(self, tonight: Reading, notices: list[str]) -> Verdict:
+        """Judge a night without a valid time: answers are right or wrong however busy the machine was."""
+        line, accuracy = f"no valid time tonight: {tonight.reason}", self.accuracy(tonight)
+        if accuracy is None:
+            return self._say(UNCLEAR, tonight, [line], notices)
+        if accuracy.word != "WORSE":
+            return self._say(UNCLEAR, tonight, [line, accuracy.text], notices, accuracy=accuracy)
+        lines = [f"answers are worse: {accuracy.text}", line]
+        first = self._first(self._is_worse)
+        return self._say(REGRESSION, tonight, lines, notices, "answers", first, accuracy=accuracy)
 
     def _judge(self, tonight: Reading, notices: list[str]) -> Verdict:
         latency, accuracy = self.latency(tonight), self.accuracy(tonight)
@@ -184,7 +195,7 @@ class Judge:
         return None if found is None or found.word == "AMBIGUOUS" else found.word == "SLOWER"
 
     def _is_worse(self, reading: Reading) -> bool | None:
-        found = self.accuracy(reading) if reading.state == "valid" else None
+        found = self.accuracy(reading) if reading.state in ("valid", "invalid") else None
         return None if found is None or found.word == "NOT SCORED" else found.word == "WORSE"
 
     def _say(
