@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import cli, runlog
+from harness import cli, runlog, track
 from harness.cells import Asked
 from harness.errors import CardError, SettingError, UnknownName
 from harness.tracking import answers, arms, history, nights, outputs, ratios
@@ -373,3 +376,51 @@ def test_logs_of_different_cells_say_so(tmp_path: Path) -> None:
 def test_interleaved_logs_are_recognised(tmp_path: Path) -> None:
     a, b = (runlog.read(logs.write(tmp_path / f"{name}.jsonl")) for name in "ab")
     assert not ratios.interleaved(a, b) or a.samples[0].at == b.samples[0].at
+
+
+# --- which nights are measured ---
+
+
+def test_only_the_newest_is_measured_and_the_first_bad_is_found_by_halving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring is played by made-up nights; which of them are measured, and what is concluded, is the real thing."""
+    for number in range(1, 21):
+        (tmp_path / "nights" / str(number)).mkdir(parents=True)
+    measured: list[str] = []
+
+    def play(asked: Asked, wanted: nights.Series, name: str, folder: Path, beside: object, *rest: object) -> Reading:
+        measured.append(name)
+        return night(name, rounds=3 if beside else 0, **({"encode": 1.2} if int(name) >= 8 else {}))
+
+    monkeypatch.setattr(track.jobs, "night", play)
+    monkeypatch.setattr(answers, "compare", lambda a, b: None)
+    wish = track.Wish(
+        Asked(model="fake", device="fake", suite="pages"),
+        tuple(nights.discover(tmp_path / "nights")), tmp_path / "out", latest=True,
+    )  # fmt: skip
+    verdict = track.track(wish, lambda text: None).verdict
+    assert verdict.code == REGRESSION
+    assert (verdict.night, verdict.first_bad, verdict.last_good) == ("20", "8", "7")
+    assert measured[:2] == ["1", "20"]
+    assert len(measured) <= 2 + 5  # log2 of the 18 between
+
+
+def test_two_cards_are_measured_side_by_side_by_the_program(tmp_path: Path) -> None:
+    """Two folders of the fake model, one of which takes twice as long in prefill: real processes, real time."""
+    for name, prefill_ms in (("good", 8.0), ("bad", 24.0)):
+        (tmp_path / name).mkdir()
+        settings = f"encode_ms = 2.0\nprefill_ms = {prefill_ms}\npreprocess_ms = 0.5\n"
+        (tmp_path / name / "nightly.toml").write_text(f'weights = "random"\n[settings]\n{settings}')
+    command = [sys.executable, "-m", "harness", "compare", "good", "bad", "--interleave", "--model", "fake", "--device",
+               "fake", "--suite", "pages", "--limit", "12", "--min-seconds", "0", "--min-effect", "0.5", "--json",
+               "--decode-tokens", "2"]  # fmt: skip
+    environment = {**os.environ, "VLM_PARETO_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    verdict = json.loads(done.stdout)
+    assert done.returncode == REGRESSION, done.stdout + done.stderr
+    assert verdict["stage"] == "prefill"
+    assert not any("did not take turns" in notice for notice in verdict["notices"])
+    found = [runlog.read(path) for path in runlog.find(tmp_path / "results" / "compared" / "bad" / "against-good")]
+    assert len(found) == 6  # both arms, three runs
+    assert all(log.finished for log in found)

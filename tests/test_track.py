@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -255,3 +257,36 @@ def test_no_hub_is_one_line(tmp_path: Path, cache: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("harness: --repo apple/FastVLM-0.5B: its revisions cannot be listed")
     assert "next: check the name, the network and HF_HUB_OFFLINE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class Commits(BaseHTTPRequestHandler):
+    """As much of the Hub as listing a repository's commits needs."""
+
+    def do_GET(self) -> None:
+        found = self.path.startswith("/api/models/me/nightly/commits/main")
+        rows = [
+            {"id": commit * 40, "title": "x", "message": "", "date": date, "authors": []}
+            for commit, date in (("b", "2026-11-02T03:00:00.000Z"), ("a", "2026-11-01T03:00:00.000Z"))
+        ]
+        body = json.dumps(rows if found and "p=1" not in self.path else []).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_repositorys_commits_are_nights_oldest_first(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Commits)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = "from harness.tracking import nights; print(*[n.name for n in nights.of_repo('me/nightly')])"
+    kept = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HARNESS_OFFLINE")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+        env={**kept, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_CACHE": str(tmp_path)},
+    )  # fmt: skip
+    server.shutdown()
+    server.server_close()
+    assert done.stdout.split() == ["2026-11-01-0300-aaaaaaaa", "2026-11-02-0300-bbbbbbbb"], done.stderr

@@ -127,9 +127,11 @@ def _broken(job: Job, error: Exception) -> Failure:
 
 def fit_together(a: Asked, b: Asked) -> bool:
     """Return whether both models fit at once, by their counts; True where that cannot be told."""
-    wanted = [sweep.estimate(asked, None).memory_bytes for asked in (a, b)]
     free = _free_bytes(a.device)
-    if free is None or any(size is None for size in wanted):
+    if free is None:
+        return True
+    wanted = [sweep.estimate(asked, None).memory_bytes for asked in (a, b)]
+    if any(size is None for size in wanted):
         return True
     return sum(size for size in wanted if size is not None) <= MEMORY_SHARE * free
 

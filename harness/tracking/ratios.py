@@ -92,7 +92,7 @@ def decide(rounds: Sequence[tuple[Times, Times]], minimum_effect: float = MINIMU
     those of all pairs together.
     """
     each = [compare([one], minimum_effect) for one in rounds]
-    pooled = compare(rounds, minimum_effect)
+    pooled = each[0] if len(each) == 1 else compare(rounds, minimum_effect)
     pairs = sum(len(_shared(a, b)) for a, b in rounds)
     if not pooled:
         return Latency("AMBIGUOUS", (), (), False, len(rounds), pairs, "no valid pair of samples")
