@@ -116,8 +116,6 @@ def tracked(tiny_fastvlm: Any, cache: Path, tmp_path_factory: pytest.TempPathFac
         tensors = load_file(file)
         if night == RESAVED:
             save_file(dict(reversed(tensors.items())), file, metadata={"format": "pt", "step": "2000"})
-        elif night == TRAINING_FORM:
-            (copy / "nightly.toml").write_text('weights = "random"\n[settings]\nreparameterised = false\n')
         elif night == DAMAGED:
             name = "model.layers.1.mlp.down_proj.weight"
             tensors[name] = 8 * torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(1))
@@ -131,14 +129,15 @@ def tracked(tiny_fastvlm: Any, cache: Path, tmp_path_factory: pytest.TempPathFac
     return result
 
 
-def track(result: Tracked, present: list[str], effect: str) -> None:
-    """Track a folder in which only these nights are."""
-    shutil.rmtree(result.folder / "nightlies", ignore_errors=True)
-    for night in present:
-        shutil.copytree(result.folder / "kept" / night, result.folder / "nightlies" / night)
+def track(result: Tracked, present: list[str], effect: str, samples: int = QUESTIONS) -> None:
+    """Track the folder `nightlies`; where there is a folder `kept`, with only these nights in it."""
+    if (result.folder / "kept").is_dir():
+        shutil.rmtree(result.folder / "nightlies", ignore_errors=True)
+        for night in present:
+            shutil.copytree(result.folder / "kept" / night, result.folder / "nightlies" / night)
     common = ["track", "nightlies", "--model", str(result.card), "--suite", "docvqa", "--data", "suite.parquet"]
     common += ["--res", "128", "--device", "fake", "--threads", "1", "--min-seconds", "0", "--decode-tokens", "2"]
-    common += ["--max-samples", str(QUESTIONS), "--precision", "0.001", "--max-seconds", "30", "--min-effect", effect]
+    common += ["--max-samples", str(samples), "--precision", "0.001", "--max-seconds", "30", "--min-effect", effect]
     last, to = present[-1], f"verdict-{present[-1]}"
     result.done[last] = run(result.folder, result.cache, *common, "--verdict", to, GITHUB_ACTIONS="true")
     assert (result.folder / to / "verdict.json").is_file(), result.done[last].stderr
@@ -173,17 +172,25 @@ def test_a_damaged_layer_is_a_regression_of_the_answers(tracked: Tracked) -> Non
 
 
 @pytest.mark.slow
-def test_an_encoder_in_training_form_is_a_regression_of_the_encoder(tracked: Tracked) -> None:
-    track(tracked, [BASELINE, TRAINING_FORM], "0.1")
-    verdict, done = tracked.verdicts[TRAINING_FORM], tracked.done[TRAINING_FORM]
+def test_an_encoder_in_training_form_is_a_regression_of_the_encoder(
+    tiny_fastvlm: Any, cache: Path, tmp_path: Path
+) -> None:
+    """Random weights twice, re-parameterised and not, on 60 pictures: the encoder takes about 1.4 times as long."""
+    write_suite(tmp_path / "suite.parquet", ["-"] * 60)
+    for night, form in ((BASELINE, "true"), (TRAINING_FORM, "false")):
+        shutil.copytree(tiny_fastvlm.weights, tmp_path / "nightlies" / night)
+        text = f'weights = "random"\n[settings]\nreparameterised = {form}\n'
+        (tmp_path / "nightlies" / night / "nightly.toml").write_text(text)
+    result = Tracked(tmp_path, cache, tiny_fastvlm.card, {}, {})
+    track(result, [BASELINE, TRAINING_FORM], "0.1", 60)
+    verdict, done = result.verdicts[TRAINING_FORM], result.done[TRAINING_FORM]
     assert done.returncode == 1, done.stdout + done.stderr
     assert verdict["stage"] == "encode"
     assert verdict["first_bad"] == TRAINING_FORM
-    ratios = {one["name"]: one for one in verdict["ratios"]}
-    assert ratios["encode"]["low"] > 1.1
+    assert next(one["low"] for one in verdict["ratios"] if one["name"] == "encode") > 1.1
     assert "in each of 3 runs" in verdict["reasons"][0]
     assert verdict["accuracy"]["word"] == "NOT SCORED"
-    assert "random weights are never scored" in verdict["accuracy"]["reason"]
+    assert not verdict["accuracy"]["changed"]
 
 
 def test_a_checkpoint_that_does_not_load_is_broken_and_no_crash(tracked: Tracked) -> None:

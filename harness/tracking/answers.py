@@ -68,6 +68,8 @@ def compare(baseline: Frame, candidate: Frame) -> Accuracy:
     a, b = _scored(baseline), _scored(candidate)
     said_a, said_b = _answers(baseline), _answers(candidate)
     scores_a, scores_b = dict(zip(a.examples, a.scores, strict=True)), dict(zip(b.examples, b.scores, strict=True))
+    if not (baseline.logs["trained"].all() and candidate.logs["trained"].all()):
+        said_a = {}  # what random weights say is nothing that could change
     changed = _changed(said_a, said_b, scores_a, scores_b)
     moved = sum(said_a[key] != said_b[key] for key in said_a if key in said_b)
     for side, name in ((a, "the baseline"), (b, "tonight's checkpoint")):
