@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from harness import __version__
-from harness.errors import HarnessError, SettingError
+from harness.errors import LESS_MEMORY, HarnessError, SettingError
 from harness.model import STAGES
 
 
@@ -45,9 +45,7 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = _say_error("the reader of stdout has gone; the run log is complete; next: `harness show LOG`", 141)
     except MemoryError:
-        code = _say_error(
-            "out of memory; what was measured is kept; next: --isolate-stages, a lower --res or --dtype bfloat16", 2
-        )
+        code = _say_error(f"out of memory; what was measured is kept; next: {LESS_MEMORY}", 2)
     except OSError as error:
         code = _say_error(f"{error.filename or 'input/output'}: {error.strerror}; what was measured is kept", 2)
     sys.exit(code if isinstance(code, int) else 0)

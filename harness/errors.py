@@ -66,6 +66,18 @@ class ExampleError(HarnessError):
     """One example that cannot be measured; the run goes on and the log keeps a failure record."""
 
 
+LESS_MEMORY = "--isolate-stages, a lower --res or --dtype bfloat16"
+"""What to try when memory does not suffice."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether memory did not suffice; torch says so in a `RuntimeError` of other words for each device."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def guess(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest known name, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

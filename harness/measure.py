@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from harness.clock import Clock
 from harness.device import Device
 from harness.energy import Meter, spent_mj
-from harness.errors import ExampleError, HarnessError
+from harness.errors import LESS_MEMORY, ExampleError, HarnessError, out_of_memory
 from harness.examples import Example
 from harness.model import Model, Piece, Request, Seen
 from harness.records import Counted, Failure, Footer, Pass, Sample
@@ -377,6 +377,8 @@ def _sample(
 
 def _failure(example: Example, error: BaseException) -> Failure:
     message = str(error).strip() or type(error).__name__
+    if out_of_memory(error):
+        message = f"{message.splitlines()[0]}; next: {LESS_MEMORY}"
     return Failure(
         example=example.id,
         index=example.index,

@@ -16,6 +16,7 @@ from harness.cells import Asked, Cell
 from harness.clock import Clock, Monotonic
 from harness.device import Device
 from harness.energy import Meter
+from harness.errors import LESS_MEMORY, DeviceError, out_of_memory
 from harness.examples import Suite
 from harness.gate import Gate, probes_for
 from harness.measure import MeasureRecord, Plan, headline_ns, measure, now_text
@@ -146,7 +147,13 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
         only=job.cell.part,
         settings={**job.card.settings, **engine.SETTINGS, **job.cell.settings},
     )
-    model = engine.load(job.card, job.source, options)
+    try:
+        model = engine.load(job.card, job.source, options)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        what = f"{job.cell.model} in {job.cell.dtype} does not fit into the memory of {job.cell.device}"
+        raise DeviceError(f"{what}; next: {LESS_MEMORY}") from error
     try:
         yield model, device, clock
     finally:

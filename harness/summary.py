@@ -45,7 +45,7 @@ def summary(frame: Frame, accuracies: Mapping[str, Any] | None = None) -> pd.Dat
         mine = frame.samples[frame.samples["log"].isin(logs["log"])]
         row |= _times(facts, mine)
         row |= _shape(mine)
-        row |= _memory(mine)
+        row |= _memory(mine, logs)
         row |= _accuracy(facts, (accuracies or {}).get(name))
         row["marks"] = marks(row)
         row["mark"] = "".join(MARKS[mark][0] for mark in row["marks"])
@@ -161,7 +161,7 @@ def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
     cold = samples[samples["phase"] == "cold"]
     row |= _columns("cold_ttft", estimate(cold["ttft_ns"]) if "ttft_ns" in cold else None)
     row |= _columns("tpot", estimate(good["tpot_ns"]) if "tpot_ns" in good else None)
-    row["between_process_percent"] = _between_processes(good, "ttft_ns" if not additive else "stages_ns")
+    row["between_process_percent"] = _between_processes(good, wanted if additive else ("ttft",), bool(facts["isolate"]))
     for stage in STAGES:
         energy = estimate(good[f"{stage}_energy_mj"]) if f"{stage}_energy_mj" in good else None
         row[f"{stage}_energy_mj"] = energy.value if energy else None
@@ -209,11 +209,17 @@ def _missing_parts(facts: Mapping[str, Any], good: pd.DataFrame) -> list[str]:
     return [f"part {part}" for part in wanted if part not in set(good["part"])]
 
 
-def _between_processes(good: pd.DataFrame, column: str) -> float | None:
-    if column not in good or good["repetition"].nunique() < 2:
+def _between_processes(good: pd.DataFrame, names: Sequence[str], isolate: bool) -> float | None:
+    """Return how far apart the processes lie, in percent of their median; where a sum is shown, by their sums."""
+    found: list[list[float]] = []
+    for _, mine in good.groupby("repetition"):
+        parts = [stage_values(mine, name, isolate) for name in names]
+        found.append([float(np.median(values)) for part in parts for values in part])
+    complete = max((len(medians) for medians in found), default=0)
+    totals = [sum(medians) for medians in found if medians and len(medians) == complete]
+    if len(totals) < 2:
         return None
-    medians = good.groupby("repetition")[column].median()
-    return float(100 * (medians.max() - medians.min()) / medians.median())
+    return float(100 * (max(totals) - min(totals)) / np.median(totals))
 
 
 def _shape(samples: pd.DataFrame) -> dict[str, Any]:
@@ -235,9 +241,13 @@ def _shape(samples: pd.DataFrame) -> dict[str, Any]:
     return row
 
 
-def _memory(samples: pd.DataFrame) -> dict[str, Any]:
+def _memory(samples: pd.DataFrame, logs: pd.DataFrame) -> dict[str, Any]:
+    told = logs["device_peak_memory"].iloc[0] if "device_peak_memory" in logs else None
     for columns, meaning in (
-        ([name for name in samples.columns if name.endswith("_peak_bytes")], "device allocator"),
+        (
+            [name for name in samples.columns if name.endswith("_peak_bytes")],
+            told if isinstance(told, str) else "device allocator",
+        ),
         ([name for name in ("rss_bytes", "allocated_bytes") if name in samples.columns], "process"),
     ):
         values = samples[columns].to_numpy(dtype=float)

@@ -15,7 +15,7 @@ import msgspec
 
 from harness import cells, plugins, run, weights
 from harness.cells import Asked
-from harness.errors import CardError, HarnessError, SettingError, UnknownName
+from harness.errors import LESS_MEMORY, CardError, HarnessError, SettingError, UnknownName
 
 AXES = ("model", "suite", "res", "device", "engine", "protocol", "dtype")
 """What a plan may list several of, in the order in which cells run."""
@@ -140,7 +140,7 @@ KILLED = (137, -9)
 
 def _in_words(code: int) -> str:
     if code in KILLED:
-        return "killed, probably for want of memory; next: --isolate-stages, a lower --res or --dtype bfloat16"
+        return f"killed, probably for want of memory; next: {LESS_MEMORY}"
     return "measured" if code == 0 else f"exit code {code}"
 
 

@@ -151,3 +151,13 @@ def test_answers_are_scored_once_and_remembered(tmp_path: Path, monkeypatch: pyt
     assert again.value == 0.5, "read from the cache, not scored anew"
     (row,) = material.gather(data, scoring.of(data)).rows
     assert row["accuracy"] == 0.5
+
+
+def test_processes_of_an_isolated_cell_are_compared_by_their_sums(tmp_path: Path) -> None:
+    """Not by the median of a heap of encoder's and LLM's samples: 120 + 40 ms against 100 + 40 ms is 13 %."""
+    for repetition, encode_ms in enumerate((100.0, 120.0)):
+        for part, times in (("fastvithd", {"preprocess": 0.0, "encode": encode_ms}), ("llm", {"prefill": 40.0})):
+            path = tmp_path / f"{part}-{repetition}.jsonl"
+            synthetic_logs.write(path, part=part, times_ms=times, repetition=repetition, noise=0)
+    (row,) = rows_of(tmp_path)
+    assert row["between_process_percent"] == pytest.approx(100 * 20 / 150)

@@ -177,6 +177,7 @@ def test_errors_that_keep_coming_end_the_cell_with_a_record_each(clock: Scripted
     failures = [r for r in records if isinstance(r, Failure)]
     assert len(failures) == MAXIMUM_CONSECUTIVE_FAILURES
     assert "out of memory" in failures[0].message
+    assert "next: --isolate-stages" in failures[0].message
     footer = records[-1]
     assert isinstance(footer, Footer)
     assert footer.stopped == "failures"

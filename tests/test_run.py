@@ -11,6 +11,7 @@ from harness.cells import Asked
 from harness.clock import Scripted
 from harness.devices import fake
 from harness.devices.fake import Episode
+from harness.errors import DeviceError
 from harness.records import Sample
 
 ASKED = Asked(
@@ -81,3 +82,12 @@ def test_a_resumed_run_counts_what_was_timed_before_whatever_the_protocol(asked:
         pass
     log = runlog.read(job.path)
     assert len([s for s in log.samples if s.phase == "timed"]) == 10
+
+
+def test_a_model_that_does_not_fit_is_one_line(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("harness.adapters.fake.load", load)
+    with pytest.raises(DeviceError, match=r"fake in float32 does not fit into .* of fake; next: --isolate-stages"):
+        list(run.carry_out(run.prepare(replace(asked, limit=1)), lambda _: None, Scripted()))
