@@ -133,7 +133,7 @@ def _result(result: Mapping[str, Any]) -> str:
     for name, value in result["facts"].items():
         facts.add_row(name, escape(str(value)))
     times = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for name in ("stage", "median", "95 % interval", "n", "FLOPs", "of peak"):
+    for name in ("stage", "median", "95 % interval", "n", "FLOPs", "of roofline"):
         times.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for row in result["stages"]:
         times.add_row(
@@ -142,7 +142,7 @@ def _result(result: Mapping[str, Any]) -> str:
             f"{_ms(row['low_ms'])} – {_ms(row['high_ms'])}" if row.get("low_ms") is not None else "–",
             str(row["n"]),
             _gflop(row.get("flops")),
-            f"{row['of_peak']:.0%}" if row.get("of_peak") is not None else "–",
+            f"{row['of_roofline']:.0%}" if row.get("of_roofline") is not None else "–",
         )
     tail = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     tail.add_column(style="bold", no_wrap=True)

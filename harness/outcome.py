@@ -1,13 +1,16 @@
 """What one measurement came to, as `harness run` and `harness show` print it: a summary row in words and rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from harness import frame, scoring, summary
 from harness.errors import LogError
 from harness.model import STAGES
+from harness.runlog import Log
 from harness.units import milliseconds, size
 
 Row = Mapping[str, Any]
@@ -19,7 +22,8 @@ class Outcome:
 
     row: Row
     flops: Mapping[str, int]
-    peak_flops_per_s: float | None
+    of_roofline: Mapping[str, float]
+    """By stage, the least time its FLOPs and weight bytes could take at the machine's peaks, over the time it took."""
     failures: tuple[str, ...]
     """A line for each example that failed: what, where, what next."""
 
@@ -41,19 +45,15 @@ class Outcome:
         }
 
     def _stage(self, name: str) -> dict[str, Any]:
-        row, flops = self.row, self.flops.get(name)
-        median_ns = _number(row, f"{name}_ns")
-        of_peak = None
-        if flops and self.peak_flops_per_s and median_ns:
-            of_peak = flops / (median_ns / 1e9) / self.peak_flops_per_s
+        row = self.row
         return {
             "stage": _stage_name(name, row),
-            "median_ms": _ms(median_ns),
+            "median_ms": _ms(_number(row, f"{name}_ns")),
             "low_ms": _ms(_number(row, f"{name}_low_ns")),
             "high_ms": _ms(_number(row, f"{name}_high_ns")),
             "n": int(row["n"]),
-            "flops": flops,
-            "of_peak": of_peak,
+            "flops": self.flops.get(name),
+            "of_roofline": self.of_roofline.get(name),
         }
 
 
@@ -73,13 +73,43 @@ def of(paths: Sequence[Path]) -> tuple[list[Outcome], list[str]]:
 def _outcome(row: Row, table: frame.Frame) -> Outcome:
     logs = [table.records[name] for name in row["logs"]]
     flops: dict[str, int] = {}
-    for log in logs:
-        for counted in log.counted:
-            for stage, count in counted.flops.items():
-                flops.setdefault(stage, count)
-    peak = logs[0].header.effective.get("peak_flops_per_s")
+    of_roofline: dict[str, float] = {}
+    for name, log in zip(row["logs"], logs, strict=True):
+        samples = summary.timed(table.samples[table.samples["log"] == name])
+        for stage, count, share in _roofline(log, samples):
+            flops.setdefault(stage, count)
+            if share is not None:
+                of_roofline.setdefault(stage, share)
     failures = [f"example {f.example}: {f.message} [{f.stage}, {log.path}]" for log in logs for f in log.failures]
-    return Outcome(row, flops, float(peak) if isinstance(peak, int | float) else None, tuple(failures))
+    return Outcome(row, flops, of_roofline, tuple(failures))
+
+
+def _roofline(log: Log, samples: pd.DataFrame) -> Iterator[tuple[str, int, float | None]]:
+    """Yield stage, FLOPs and share of the roofline for the samples of the commonest counted shape, and for no others.
+
+    A tiled page is several times the work of a small one: FLOPs of one over the time of the other would mean nothing. A
+    part loaded alone speaks only of its own stages.
+    """
+    shape = ["visual_tokens", "tiles"]
+    counted = {(each.visual_tokens, each.tiles): each for each in log.counted}
+    for key in samples.value_counts(shape).index if set(shape) <= set(samples.columns) else ():
+        if key not in counted:
+            continue
+        work, mine = counted[key], samples[(samples[shape] == list(key)).all(axis=1)]
+        part = log.header.cell.get("part")
+        for stage, flops in work.flops.items():
+            column = f"{stage}_ns"
+            if flops <= 0 or column not in mine or (part and (part == "llm") == stage.startswith("encode")):
+                continue
+            of = [log.header.effective.get(f"peak_{what}_per_s") for what in ("flops", "bytes")]
+            todo, took_s = (flops, work.weight_bytes.get(stage, 0)), float(mine[column].median()) / 1e9
+            known = [amount / peak for amount, peak in zip(todo, of, strict=True) if isinstance(peak, int | float)]
+            yield (
+                stage,
+                flops,
+                max(known) / took_s if len(known) == 2 and took_s > 0 and part in (None, "llm") else None,
+            )
+        return
 
 
 def _facts(row: Row) -> dict[str, str]:

@@ -158,6 +158,8 @@ def test_processes_of_an_isolated_cell_are_compared_by_their_sums(tmp_path: Path
     for repetition, encode_ms in enumerate((100.0, 120.0)):
         for part, times in (("fastvithd", {"preprocess": 0.0, "encode": encode_ms}), ("llm", {"prefill": 40.0})):
             path = tmp_path / f"{part}-{repetition}.jsonl"
-            synthetic_logs.write(path, part=part, times_ms=times, repetition=repetition, noise=0)
+            synthetic_logs.write(
+                path, part=part, times_ms=times, repetition=repetition, noise=0, n=12 if part == "llm" else 5
+            )
     (row,) = rows_of(tmp_path)
     assert row["between_process_percent"] == pytest.approx(100 * 20 / 150)
