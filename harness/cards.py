@@ -1,4 +1,4 @@
-"""Cards: TOML files of facts. A field is a fact or a name from a closed list; a misspelt one is named with its neighbour."""
+"""Cards: TOML files of facts. A field is a fact or a name from a closed list; a misspelt one is guessed."""
 
 import hashlib
 import re
@@ -16,6 +16,10 @@ ROOT = SHIPPED if SHIPPED.is_dir() else Path(__file__).parent.parent
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every part of a card has in common: frozen, and no field that we do not know."""
+
+
+USUAL_SIDES = (256, 512, 768, 1024, 1536)
+"""What the FastVLM paper sweeps, for tables of cards that take any multiple."""
 
 
 class Resolution(Facts, frozen=True):
@@ -38,7 +42,7 @@ class Resolution(Facts, frozen=True):
             return list(self.values)
         if self.rule == "fixed":
             return [self.default]
-        return (self.values and list(self.values)) or [s for s in (256, 512, 768, 1024, 1536) if self.problem(s) is None]
+        return list(self.values) or [side for side in USUAL_SIDES if self.problem(side) is None]
 
     def problem(self, side: int) -> str | None:
         """Return why `side` cannot be taken and the nearest that can, or None."""
@@ -52,7 +56,8 @@ class Resolution(Facts, frozen=True):
             if side not in near:
                 return f"takes multiples of {of} from {low} to {high}; nearest: {' or '.join(map(str, near))}"
         if self.rule == "any" and not self.minimum <= side <= self.maximum:
-            return f"takes sides from {self.minimum} to {self.maximum}; nearest: {min(max(side, self.minimum), self.maximum)}"
+            nearest = min(max(side, self.minimum), self.maximum)
+            return f"takes sides from {self.minimum} to {self.maximum}; nearest: {nearest}"
         return None
 
 
@@ -75,7 +80,7 @@ class Llm(Facts, frozen=True):
 
 
 class Encoder(Facts, frozen=True):
-    """One vision encoder. `architecture` is a name the adapter knows (own code), a transformers class or a timm model."""
+    """One vision encoder. `architecture` is a name the adapter knows, a transformers class or a timm model."""
 
     name: str
     library: Literal["own", "transformers", "timm"]

@@ -26,8 +26,8 @@ from harness.weights import Source, Target
 class Prepared:
     """One example's images after preprocessing, on the device.
 
-    `pixels` has for each encoder a tensor (tiles, 3, height, width). `geometry` is whatever the family's `project` needs
-    (image sizes, the tile grid). `processed_px`, `content_px`, `tiles` and `note` go to the log (see `model.Seen`).
+    `pixels` has for each encoder a tensor (tiles, 3, height, width). `geometry` is whatever the family's `project`
+    needs (image sizes, the tile grid). `processed_px`, `content_px`, `tiles` and `note` go to the log (`model.Seen`).
     """
 
     pixels: Mapping[str, Tensor]
@@ -73,11 +73,11 @@ class VisionLanguageModel(ABC):
 
     @abstractmethod
     def build(self) -> dict[str, nn.Module]:
-        """Return all modules by part name: each encoder's name, "projector", "llm" (from `self.llm()`); none allocated."""
+        """Return all modules by part name: each encoder's, "projector", "llm" (from `self.llm()`); none allocated."""
 
     @abstractmethod
     def rename(self, name: str) -> Target:
-        """Return where the checkpoint's tensor `name` belongs: "<part>.<name in the part>", None, or several targets."""
+        """Return where the checkpoint's tensor `name` belongs: "<part>.<its name there>", None, or several targets."""
 
     @abstractmethod
     def prepare(self, pictures: list[images.Picture]) -> Prepared:
@@ -97,7 +97,7 @@ class VisionLanguageModel(ABC):
 
     @abstractmethod
     def prompt(self, question: str) -> tuple[list[int], list[int]]:
-        """Return the ids before and after the visual tokens, by the family's chat template (BOS included where it has one)."""
+        """Return the ids before and after the visual tokens, by the family's chat template (with its BOS, if any)."""
 
     def prefill_scope(
         self, features: Mapping[str, Tensor], prepared: Prepared, position: int
@@ -176,7 +176,7 @@ class VisionLanguageModel(ABC):
         return torch.cat([text[: len(before)], visual.to(text.dtype), text[len(before) :]])[None]
 
     def prefill(self, embeds: Tensor, scope: AbstractContextManager[Any]) -> Any:
-        """Run the LLM over the whole prompt, logits of the last position only; returns transformers' output with its cache."""
+        """Run the LLM over the whole prompt, logits of the last position only; returns transformers' output."""
         with scope:
             return self.parts["llm"](inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
 
@@ -203,8 +203,8 @@ class VisionLanguageModel(ABC):
         positions = self.card.llm.positions if self.card.llm else 0
         if embeds.shape[1] + request.max_new_tokens > positions:
             raise ExampleError(
-                f"{embeds.shape[1]} prompt tokens and {request.max_new_tokens} new ones exceed the {positions} positions "
-                f"of {self.card.name}; next: a lower --res"
+                f"{embeds.shape[1]} prompt tokens and {request.max_new_tokens} new ones exceed the {positions} "
+                f"positions of {self.card.name}; next: a lower --res"
             )
         output = self.prefill(embeds, self.prefill_scope(features, prepared, len(before)))
         token = self.greedy(output)

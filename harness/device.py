@@ -1,4 +1,4 @@
-"""What the measurer needs of a device: to wait for it, to ask its memory, and where it has one, to read its own clock."""
+"""What the measurer needs of a device: to wait for it, to ask its memory, and to read its own clock if it has one."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

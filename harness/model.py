@@ -1,4 +1,4 @@
-"""The seam everything hangs on: a model answers a request as a generator of events; the measurer alone owns the clock."""
+"""The seam everything hangs on: a model answers as a generator of events; the measurer alone owns the clock."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +12,10 @@ STAGES = ("preprocess", "encode", "project", "prefill")
 class Request:
     """One question about one or more images, as bytes in memory: that is where TTFT starts.
 
-    `images` are encoded image files (PNG, JPEG ...), untouched. `question` is the suite's bare text with its suffix; chat
-    templates are the adapter's. With `ignore_eos` exactly `max_new_tokens` tokens are made (timing); without, the model
-    stops by itself (scoring). With `visual_only` the prompt is the visual tokens alone, as in the FastVLM paper's prefill.
+    `images` are encoded image files (PNG, JPEG ...), untouched. `question` is the suite's bare text with its suffix;
+    chat templates are the adapter's. With `ignore_eos` exactly `max_new_tokens` tokens are made (timing); without, the
+    model stops by itself (scoring). With `visual_only` the prompt is the visual tokens alone, as in the FastVLM
+    paper's prefill.
     """
 
     images: tuple[bytes, ...]
@@ -40,9 +41,9 @@ class Piece(NamedTuple):
 class Seen(NamedTuple):
     """What the model was shown: yielded once, before `Done("prefill")`; it costs no clock read and no sync.
 
-    Pixel sizes are (width, height). `processed_px` is what the encoder gets in all (tiles added up), `content_px` the number
-    of those pixels that show the image and not padding. `tiles` counts encoder passes of one encoder. `conversions` states
-    what was done to the file to make RGB pixels of it ("CMYK to RGB", "first frame of 12").
+    Pixel sizes are (width, height). `processed_px` is what the encoder gets in all (tiles added up), `content_px` the
+    number of those pixels that show the image and not padding. `tiles` counts encoder passes of one encoder.
+    `conversions` states what was done to the file to make RGB pixels of it ("CMYK to RGB", "first frame of 12").
     """
 
     original_px: tuple[int, int]
@@ -59,7 +60,7 @@ Event = Done | Piece | Seen
 
 
 class Work(NamedTuple):
-    """What a stage must do, counted and not guessed: floating-point operations (2 per multiply-add), bytes of weights read."""
+    """What a stage must do, counted: floating-point operations (2 per multiply-add) and bytes of weights read."""
 
     flops: int
     weight_bytes: int
@@ -96,6 +97,6 @@ class Options:
     dtype: str = "float32"
     seed: int = 0
     only: str | None = None
-    """Load this part alone (`--isolate-stages`): the name of an encoder, or "llm" (with stand-in visual tokens); None: all."""
+    """Load this part alone (`--isolate-stages`): an encoder's name, or "llm" (with stand-in features); None: all."""
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    """The card's `[settings]` table overlaid with `--set name=value`; the adapter knows the names and refuses others."""
+    """The card's `[settings]` table overlaid with `--set name=value`."""

@@ -10,7 +10,7 @@ def vicuna_v1(question: str) -> tuple[str, str]:
     r"""Return LLaVA's `vicuna_v1` (also named `v1`) for one question about one image, cut where the image goes.
 
     The halves are tokenized apart, as LLaVA does (a sentencepiece vocabulary gives another id where they meet), after
-    one BOS; the image stands on a line of its own before the question. Source: `llava/conversation.py` of LLaVA-1.5.
+    one BOS; the image has its own line before the question. Source: `llava/conversation.py` of LLaVA-1.5.
     """
     return f"{VICUNA_SYSTEM} USER: ", f"\n{question} ASSISTANT:"
 
@@ -18,7 +18,7 @@ def vicuna_v1(question: str) -> tuple[str, str]:
 def qwen_2(question: str) -> tuple[str, str]:
     r"""Return LLaVA's `qwen_2` for one question about one image, cut where the image goes; no BOS.
 
-    Source: `llava/conversation.py` of ml-fastvlm and LLaVA-NeXT; the image stands on a line of its own before the question.
+    Source: `llava/conversation.py` of ml-fastvlm and LLaVA-NeXT; the image has its own line before the question.
     """
     return (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",

@@ -43,7 +43,7 @@ class Resumed(Record, frozen=True, tag="resumed"):
 
 
 class Pass(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One answer of the model, timed. In a stage pass the device is synced after every event; in a whole pass only at the first piece."""
+    """One answer, timed. A stage pass syncs the device after every event, a whole pass only at the first piece."""
 
     stage_ns: dict[str, int] = {}
     """Host time by stage; parts of a stage as `encode.siglip`. Empty in a whole pass."""

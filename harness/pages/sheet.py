@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom in page pixels; the last two lie just outside."""
 
 
-class Overflow(Exception):  # noqa: N818 - not an error: the page is drawn anew with other words
+class Overflow(Exception):
     """The drawn words do not fit the page at their type sizes."""
 
 
