@@ -3,7 +3,8 @@
 Only this file prints, catches errors and sets exit codes. Progress and notices go to stderr; stdout holds the result.
 Everything heavy (torch, pandas, lmms-eval) is imported inside the command that needs it, so `--help` answers at once.
 
-Exit codes: 0 done; 1 done, but examples failed; 2 an error (one line says which); 130 interrupted; 141 closed pipe.
+Exit codes: 0 done; 1 done, but examples failed; 2 an error (one line says which); 70 a bug; 130 interrupted; 141 closed
+pipe.
 """
 
 import json
@@ -48,6 +49,9 @@ def main() -> NoReturn:
         code = _say_error(f"out of memory; what was measured is kept; next: {LESS_MEMORY}", 2)
     except OSError as error:
         code = _say_error(f"{error.filename or 'input/output'}: {error.strerror}; what was measured is kept", 2)
+    except Exception:  # noqa: BLE001 - a bug of ours: all of it, and no exit code that means anything else
+        traceback.print_exc()
+        code = _say_error("a bug of the harness, see above; what was measured is kept; next: please report it", 70)
     sys.exit(code if isinstance(code, int) else 0)
 
 

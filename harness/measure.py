@@ -6,7 +6,7 @@ TTFT, and answers at its natural length: that answer is scored. Whole minus stag
 """
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from harness.device import Device
 from harness.energy import Meter, spent_mj
 from harness.errors import LESS_MEMORY, ExampleError, HarnessError, out_of_memory
 from harness.examples import Example
-from harness.model import Model, Piece, Request, Seen
+from harness.model import Model, Piece, Request, Seen, Work
 from harness.records import Counted, Failure, Footer, Pass, Sample
 from harness.stopping import Stopping
 
@@ -411,14 +411,19 @@ def _forget(error: BaseException) -> None:
 
 
 def _count(model: Model, seen: Seen) -> Iterator[Counted]:
-    work = model.work(seen)
-    if work:
+    work: Mapping[str, Work]
+    try:
+        work, note = model.work(seen), ""
+    except Exception as error:  # noqa: BLE001 - a count that fails must not cost the measurement
+        work, note = {}, f"not counted: {type(error).__name__}: {error}"
+    if work or note:
         yield Counted(
             visual_tokens=seen.visual_tokens,
             text_tokens=seen.text_tokens,
             tiles=seen.tiles,
             flops={stage: each.flops for stage, each in work.items()},
             weight_bytes={stage: each.weight_bytes for stage, each in work.items()},
+            note=note,
         )
 
 

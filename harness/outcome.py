@@ -130,6 +130,7 @@ def _facts(row: Row) -> dict[str, str]:
         "tokens": f"{tokens} visual, {_count(row, 'text_tokens')} text; "
         f"{_count(row, 'content_px_per_token')} pixels of the image per visual token",
         "protocol": PROTOCOLS.get(row["protocol"], str(row["protocol"])),
+        "clock": f"{row['clock'] or '–'}; sync: {row['sync'] or '–'}",
     }
     if row["settings"]:
         facts["settings"] = str(row["settings"])
@@ -148,10 +149,12 @@ def _also(row: Row) -> dict[str, str]:
     also = {}
     if _number(row, "residual_percent") is not None:
         also["residual"] = f"{row['residual_percent']:+.1f} % of TTFT (TTFT minus the stages' sum)"
-    if _number(row, "ttft_p90_ns") is not None:
-        also["p90 TTFT"] = f"{milliseconds(row['ttft_p90_ns'])}, with 99 % confidence at most {_bound(row)}"
-    elif _number(row, "ttft_p90_bound_ns") is not None:
-        also["p90 TTFT"] = f"at most {_bound(row)} with 99 % confidence ({row['ttft_p90_reason']})"
+    for q in (90, 95, 99):
+        bound = milliseconds(_number(row, f"ttft_p{q}_bound_ns"))
+        if _number(row, f"ttft_p{q}_ns") is not None:
+            also[f"p{q} TTFT"] = f"{milliseconds(row[f'ttft_p{q}_ns'])}, with 99 % confidence at most {bound}"
+        elif q == 90 and _number(row, "ttft_p90_bound_ns") is not None:
+            also["p90 TTFT"] = f"at most {bound} with 99 % confidence ({row['ttft_p90_reason']})"
     if _number(row, "cold_ttft_ns") is not None:
         also["cold TTFT"] = f"{milliseconds(row['cold_ttft_ns'])} (first request of a fresh process)"
     if _number(row, "tpot_ns") is not None:
@@ -170,10 +173,6 @@ def _also(row: Row) -> dict[str, str]:
     if row["refused"]:
         also["refused"] = f"{row['refused']} samples by the validity gate"
     return also
-
-
-def _bound(row: Row) -> str:
-    return milliseconds(_number(row, "ttft_p90_bound_ns"))
 
 
 def _accuracy(row: Row) -> dict[str, Any]:

@@ -117,6 +117,8 @@ class Counted(Record, frozen=True, tag="counted"):
     tiles: int
     flops: dict[str, int]
     weight_bytes: dict[str, int]
+    note: str = ""
+    """Why nothing was counted."""
 
 
 class Footer(Record, frozen=True, tag="footer"):

@@ -122,7 +122,14 @@ def _counts(logs: pd.DataFrame) -> dict[str, Any]:
         "stopped": ", ".join(sorted({text for text in logs["stopped"] if isinstance(text, str)})),
         "weights_notice": next((text for text in logs["weights_notice"] if text), ""),
         "data_notice": next((text for text in logs["data_notice"] if text), ""),
+        "clock": _said(logs, "device_clock"),
+        "sync": _said(logs, "device_sync"),
     }
+
+
+def _said(logs: pd.DataFrame, column: str) -> str:
+    """Return what the first log says of its device, or nothing."""
+    return str(logs[column].iloc[0]) if column in logs and isinstance(logs[column].iloc[0], str) else ""
 
 
 def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
@@ -156,8 +163,9 @@ def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
             share = estimate(100 * (both["ttft_ns"] - both["stages_ns"]) / both["ttft_ns"])
             row["residual_percent"] = share.value if share else None
         if "ttft_ns" in good and len(good):
-            p90 = stats.percentile(good["ttft_ns"].dropna().tolist(), 0.9)
-            row |= {"ttft_p90_ns": p90.value, "ttft_p90_bound_ns": p90.bound, "ttft_p90_reason": p90.reason}
+            for q in (90, 95, 99):
+                at = stats.percentile(good["ttft_ns"].dropna().tolist(), q / 100)
+                row |= {f"ttft_p{q}_ns": at.value, f"ttft_p{q}_bound_ns": at.bound, f"ttft_p{q}_reason": at.reason}
     cold = samples[samples["phase"] == "cold"]
     row |= _columns("cold_ttft", estimate(cold["ttft_ns"]) if "ttft_ns" in cold else None)
     row |= _columns("tpot", estimate(good["tpot_ns"]) if "tpot_ns" in good else None)
