@@ -17,8 +17,8 @@ Word = Literal["SAME", "FASTER", "SLOWER", "AMBIGUOUS"]
 MINIMUM_EFFECT = 0.03
 """A ratio nearer to 1 than this is no regression, however sure it is."""
 CONFIRMATIONS = 2
-"""Further runs that must agree before a SLOWER fails a night: processes of the same model differ by chance, and what they
-differ by does not cancel between the arms (benchmarks/nightly_alarms.py shows how much of it this bears)."""
+"""Further runs that must agree before a SLOWER fails a night: processes of one model differ by chance, which does not
+cancel between the arms (benchmarks/nightly_alarms.py shows how much of it this bears)."""
 MINIMUM_SHARE = 0.01
 """A stage alone fails a night only if what it lost is so much of TTFT: 5 % of 30 µs is nobody's trouble."""
 
