@@ -105,9 +105,9 @@ class Evidence:
                 continue
             for name in row["logs"]:
                 for counted in self.data.frame.records[name].counted:
-                    if counted.weight_bytes.get("encode"):
-                        runs = max(1, counted.tiles)
-                        return counted.weight_bytes["encode"] / runs / DTYPE_BYTES[str(row["dtype"])] / 1e6
+                    # Of one tile only: tiles run in one batch read the weights once, one by one each time.
+                    if counted.weight_bytes.get("encode") and counted.tiles == 1:
+                        return counted.weight_bytes["encode"] / DTYPE_BYTES[str(row["dtype"])] / 1e6
         return None
 
     def tokens(self, subject: Subject) -> float | None:

@@ -27,6 +27,7 @@ MARKS = {
     "paper": ("¶", "the FastVLM paper's protocol: encoder and prefill of the visual tokens, timed apart and added up"),
     "emulated": ("◇", "predicted or emulated time, not a measurement of this machine"),
     "torn": ("⚠", "the run did not finish: fewer samples than planned"),
+    "refused": ("!", "the validity gate refused every sample: shown, but not to be quoted"),
     "published": ("*", "as printed by others, not measured here"),
 }
 """Symbol and meaning of every mark, in the order they are printed."""
@@ -296,6 +297,7 @@ def marks(row: Mapping[str, Any]) -> tuple[str, ...]:
         "paper": row["protocol"] == "paper",
         "emulated": bool(row["emulated"]),
         "torn": bool(row["torn"]),
+        "refused": bool(row["n"]) and not row["valid"],
     }
     return tuple(mark for mark in MARKS if present.get(mark))
 

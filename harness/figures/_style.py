@@ -72,6 +72,7 @@ SHORT = {
     "paper": "encoder + prefill, added",
     "emulated": "predicted, not measured",
     "torn": "unfinished run",
+    "refused": "every sample refused by the gate",
     "published": "published, not measured here",
 }
 
