@@ -8,7 +8,7 @@ from harness import experiments, run, stats
 from harness.cells import Asked
 
 SMALLEST_ELSEWHERE = 0.1
-"""A difference elsewhere below this share of the planted one is real but nothing: a sleep shifts caches by microseconds."""
+"""A difference elsewhere below this share of the planted one is real but nothing: sleeping shifts caches a little."""
 SMALLEST_FOUND = 0.5
 """A planted delay counts as found when at least this share of it shows in its stage."""
 LARGEST_OVERHEAD = 1.01
