@@ -31,7 +31,7 @@ def tests(session: nox.Session) -> None:
     # One thread a process: two test processes with two threads each would only wait for one another.
     threads = {"OMP_NUM_THREADS": "1"}
     session.run("pytest", "-q", "-n", "2", *session.posargs, env=threads, success_codes=[0, 1])
-    # What failed is run again alone: a test that only failed for want of a free core passes, a real failure fails again.
+    # What failed is run again alone: a test that failed for want of a free core passes, a real failure fails again.
     session.run("pytest", "-q", "--last-failed", "--last-failed-no-failures", "none", env=threads, success_codes=[0, 5])
 
 
