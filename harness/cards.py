@@ -116,6 +116,8 @@ class ModelCard(Facts, frozen=True):
     encoders: tuple[Encoder, ...] = ()
     llm: Llm | None = None
     hub: Hub | None = None
+    shipped: str = ""
+    """A folder beside the cards with the checkpoint itself: it comes with the package."""
     prompt: str = ""
     """Name of the adapter's chat template."""
     settings: dict[str, str | int | float | bool] = {}

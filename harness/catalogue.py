@@ -11,9 +11,21 @@ from harness.errors import HarnessError
 DEFAULT_MODEL = "fastvlm-0.5b"
 
 
-def default_model() -> str:
-    """Return the model that `harness run` measures when none is named."""
-    return DEFAULT_MODEL
+def default_model(asked_weights: str | None, offline: bool) -> tuple[str, str]:
+    """Return the model that is measured when none is named, and what the user must be told about that choice.
+
+    Without weights for it, and none asked for, the small model that ships with the package: a first command that ends
+    with a score says more than one that cannot.
+    """
+    small = cards.model(weights.SHIPPED_MODEL)
+    if asked_weights is not None or not weights.present(small):
+        return DEFAULT_MODEL, ""
+    if weights.resolve(cards.model(DEFAULT_MODEL), None, offline).trained:
+        return DEFAULT_MODEL, ""
+    return small.name, (
+        f"no model was named and the weights of {DEFAULT_MODEL} cannot be had here: measuring {small.title}, which "
+        f"ships with the package and reads generated pages only; next: --model {DEFAULT_MODEL} times the real one"
+    )
 
 
 def best_device() -> str:
@@ -44,12 +56,16 @@ def _models() -> list[dict[str, str]]:
                 "model": name,
                 "title": card.title,
                 "sides": sides,
-                "weights": "here" if here else ("on the Hub" if card.hub else "random only"),
+                "weights": "ships with the package" if here and card.shipped else _where(here, bool(card.hub)),
                 "license": card.license,
                 "repository": card.hub.repo if card.hub else "",
             }
         )
     return rows
+
+
+def _where(here: bool, on_hub: bool) -> str:
+    return "here" if here else ("on the Hub" if on_hub else "random only")
 
 
 def _suites() -> list[dict[str, str]]:

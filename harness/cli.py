@@ -127,7 +127,9 @@ MEASURING = [
 
 @program.command()
 @click.option(
-    "--model", default=None, help="A model of `harness list models`, or a card file. [default: see `harness list`]"
+    "--model",
+    default=None,
+    help="A model of `harness list models`, or a card file. [default: fastvlm-0.5b or what ships]",
 )
 @click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
 @click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
@@ -147,7 +149,7 @@ def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, *
     """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
     from harness import console, run, sweep
 
-    asked = _asked(options)
+    asked = _asked({**options, "model": options["model"] or _model_for(options)})
     if protocol != "both":
         asked = replace(asked, protocol=protocol)
     protocols = PROTOCOL_NAMES if protocol == "both" else (asked.protocol,)
@@ -187,9 +189,11 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
     typed = {name: [_side(text) for text in texts] if name == "res" else texts for name, texts in given.items()}
     source = click.get_current_context().get_parameter_source
     said = [name for name in options if source(name) == click.core.ParameterSource.COMMANDLINE]
-    asked = _asked({**options, "model": None})
+    grids = sweep.read_plan(plan) if plan else [({}, {})]
+    named = "model" in given or all("model" in axes for axes, _ in grids)
+    asked = _asked({**options, "model": None if named else _model_for(options)})
     wanted, refused = [], []
-    for axes, common in sweep.read_plan(plan) if plan else [({}, {})]:
+    for axes, common in grids:
         axes = {name: values for name, values in axes.items() if name not in said}
         common = {name: value for name, value in common.items() if name not in said}
         cells, left_out = sweep.grid({**axes, **typed}, replace(asked, **common), processes)
@@ -244,7 +248,7 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
 @click.argument("a")
 @click.argument("b")
 @click.option("--interleave", is_flag=True, help="Measure both now, example by example; A, B: checkpoints or cards.")
-@click.option("--model", default=None, help="The card of both checkpoints. [default: see `harness list`]")
+@click.option("--model", default=None, help="The card of both checkpoints. [default: fastvlm-0.5b]")
 @click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
 @click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
 @click.option("--protocol", type=click.Choice(["ttft", "paper"]), default="ttft", show_default=True, help=PROTOCOLS)
@@ -294,7 +298,7 @@ def compare(
 @click.option(
     "--baseline", help="The pinned checkpoint: a name in FOLDER, or a folder. [default: the first that loads]"
 )
-@click.option("--model", default=None, help="The card of the checkpoints. [default: see `harness list`]")
+@click.option("--model", default=None, help="The card of the checkpoints. [default: fastvlm-0.5b]")
 @click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
 @click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
 @click.option("--protocol", type=click.Choice(["ttft", "paper"]), default="ttft", show_default=True, help=PROTOCOLS)
@@ -464,6 +468,16 @@ def coreml(model: str, res: int | None, dtype: str, weights: str | None, seed: i
     say(str(path))
 
 
+def _model_for(options: dict[str, Any]) -> str:
+    """Return the model to measure where none is named, and say why if it is not the usual one."""
+    from harness import catalogue
+
+    model, notice = catalogue.default_model(options["weights"], options["offline"])
+    if notice:
+        click.echo(f"note: {notice}", err=True)
+    return model
+
+
 def _asked(options: dict[str, Any]) -> Any:
     """Turn the options into what is asked for, with the device and the model decided."""
     from harness import catalogue
@@ -471,7 +485,7 @@ def _asked(options: dict[str, Any]) -> Any:
 
     settings = dict(_setting(text) for text in options.pop("settings"))
     device = options.pop("device") or catalogue.best_device()
-    model = options.pop("model") or catalogue.default_model()
+    model = options.pop("model") or catalogue.DEFAULT_MODEL
     return Asked(**options, device=device, model=model, settings=settings)
 
 

@@ -1,4 +1,4 @@
-"""The accuracy of each cell, scored after the run and remembered by the digests of its logs, or why there is none.
+"""The accuracy of each cell, scored after the run and remembered by what it is made of, or why there is none.
 
 Scoring imports lmms-eval, which is slow: it is done once per log and kept in the cache folder, never in the results.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from harness import cards, places, stats, summary
+from harness import cards, places, stats, summary, task_files
 from harness.errors import HarnessError
 from harness.frame import Frame
 from harness.records import Sample
@@ -76,7 +76,8 @@ def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Fr
         return Accuracy(
             suite.metric, reason=f"{suite.name} is judged by a model over an API: answers are logged, not scored"
         )
-    digest = summary.digest([frame.digests.get(name, name) for name in logs] + [suite.digest, str(CACHE_VERSION)])
+    scorer = [suite.digest, task_files.release(), str(CACHE_VERSION)]
+    digest = summary.digest([frame.digests.get(name, name) for name in logs] + scorer)
     kept = places.cache() / "scores" / f"{digest}.json"
     if remember and kept.is_file():
         try:

@@ -1,6 +1,7 @@
 """Where weights come from, and how they get into modules: every tensor by name, checked, one at a time.
 
-Order: `--weights PATH`, the local Hub cache, the Hub when it can be reached, else random weights with a plain notice.
+Order: `--weights PATH`, what ships with the package, the local Hub cache, the Hub when it can be reached, else random
+weights with a plain notice.
 Deciding (`resolve`) needs no torch and takes seconds where there is no network.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness import cards
 from harness.cards import ModelCard
 from harness.checkpoints import Tensors as Tensors
 from harness.checkpoints import is_complete
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Kind = Literal["local", "cache", "hub", "random"]
+Kind = Literal["local", "shipped", "cache", "hub", "random"]
+
+SHIPPED_MODEL = "fastvlm-nano"
+"""The card whose trained weights come with the package: what is offered where no others can be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +56,29 @@ def resolve(card: ModelCard, asked: str | None, offline: bool = False) -> Source
     """
     if asked == "random":
         return Source(
-            "random", folder=_cached(card), notice="random weights, as asked: timings are honest, answers are not"
+            "random", folder=_kept(card), notice="random weights, as asked: timings are honest, answers are not"
         )
     if asked is not None:
         folder = Path(asked).expanduser()
         if not folder.is_dir():
             raise WeightsError(f"--weights {asked}: no such folder; next: give a checkpoint's folder, or `random`")
         return Source("local", folder, digest=digest(folder))
-    cached = _cached(card)
-    if cached and is_complete(cached):
-        return Source("cache", cached, digest=cached.name)
+    kept = _kept(card)
+    if kept and is_complete(kept):
+        return Source("shipped", kept, digest=digest(kept)) if card.shipped else Source("cache", kept, digest=kept.name)
     fetched, reason = _from_hub(card, offline)
     if fetched:
         return Source("hub", fetched, digest=fetched.name)
-    return Source(
-        "random",
-        folder=cached,
-        notice=f"{reason}: random weights of the exact architecture (timings are honest, answers are not)",
-    )
+    notice = f"{reason}: random weights of the exact architecture (timings are honest, answers are not)"
+    if card.hub and present(small := cards.model(SHIPPED_MODEL)):
+        notice += f"; for answers that can be scored: --model {small.name}, a small model that ships with the package"
+    return Source("random", folder=kept, notice=notice)
 
 
 def present(card: ModelCard) -> bool:
     """Return whether the card's weights are on this machine."""
-    cached = _cached(card)
-    return bool(cached and is_complete(cached))
+    kept = _kept(card)
+    return bool(kept and is_complete(kept))
 
 
 def _from_hub(card: ModelCard, offline: bool) -> tuple[Path | None, str]:
@@ -106,6 +110,11 @@ def _offline() -> bool:
     return any(
         os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in ("HF_HUB_OFFLINE", "HARNESS_OFFLINE")
     )
+
+
+def _kept(card: ModelCard) -> Path | None:
+    """Return the folder on this machine that has the card's weights, or some of them."""
+    return cards.ROOT / "models" / card.shipped if card.shipped else _cached(card)
 
 
 def _cached(card: ModelCard) -> Path | None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from harness import cards, llms, weights
+from harness import cards, catalogue, llms, weights
 from harness.adapters import fastvlm
 from harness.checkpoints import Tensors
 from harness.errors import WeightsError
@@ -503,6 +503,44 @@ def test_a_hub_that_never_answers_costs_seconds_not_minutes(
     found = resolve(tmp_path / "cache", HF_ENDPOINT=hub)
     assert found.source["source"] == "random"
     assert found.seconds < 25
+
+
+@pytest.fixture
+def shipping(tmp_path: Path, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package whose card `fastvlm-nano` ships with (tiny) weights; return their folder."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(cards, "ROOT", tmp_path)
+    for name in ("models", "reports", "suites"):
+        (tmp_path / name).mkdir()
+    made, _ = tiny.write_fastvlm(tmp_path)
+    folder = tmp_path / "models" / "fastvlm-nano"
+    made.rename(folder)
+    for name in ("fastvlm-nano", "fastvlm-0.5b"):
+        card = Path(__file__).parent.parent / "models" / f"{name}.toml"
+        (tmp_path / "models" / card.name).write_bytes(card.read_bytes())
+    return folder
+
+
+def test_weights_that_ship_are_found_beside_the_card(shipping: Path) -> None:
+    card = cards.model("fastvlm-nano")
+    assert weights.present(card)
+    found = weights.resolve(card, None)
+    assert (found.kind, found.folder, found.trained) == ("shipped", shipping, True)
+    assert weights.resolve(card, "random").kind == "random"
+
+
+def test_what_ships_is_the_default_only_where_nothing_else_can_be_had(shipping: Path, tmp_path: Path) -> None:
+    name, notice = catalogue.default_model(None, offline=True)
+    assert name == "fastvlm-nano"
+    assert "fastvlm-0.5b cannot be had" in notice
+    assert "--model fastvlm-0.5b" in notice
+    assert catalogue.default_model("random", offline=True) == ("fastvlm-0.5b", "")  # weights were asked for
+    offered = weights.resolve(cards.model("fastvlm-0.5b"), None, offline=True)
+    assert offered.kind == "random"
+    assert "--model fastvlm-nano" in offered.notice
+    (shipping / "model.safetensors").unlink()
+    assert catalogue.default_model(None, offline=True) == ("fastvlm-0.5b", "")
+    assert weights.resolve(cards.model("fastvlm-nano"), None, offline=True).kind == "random"
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,205 @@
+"""The training of `fastvlm-nano`: what the lessons say is on the page, what is trained is what the adapter runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tokenizers import Tokenizer
+
+from harness import cards, pages
+from harness.adapters import fastvlm
+from harness.model import Options
+from harness.weights import Source
+from training import exercises, lessons, network, nightlies, train, vocabulary
+
+ROOT = Path(__file__).parent.parent
+PLAN = msgspec.toml.decode((ROOT / "training" / "fastvlm-nano.toml").read_bytes(), type=train.Plan)
+SMALL = lessons.Kind(sides=(704, 1152), window=256, pages=2, windows=2, readable_px=3, repeats=1, fields=3, lines=2)
+CARD = cards.model("fastvlm-nano")
+SHIPPED = ROOT / "models" / CARD.shipped
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def untrained() -> network.Network:
+    made = network.Network(CARD, seed=3)
+    with torch.no_grad():  # let the norms see something, or folding them into the convolutions would do nothing
+        made.train()
+        made.encoder(torch.rand(2, 3, 128, 128))
+    return made.eval()
+
+
+def test_every_batch_is_a_function_of_seed_and_step() -> None:
+    first, again, other = (lessons.batch(SMALL, 5, step) for step in (9, 9, 10))
+    assert [piece.tasks for piece in first] == [piece.tasks for piece in again]
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first, other, strict=True))
+
+
+def test_characters_lie_where_the_ink_is() -> None:
+    """Boxes of letters vary in brightness; the same boxes, moved a page's height away, do not."""
+    contrast = []
+    for piece in lessons.batch(SMALL, 5, 0):
+        grey = piece.pixels.mean(axis=2)
+        for character in piece.characters:
+            x0, y0, x1, y1 = (round(edge) for edge in character.box)
+            if min(x0, y0) >= 0 and max(x1, y1) <= 256 and x1 > x0 and y1 > y0 and chr(character.code).isalnum():
+                contrast.append(float(np.ptp(grey[y0:y1, x0:x1])))
+    assert len(contrast) > 100
+    assert np.mean(np.array(contrast) > 60) > 0.98
+
+
+def test_letters_are_near_where_the_page_itself_has_them() -> None:
+    """The quick boxes against `Run.characters`, which measures every beginning of the text."""
+    page = pages.document(3, 5)
+    for run in page.runs:
+        exact = run.characters()
+        quick = list(lessons._boxes(run))
+        assert [mark for mark, _ in exact] == [mark for mark, _ in quick]
+        for (_, (x0, _, x1, _)), (_, (left, _, right, _)) in zip(exact, quick, strict=True):
+            assert abs((x0 + x1) / 2 - (left + right) / 2) <= max(2.0, 0.1 * run.style.em_px)
+
+
+def test_a_question_is_asked_only_where_label_and_answer_are_shown() -> None:
+    for piece in lessons.batch(SMALL, 7, 2):
+        for task in piece.tasks:
+            x0, y0, x1, y1 = task.box
+            assert 0 <= x0 < x1 <= 256
+            assert 0 <= y0 < y1 <= 256
+
+
+@given(st.integers(0, 40))
+def test_training_never_sees_a_page_of_the_suite(index: int) -> None:
+    page, asked = pages.document(index, PLAN.seed), pages.document(index, PLAN.seed, "suite")
+    assert not page.unseen
+    assert {field.answers for field in page.fields} != {field.answers for field in asked.fields}
+
+
+def test_the_tokenizer_spells_answers_and_knows_the_questions_words(tokenizer: Tokenizer) -> None:
+    page = pages.document(2, 11, "suite")
+    for field in page.fields:
+        ids = tokenizer.encode(field.answers[0], add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == field.answers[0]
+        assert len(tokenizer.encode(field.question, add_special_tokens=False).ids) < len(field.question) / 2
+
+
+def test_the_tokenizer_is_rebuilt_from_its_seed(tokenizer: Tokenizer) -> None:
+    made = vocabulary.build(PLAN.seed, 40)
+    words = {word for word in made.get_vocab() if word.startswith(" ")}
+    assert words
+    assert words <= set(tokenizer.get_vocab())
+
+
+def test_packed_questions_are_alone_with_the_picture(tokenizer: Tokenizer, untrained: network.Network) -> None:
+    """What the network says of each question among others equals what it says of that question alone."""
+    piece = max(lessons.batch(SMALL, 5, 0), key=lambda piece: sum(task.asked for task in piece.tasks))
+    asked = [task for task in piece.tasks if task.asked]
+    assert len(asked) >= 2
+    with torch.no_grad():
+        together = exercises.exercise([piece], tokenizer)
+        logits = untrained(together, ("answer",))["answer"]
+        alone = []
+        for task in asked:
+            work = exercises.exercise([lessons.Lesson(piece.pixels, piece.characters, (task,))], tokenizer)
+            alone.append(untrained(work, ("answer",))["answer"])
+    assert torch.allclose(logits, torch.cat(alone), atol=1e-4)
+
+
+def test_what_is_exported_is_what_was_trained(tmp_path: Path, tokenizer: Tokenizer, untrained: network.Network) -> None:
+    """Features and the first answered token, by the network in training and by the adapter that users run."""
+    network.export(untrained, CARD.encoders[0].name, tmp_path, torch.float32)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = fastvlm.FastVlm(CARD, Source("local", tmp_path), Options(256))
+    piece = next(piece for piece in lessons.batch(SMALL, 5, 0) if any(task.asked for task in piece.tasks))
+    task = next(task for task in piece.tasks if task.asked)
+    work = exercises.exercise([lessons.Lesson(piece.pixels, piece.characters, (task,))], tokenizer)
+    with torch.no_grad():
+        trained = untrained.encoder.forward_features(work.pixels)
+        features = model.parts["fastvithd"].forward_features(work.pixels)
+        visual = model.parts["projector"](features.flatten(2).transpose(1, 2))[0]
+        before, after = model.prompt(task.question + exercises.SUFFIX)
+        answered = model.prefill(model.embed(visual, before, after), model.prefill_scope({}, None, 0)).logits  # type: ignore[arg-type]
+        logits = untrained(work, ("answer",))["answer"][0]
+    assert torch.allclose(features, trained, atol=1e-4)
+    assert torch.allclose(answered[0, -1], logits, atol=1e-4)
+
+
+def test_slots_hold_the_character_that_covers_them(tokenizer: Tokenizer) -> None:
+    character = lessons.Character(ord("k"), (70.0, 36.0, 77.0, 44.0))
+    work = exercises.exercise([lessons.Lesson(np.zeros((128, 128, 3), np.uint8), (character,), ())], tokenizer)
+    rows = work.letters.view(16, 32)  # slots of 8 x 4 pixels
+    assert {(y, x) for y, x in rows.nonzero().tolist()} == {(4, 18), (5, 18)} or rows.nonzero().tolist() == [[4, 18]]
+    assert set(work.letters.unique().tolist()) == {0, ord("k")}
+
+
+def test_unpacking_keeps_cells_where_they_are() -> None:
+    """One cell in, and of the finer grid only its own four change."""
+    unpack = network.Unpack(6, 3)
+    cells = torch.zeros(1, 16, 6)
+    base = unpack(cells)
+    cells[0, 1 * 4 + 2] = 1.0  # row 1, column 2 of 4 x 4
+    changed = (unpack(cells) - base).abs().sum(-1).view(8, 8).nonzero().tolist()
+    assert changed == [[2, 4], [2, 5], [3, 4], [3, 5]]
+
+
+def plan(tmp_path: Path) -> Path:
+    """The shipped plan with three phases that are over in a few seconds."""
+    head = (ROOT / "training" / "fastvlm-nano.toml").read_text().partition("[kinds]")[0]
+    kind = "{ sides = [704, 704], window = 128, pages = 1, windows = 2, repeats = 1, "
+    kind += "readable_px = 3, fields = 2, lines = 1 }"
+    phase = '[[phases]]\nsteps = 2\nkinds = ["tiny"]\ntrains = "{}"\n'
+    path = tmp_path / "plan.toml"
+    path.write_text(f"{head}[kinds]\ntiny = {kind}\n" + "".join(map(phase.format, train.LOSSES)))
+    return path
+
+
+def trained(plan: Path, out: Path, *options: str) -> list[dict[str, float]]:
+    out.mkdir(exist_ok=True)
+    (out / "tokenizer.json").write_bytes((SHIPPED / "tokenizer.json").read_bytes())
+    command = [sys.executable, "-m", "training.train", "--plan", str(plan), "--out", str(out), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+@pytest.mark.slow
+def test_training_is_deterministic_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path = plan(tmp_path)
+    whole = trained(path, tmp_path / "whole")
+    assert [line["step"] for line in whole] == [1, 2, 3, 4, 5, 6]
+    trained(path, tmp_path / "parts", "--stop-at", "5")
+    assert trained(path, tmp_path / "parts") == whole
+    assert (tmp_path / "parts" / "step-000006" / "model.safetensors").is_file()
+
+
+@given(arrays.arrays(np.float16, (3, 50), elements=st.floats(-2, 2, width=16)), st.integers(0, 9))
+def test_a_nightly_comes_back_to_half_a_step(value: np.ndarray, seed: int) -> None:
+    base = np.random.default_rng(seed).normal(size=(3, 50)).astype(np.float16)
+    back = nightlies.unpack(nightlies.pack(value, base), base)
+    difference = np.abs(value.astype(np.float32) - base.astype(np.float32))
+    assert np.abs(back.astype(np.float32) - value.astype(np.float32)).max() <= difference.max() / 6 * 1.01 + 4e-3
+
+
+def test_windows_hold_what_they_are_placed_for() -> None:
+    draw = Random(1)
+    for _ in range(200):
+        first = draw.uniform(0, 900)
+        last = first + draw.uniform(5, 200)
+        start = lessons._place(draw, first, last, 256, 1152)
+        assert 0 <= start <= 1152 - 256
+        assert start <= first
+        assert last <= start + 256
