@@ -46,9 +46,9 @@ class Network(nn.Module):
         self.projector, self.llm = self.parts["projector"], self.parts["llm"]
         assert card.llm
         encoder = card.encoders[0]
-        widths = [*encoder.settings["embed_dims"][1:4], encoder.width]
+        widths = [*encoder.settings["embed_dims"][1:4], card.llm.hidden]
         self.letters = nn.Linear(widths[0], SLOTS * CODES)
-        self.words = nn.Linear(encoder.width, card.llm.vocab)
+        self.words = nn.Linear(card.llm.hidden, card.llm.vocab)
         self.unpack = nn.ModuleList(Unpack(width, narrower) for narrower, width in itertools.pairwise(widths))
         nn.init.constant_(self.words.bias, -5.0)  # a word asks for what lies in one token of many
         for name, parameter in self.encoder.named_parameters():
@@ -79,7 +79,7 @@ class Network(nn.Module):
         """Return logits: "answer" (labels, ids), "words" (B, M, ids), "stage2" ... (B, cells, slots, codes).
 
         Only what is `wanted` is computed, and no more of the encoder than that takes. "stage2" names the letters in
-        what the second stage gives; later stages are unpacked to its grid first, and named by the same head.
+        what the second stage gives; later ones, and as "stage5" the visual tokens, are unpacked to its grid first.
         """
         pixels = exercise.pixels.contiguous(memory_format=torch.channels_last)
         alone = set(wanted) == {"stage2"}
@@ -89,9 +89,10 @@ class Network(nn.Module):
                     pixels, indices=[1], stop_early=True, intermediates_only=True
                 )
             else:
-                last, (*stages, _) = self.encoder.forward_intermediates(pixels, indices=[1, 2, 3, 4])
-                stages = [*stages, last]
+                last, stages = self.encoder.forward_intermediates(pixels, indices=[1, 2, 3])
         cells = [stage.flatten(2).transpose(1, 2) for stage in stages]
+        if not alone:
+            cells.append(self.projector(last.flatten(2).transpose(1, 2)))
         given = {}
         for level, features in enumerate(cells):
             if f"stage{level + 2}" in wanted:
@@ -101,7 +102,7 @@ class Network(nn.Module):
         if "words" in wanted:
             given["words"] = self.words(cells[-1])
         if "answer" in wanted:
-            given["answer"] = self._answer(exercise, self.projector(cells[-1]))
+            given["answer"] = self._answer(exercise, cells[-1])
         return given
 
     def _answer(self, exercise: Exercise, visual: Tensor) -> Tensor:
