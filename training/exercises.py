@@ -95,12 +95,12 @@ def _sequence(lesson: Lesson, tokenizer: Tokenizer, before: list[int], start: in
     row = _Row(
         before + [0] * (start - len(before)), [IGNORED] * start, list(range(start)), [0] * start, [False] * start
     )
-    end = tokenizer.token_to_id("<|im_end|>")
+    end = tokenizer.encode("<|im_end|>", add_special_tokens=False).ids
     for number, task in enumerate((task for task in lesson.tasks if task.asked), 1):
         asked = tokenizer.encode(
             prompts.qwen_2(task.question + (SUFFIX if task.is_field else ""))[1], add_special_tokens=False
         ).ids
-        said = [*tokenizer.encode(task.answer, add_special_tokens=False).ids, end]
+        said = tokenizer.encode(task.answer, add_special_tokens=False).ids + end
         row.ids += asked + said[:-1]
         row.labels += [IGNORED] * (len(asked) - 1) + said
         size = len(asked) + len(said) - 1

@@ -5,11 +5,11 @@ import math
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors.torch import save_file
-from timm.utils import reparameterize_model
+from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from harness import cards, weights
@@ -28,7 +28,8 @@ class Unpack(nn.Module):
     def forward(self, cells: Tensor) -> Tensor:
         grid = math.isqrt(cells.shape[1])
         four: Tensor = self.layers(cells)
-        return four.unflatten(1, (grid, grid)).unflatten(-1, (2, 2, -1)).transpose(2, 3).flatten(1, 4)
+        finer: Tensor = four.unflatten(1, (grid, grid)).unflatten(-1, (2, 2, -1)).transpose(2, 3).flatten(1, 4)
+        return finer
 
 
 class Network(nn.Module):
@@ -42,8 +43,9 @@ class Network(nn.Module):
         meta = fastvlm.FastVlm(card, weights.Source("random"), options)
         with torch.device("cpu"):
             self.parts = nn.ModuleDict(meta.build())
-        self.encoder = self.parts[meta.encoder_name]
-        self.projector, self.llm = self.parts["projector"], self.parts["llm"]
+        self.encoder: Any = self.parts[meta.encoder_name]
+        self.projector: Any = self.parts["projector"]
+        self.llm: Any = self.parts["llm"]
         assert card.llm
         encoder = card.encoders[0]
         widths = [*encoder.settings["embed_dims"][1:4], card.llm.hidden]

@@ -27,8 +27,8 @@ Numbers = NDArray[Any]
 
 def pack(value: Numbers, base: Numbers) -> dict[str, Numbers]:
     """Return the steps (groups, GROUP) of `value - base`, and what one step is worth in each group."""
-    flat = (value.astype(np.float32) - base.astype(np.float32)).ravel()
-    flat = np.pad(flat, (0, -flat.size % GROUP)).reshape(-1, GROUP)
+    difference = (value.astype(np.float32) - base.astype(np.float32)).ravel()
+    flat = np.pad(difference, (0, -difference.size % GROUP)).reshape(-1, GROUP)
     scale = (np.abs(flat).max(axis=1, keepdims=True) / LARGEST).astype(np.float16)
     steps = np.round(flat / np.maximum(scale.astype(np.float32), 1e-12)).clip(-LARGEST, LARGEST)
     return {"steps": steps.astype(np.int8), "scale": scale[:, 0]}
@@ -62,7 +62,7 @@ def keep(run: Path, steps: str) -> None:
             for part, numbers in pack(value, base[name]).items()
         }
         path = FOLDER / f"step-{step:06d}.npz"
-        np.savez_compressed(path, **kept)
+        np.savez_compressed(path, allow_pickle=False, **kept)  # type: ignore[arg-type]
         click.echo(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
 
 

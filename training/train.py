@@ -90,7 +90,7 @@ def losses(
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the weighted sum of the losses, and what is worth writing down."""
     given = {name: logits.float() for name, logits in network(batch, wanted).items()}
-    total, told = torch.zeros(()), {}
+    total, told = torch.zeros(()), dict[str, float]()
     for name in wanted:
         if name == "answer":
             loss, more = answer_loss(given[name], batch)
