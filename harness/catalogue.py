@@ -50,13 +50,12 @@ def _models() -> list[dict[str, str]]:
         sides = {"multiple": f"multiples of {rule.of}", "fixed": "its own, fixed", "any": "any"}.get(
             rule.rule, ", ".join(map(str, rule.values))
         )
-        here = weights.present(card)
         rows.append(
             {
                 "model": name,
                 "title": card.title,
                 "sides": sides,
-                "weights": "ships with the package" if here and card.shipped else _where(here, bool(card.hub)),
+                "weights": _where(card),
                 "license": card.license,
                 "repository": card.hub.repo if card.hub else "",
             }
@@ -64,8 +63,10 @@ def _models() -> list[dict[str, str]]:
     return rows
 
 
-def _where(here: bool, on_hub: bool) -> str:
-    return "here" if here else ("on the Hub" if on_hub else "random only")
+def _where(card: cards.ModelCard) -> str:
+    if weights.present(card):
+        return "ships with the package" if card.shipped else "here"
+    return "on the Hub" if card.hub else "random only"
 
 
 def _suites() -> list[dict[str, str]]:

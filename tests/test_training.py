@@ -120,7 +120,7 @@ def test_packed_questions_are_alone_with_the_picture(tokenizer: Tokenizer, untra
 
 def test_what_is_exported_is_what_was_trained(tmp_path: Path, tokenizer: Tokenizer, untrained: network.Network) -> None:
     """Features and the first answered token, by the network in training and by the adapter that users run."""
-    network.export(untrained, CARD.encoders[0].name, tmp_path, torch.float32)
+    network.export(untrained, tmp_path, torch.float32)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     model = fastvlm.FastVlm(CARD, Source("local", tmp_path), Options(256))
     piece = next(piece for piece in lessons.batch(SMALL, 5, 0) if any(task.asked for task in piece.tasks))

@@ -13,11 +13,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from harness import prompts
+from harness.adapters.fastvlm import STRIDE
 from training.lessons import Lesson
+from training.vocabulary import SUFFIX
 
-SUFFIX = "\nAnswer the question using a single word or phrase."
-"""What lmms-eval's DocVQA task appends to a question."""
-STRIDE = 64
 CELL, SLOTS = 8, 2
 """Pixels a side of a cell of the encoder's second stage, and the slots in it: 8 x 4 pixels, about one small letter."""
 CODES = 128

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import images, pages
+from harness.adapters.fastvlm import BLACK, STRIDE
 from harness.pages import fonts
 from harness.pages.sheet import Run
+from training.vocabulary import READ_ON
 
 Box = tuple[float, float, float, float]
 
@@ -104,9 +106,9 @@ class Sight:
 def _sight(sides: tuple[int, int], readable_px: float, seed: int, index: int) -> Sight:
     """Draw page `index` and resize it, as the model will see it."""
     page = pages.document(index, seed)
-    side = 64 * Random(f"{seed}|{index}").randint(sides[0] // 64, sides[1] // 64)
+    side = STRIDE * Random(f"{seed}|{index}").randint(sides[0] // STRIDE, sides[1] // STRIDE)
     width, height = page.image.size
-    square = images.resize(images.pad_square(page.image.convert("RGB"), (0, 0, 0)), side, side)
+    square = images.resize(images.pad_square(page.image.convert("RGB"), BLACK), side, side)
     longest = max(width, height)
     scale, left, top = side / longest, (longest - width) // 2, (longest - height) // 2
     marks = tuple(
@@ -193,4 +195,4 @@ def _tasks(kind: Kind, sight: Sight, x: int, y: int, shown: int, draw: Random) -
     for run in lines[: kind.lines]:
         start = run.text[: draw.randint(3, 5)]
         if sum(other.text.startswith(start) for other in page.runs) == 1:
-            yield Task(f"Read the line that begins with {start}", run.text[:LONGEST], box(run), False)
+            yield Task(f"{READ_ON} {start}", run.text[:LONGEST], box(run), False)

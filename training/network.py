@@ -43,7 +43,8 @@ class Network(nn.Module):
         meta = fastvlm.FastVlm(card, weights.Source("random"), options)
         with torch.device("cpu"):
             self.parts = nn.ModuleDict(meta.build())
-        self.encoder: Any = self.parts[meta.encoder_name]
+        self.encoder_name = meta.encoder_name
+        self.encoder: Any = self.parts[self.encoder_name]
         self.projector: Any = self.parts["projector"]
         self.llm: Any = self.parts["llm"]
         assert card.llm
@@ -60,8 +61,7 @@ class Network(nn.Module):
 
     def fuse(self) -> None:
         """Fold each branched convolution into one, as at inference, and leave norms and the first two stages alone."""
-        name = next(name for name, part in self.parts.items() if part is self.encoder)
-        self.encoder = self.parts[name] = reparameterize_model(self.encoder.eval())  # of a copy
+        self.encoder = self.parts[self.encoder_name] = reparameterize_model(self.encoder.eval())  # of a copy
         self.encoder.requires_grad_(True)
         for part in (self.encoder.stem, *self.encoder.stages[:2]):
             part.requires_grad_(False)
@@ -120,15 +120,15 @@ class Network(nn.Module):
         return logits
 
 
-def export(network: Network, encoder_name: str, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+def export(network: Network, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write the model in the layout of FastVLM's released checkpoints: re-parameterised, in half precision."""
-    parts = {"projector": network.projector, "llm": network.llm}
-    parts[encoder_name] = network.encoder if network.fused else reparameterize_model(network.encoder.eval())  # a copy
+    encoder = network.encoder if network.fused else reparameterize_model(network.encoder.eval())  # of a copy
+    parts = nn.ModuleDict({**network.parts, network.encoder_name: encoder})
     back = {ours: apple for apple, ours in fastvlm.NETWORK.items()}
     tensors = {}
-    for name, tensor in nn.ModuleDict(parts).state_dict().items():
+    for name, tensor in parts.state_dict().items():
         part, rest = name.split(".", 1)
-        if part == encoder_name:
+        if part == network.encoder_name:
             name = fastvlm.TOWER + _to_apple(rest, back)
         elif part == "projector":
             name = f"model.mm_projector.{rest}"

@@ -66,23 +66,24 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """All steps."""
         return sum(phase.steps for phase in self.phases)
 
-    def at(self, step: int) -> tuple[Phase, lessons.Kind]:
-        """Return the phase and the kind of lesson of a step."""
+    def at(self, step: int) -> tuple[Phase, int]:
+        """Return the phase of a step, and how many of its steps come before."""
         for phase in self.phases:
             if step < phase.steps:
-                return phase, self.kinds[phase.kinds[step % len(phase.kinds)]]
+                return phase, step
             step -= phase.steps
         raise ValueError("the plan has ended")
 
+    def kind(self, step: int) -> lessons.Kind:
+        """Return the kind of lesson of a step."""
+        phase, before = self.at(step)
+        return self.kinds[phase.kinds[before % len(phase.kinds)]]
+
     def rate(self, step: int) -> float:
         """Return the learning rate: half a cosine down to a fiftieth; each phase, with its new parts, warms up."""
-        since = step
-        for phase in self.phases:
-            if since < phase.steps:
-                break
-            since -= phase.steps
+        warm = min(1, (self.at(step)[1] + 1) / self.warmup_steps)
         share = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * min(1, (since + 1) / self.warmup_steps) * (0.51 + 0.49 * math.cos(math.pi * share))
+        return self.learning_rate * warm * (0.51 + 0.49 * math.cos(math.pi * share))
 
 
 def losses(
@@ -139,7 +140,7 @@ def _make(job: tuple[lessons.Kind, int, int]) -> list[lessons.Lesson]:
 
 def drawn(plan: Plan, first: int) -> Iterator[list[lessons.Lesson]]:
     """Yield the lessons of each step, drawn ahead by another process."""
-    jobs = ((plan.at(step)[1], plan.seed, step) for step in range(first, plan.steps))
+    jobs = ((plan.kind(step), plan.seed, step) for step in range(first, plan.steps))
     with multiprocessing.get_context("spawn").Pool(1, initializer=os.nice, initargs=(5,)) as pool:
         waiting = [pool.apply_async(_make, (job,)) for job in itertools.islice(jobs, 6)]
         while waiting:
@@ -202,16 +203,13 @@ def main(path: Path, out: Path, stop_at: int | None) -> None:
             if step % 20 == 0:
                 log.flush()
             if step % plan.keep_every == 0 or step == plan.steps:
-                export(network, card.encoders[0].name, _checkpoint(out, step))
-                (_checkpoint(out, step) / "tokenizer.json").write_bytes((out / "tokenizer.json").read_bytes())
+                checkpoint = out / f"step-{step:06d}"
+                export(network, checkpoint)
+                vocabulary.save(tokenizer, checkpoint)
             if step % 200 == 0 or step == last:
                 _save(out, step, network, optimiser)
             if step == last:
                 break
-
-
-def _checkpoint(out: Path, step: int) -> Path:
-    return out / f"step-{step:06d}"
 
 
 def _optimiser(network: Network, plan: Plan) -> torch.optim.AdamW:

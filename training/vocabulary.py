@@ -12,14 +12,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from harness import pages
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SUFFIX = "\nAnswer the question using a single word or phrase."
+"""What lmms-eval's DocVQA task appends to a question."""
+READ_ON = "Read the line that begins with"
+"""Asked in training only."""
 PHRASES = (
     "system\nYou are a helpful assistant.",
     "user\n",
     "assistant\n",
-    "\nAnswer the question using a single word or phrase.",
-    "Read the line that begins with",
+    SUFFIX,
+    READ_ON,
 )
-"""What every prompt repeats, an id each; the last is asked in training only."""
+"""What every prompt repeats, an id each."""
 
 
 def build(seed: int, count: int) -> Tokenizer:
