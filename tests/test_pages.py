@@ -29,7 +29,7 @@ COLUMNS = {
     "questionId", "question", "question_types", "image", "docId", "ucsf_document_id", "ucsf_document_page_no",
     "answers", "data_split",
 }  # fmt: skip
-GOLDEN = {1: "16d74a8770104600"}
+GOLDEN = {2: "5c4116c17dc7532e"}
 
 
 @cache
@@ -324,10 +324,11 @@ def share_read(low: float, high: float) -> float:
     return float(np.mean(hits))
 
 
-def test_a_template_reader_reads_what_is_set_for_a_side_and_little_of_what_is_not() -> None:
-    assert share_read(1.0, 9) > 0.90
-    assert share_read(0.0, 0.5) < 0.40
-    assert share_read(0.0, 0.35) < 0.20
+def test_a_template_reader_reads_what_is_set_for_a_side_and_less_of_what_is_not() -> None:
+    """It knows the type face and where each letter stands, so it manages with half of what a side is set for."""
+    assert share_read(1.0, 9) > 0.99
+    assert share_read(0.0, 0.5) < 0.55
+    assert share_read(0.0, 0.35) < 0.45
     steps = [share_read(low, high) for low, high in ((0.0, 0.35), (0.35, 0.55), (0.55, 0.95), (1.0, 1.6))]
     assert steps == sorted(steps)
 
@@ -345,12 +346,10 @@ def test_every_band_is_read_at_its_own_side_and_less_the_smaller_the_image(band:
         ]
         means.append(float(np.mean(hits)))
     if band < 4:
-        assert means[band] > 0.85
+        assert means[band] > 0.98
     for one, other in pairwise(means[: band + 1]):
         assert one < other
-    if band >= 2:
-        assert means[min(band - 2, 1)] < 0.6
-        assert means[0] < 0.3
+    assert means[0] < (1.01, 0.98, 0.65, 0.55, 0.20)[band]
 
 
 @pytest.fixture(scope="module")

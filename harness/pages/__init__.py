@@ -34,7 +34,7 @@ __all__ = [
     "rows",
 ]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a pixel, a question or an answer of the suite changes."""
 PER_PAGE = 5
 """Questions asked about each page of the suite."""

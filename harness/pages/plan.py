@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.pages.draw import Draw
 
-READABLE_PX = 5.0
+READABLE_PX = 8.0
 """The x-height, in pixels of the square image, at which text counts as readable."""
 
 BANDS = ((208, 256), (390, 512), (670, 768), (920, 1024), (1300, 1700))
