@@ -42,6 +42,18 @@ def untrained() -> network.Network:
     return made.eval()
 
 
+@pytest.mark.parametrize("phase", range(len(PLAN.phases)))
+def test_the_learning_rate_rises_then_falls(phase: int) -> None:
+    first = sum(before.steps for before in PLAN.phases[:phase])
+    highest, lowest = PLAN.phases[phase].rates
+    rates = [PLAN.rate(first + step) for step in range(PLAN.phases[phase].steps)]
+    top = max(PLAN.phases[phase].warmup - 1, 0)
+    assert max(rates) == pytest.approx(highest, rel=1e-3)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top + 1 :] == sorted(rates[top + 1 :], reverse=True)
+    assert rates[-1] == pytest.approx(lowest, rel=0.01)
+
+
 def test_every_batch_is_a_function_of_seed_and_step() -> None:
     first, again, other = (lessons.batch(SMALL, 5, step) for step in (9, 9, 10))
     assert [piece.tasks for piece in first] == [piece.tasks for piece in again]
@@ -103,19 +115,41 @@ def test_the_tokenizer_is_rebuilt_from_its_seed(tokenizer: Tokenizer) -> None:
     assert words <= set(tokenizer.get_vocab())
 
 
-def test_packed_questions_are_alone_with_the_picture(tokenizer: Tokenizer, untrained: network.Network) -> None:
-    """What the network says of each question among others equals what it says of that question alone."""
-    piece = max(lessons.batch(SMALL, 5, 0), key=lambda piece: sum(task.asked for task in piece.tasks))
-    asked = [task for task in piece.tasks if task.asked]
-    assert len(asked) >= 2
+def test_each_question_gets_what_transformers_says_of_it_alone(
+    tokenizer: Tokenizer, untrained: network.Network
+) -> None:
+    """Many questions about two pieces at once, against the language model's own forward pass, question by question."""
+    pieces = [piece for piece in lessons.batch(SMALL, 5, 0) if any(task.asked for task in piece.tasks)][:2]
+    together = exercises.exercise(pieces, tokenizer)
+    llm = untrained.llm
     with torch.no_grad():
-        together = exercises.exercise([piece], tokenizer)
         logits = untrained(together, ("answer",))["answer"]
+        features = untrained.encoder.forward_features(together.pixels)
+        visual = untrained.projector(features.flatten(2).transpose(1, 2))
         alone = []
-        for task in asked:
-            work = exercises.exercise([lessons.Lesson(piece.pixels, piece.characters, (task,))], tokenizer)
-            alone.append(untrained(work, ("answer",))["answer"])
+        for owner, task in ((i, task) for i, piece in enumerate(pieces) for task in piece.tasks if task.asked):
+            work = exercises.exercise([lessons.Lesson(pieces[0].pixels, (), (task,))], tokenizer)
+            embed = llm.get_input_embeddings()
+            embeds = torch.cat([embed(work.before), visual[owner], embed(work.ids)])
+            said = llm(inputs_embeds=embeds[None]).logits[0, -len(work.ids) :]
+            alone.append(said[work.labels != exercises.IGNORED])
+    assert len(alone) >= 4
     assert torch.allclose(logits, torch.cat(alone), atol=1e-4)
+
+
+def test_letters_are_where_the_model_is_told_to_look(tokenizer: Tokenizer) -> None:
+    """The place of each letter of an answer, against the map of all printed characters."""
+    right = []
+    for lesson in lessons.batch(SMALL, 5, 1):
+        work = exercises.exercise([lesson], tokenizer)
+        printed = exercises.in_cells(work.spots, 64)[0]
+        for label, point, (row, column) in zip(
+            work.labels.tolist(), work.points.tolist(), work.places.tolist(), strict=True
+        ):
+            if point != exercises.IGNORED and (letter := tokenizer.decode([label])) != " ":
+                right.append(chr(max(int(printed[point, row * 8 + column]), 0)) == letter)
+    assert len(right) > 100
+    assert np.mean(right) > 0.95  # neighbours may share a spot
 
 
 def test_what_is_exported_is_what_was_trained(tmp_path: Path, tokenizer: Tokenizer, untrained: network.Network) -> None:
@@ -145,14 +179,12 @@ def test_slots_hold_the_character_that_covers_them(tokenizer: Tokenizer) -> None
     assert set(work.letters.unique().tolist()) == {0, ord("k")}
 
 
-def test_unpacking_keeps_cells_where_they_are() -> None:
-    """One cell in, and of the finer grid only its own four change."""
-    unpack = network.Unpack(6, 3)
-    cells = torch.zeros(1, 16, 6)
-    base = unpack(cells)
-    cells[0, 1 * 4 + 2] = 1.0  # row 1, column 2 of 4 x 4
-    changed = (unpack(cells) - base).abs().sum(-1).view(8, 8).nonzero().tolist()
-    assert changed == [[2, 4], [2, 5], [3, 4], [3, 5]]
+def test_spots_are_of_the_cell_they_lie_in() -> None:
+    """Of a map of 8 x 16 spots (128 x 128 pixels), one spot; its cell and its number there are counted by hand."""
+    spots = torch.zeros(1, 8, 16, dtype=torch.long)
+    spots[0, 5, 9] = 7  # pixels 80 to 95 from the top, 72 to 79 from the left
+    found = [exercises.in_cells(spots, stride)[0].nonzero().tolist() for stride in (16, 32, 64)]
+    assert found == [[[5 * 8 + 4, 1]], [[2 * 4 + 2, 1 * 4 + 1]], [[1 * 2 + 1, 1 * 8 + 1]]]
 
 
 def plan(tmp_path: Path) -> Path:
@@ -160,7 +192,7 @@ def plan(tmp_path: Path) -> Path:
     head = (ROOT / "training" / "fastvlm-nano.toml").read_text().partition("[kinds]")[0]
     kind = "{ sides = [704, 704], window = 128, pages = 1, windows = 2, repeats = 1, "
     kind += "readable_px = 3, fields = 2, lines = 1 }"
-    phase = '[[phases]]\nsteps = 2\nkinds = ["tiny"]\ntrains = "{}"\n'
+    phase = '[[phases]]\nsteps = 2\nkinds = ["tiny"]\ntrains = "{}"\nwarmup = 1\nrates = [1e-3, 1e-4]\n'
     path = tmp_path / "plan.toml"
     path.write_text(f"{head}[kinds]\ntiny = {kind}\n" + "".join(map(phase.format, train.LOSSES)))
     return path

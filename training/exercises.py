@@ -1,7 +1,7 @@
-"""From lessons to tensors: token sequences in which many questions share one picture, and the dense targets.
+"""From lessons to tensors: questions that share a picture, their answers letter by letter, and the dense targets.
 
-Every question of a piece sees the picture and itself, never another question, and counts its positions from the end of
-the picture: to the language model each is alone with the picture, as when it is asked.
+To the language model each question is alone with its picture, as when it is asked: it sees the picture and itself, never
+another question, and counts its positions from the end of the picture.
 """
 
 from collections.abc import Sequence
@@ -14,37 +14,53 @@ from torch import Tensor
 
 from harness import prompts
 from harness.adapters.fastvlm import STRIDE
-from training.lessons import Lesson
-from training.vocabulary import SUFFIX
+from training.lessons import Lesson, Task
+from training.vocabulary import SUFFIX, spell
 
 CELL, SLOTS = 8, 2
 """Pixels a side of a cell of the encoder's second stage, and the slots in it: 8 x 4 pixels, about one small letter."""
+SPOT = (16, 8)
+"""Pixels high and wide of a spot: about one letter of the smallest text that a page asks for, wherever its middle lies."""
+PLACES = (STRIDE // SPOT[0], STRIDE // SPOT[1])
+"""Rows and columns of spots in what one visual token stands for."""
 CODES = 128
 IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """Tensors of one batch of B pieces with M visual tokens each, the longest sequence having L positions."""
+    """Tensors of one batch: B pieces with M visual tokens each, N questions with T tokens in all, at most S in one."""
 
     pixels: Tensor
     """(B, 3, side, side) float in [0, 1]"""
+    before: Tensor
+    """(P,): the prompt's ids before the picture"""
     ids: Tensor
-    """(B, L); at the visual tokens: 0"""
-    visual: slice
-    """Where the visual tokens lie, the same in every sequence"""
+    """(T,): the prompt after the picture with the answer, question after question"""
+    owners: Tensor
+    """(N,): the piece that each question is about"""
+    rows: Tensor
+    """(N, S): which of the T tokens stands where in its question; past its end: 0"""
+    shown: Tensor
+    """(N, S): False past a question's end"""
     positions: Tensor
-    """(B, L)"""
-    mask: Tensor
-    """(B, 1, L, L), True where a position may look"""
+    """(T,): counted from the picture's end"""
     labels: Tensor
-    """(B, L): the id that follows, where it belongs to an answer, else IGNORED"""
+    """(T,): the id that follows, where it belongs to an answer, else IGNORED"""
+    fields: Tensor
+    """(T,): whether a label belongs to the answer of a field"""
+    first: Tensor
+    """(T,): whether a label is the first of an answer"""
+    points: Tensor
+    """(T,): the visual token in which the label's letter is printed, else IGNORED"""
+    places: Tensor
+    """(T, 2): row and column of the spot within that token, else IGNORED"""
     letters: Tensor
     """(B, cells, slots): codes of the characters that cover them, 0 where there is none, IGNORED where too small"""
+    spots: Tensor
+    """(B, side / 16, side / 8): code of the character whose middle lies there, else 0; IGNORED where too small"""
     words: Tensor
     """(B, M, vocabulary): whether a word asks for a value that lies in this token"""
-    fields: Tensor
-    """(B, L): whether a label belongs to the answer of a field"""
 
 
 def exercise(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Exercise:
@@ -52,61 +68,54 @@ def exercise(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Exercise:
     side = lessons[0].pixels.shape[0]
     grid = side // STRIDE
     pixels = np.stack([lesson.pixels for lesson in lessons]).transpose(0, 3, 1, 2)
-    before = tokenizer.encode(prompts.qwen_2("")[0], add_special_tokens=False).ids
-    start = len(before) + grid * grid
-    rows = [_sequence(lesson, tokenizer, before, start) for lesson in lessons]
-    length = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    labels = torch.full((len(rows), length), IGNORED)
-    positions = torch.zeros(len(rows), length, dtype=torch.long)
-    segments = torch.full((len(rows), length), -1)
-    fields = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        n = len(row.ids)
-        ids[i, :n], labels[i, :n] = torch.tensor(row.ids), torch.tensor(row.labels)
-        positions[i, :n], segments[i, :n] = torch.tensor(row.positions), torch.tensor(row.segments)
-        fields[i, :n] = torch.tensor(row.fields)
-    same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    mask = same & torch.ones(length, length, dtype=torch.bool).tril()
+    asked = [(owner, task) for owner, lesson in enumerate(lessons) for task in lesson.tasks if task.asked]
+    sequences = [_sequence(task, tokenizer, grid) for _, task in asked]
+    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.long)
+    starts = lengths.cumsum(0) - lengths
+    steps = torch.arange(int(lengths.max()) if asked else 0)
+    shown = steps < lengths[:, None]
+    tokens = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long).view(-1, 7)
+    ids, labels, field, first, points, row, column = tokens.unbind(1)
     return Exercise(
-        torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255),
-        ids,
-        slice(len(before), start),
-        positions,
-        mask[:, None],
-        labels,
-        torch.stack([_letters(lesson, side) for lesson in lessons]),
-        torch.stack([_words(lesson, grid, tokenizer) for lesson in lessons]),
-        fields,
+        pixels=torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255),
+        before=torch.tensor(tokenizer.encode(prompts.qwen_2("")[0], add_special_tokens=False).ids),
+        ids=ids,
+        owners=torch.tensor([owner for owner, _ in asked], dtype=torch.long),
+        rows=torch.where(shown, starts[:, None] + steps, 0),
+        shown=shown,
+        positions=steps.expand(len(asked), -1)[shown],
+        labels=labels,
+        fields=field > 0,
+        first=first > 0,
+        points=points,
+        places=torch.stack([row, column], dim=1),
+        letters=torch.stack([_letters(lesson, side) for lesson in lessons]),
+        spots=torch.stack([_spots(lesson, side) for lesson in lessons]),
+        words=torch.stack([_words(lesson, grid, tokenizer) for lesson in lessons]),
     )
 
 
-@dataclass(slots=True)
-class _Row:
-    ids: list[int]
-    labels: list[int]
-    positions: list[int]
-    segments: list[int]
-    fields: list[bool]
-
-
-def _sequence(lesson: Lesson, tokenizer: Tokenizer, before: list[int], start: int) -> _Row:
-    row = _Row(
-        before + [0] * (start - len(before)), [IGNORED] * start, list(range(start)), [0] * start, [False] * start
-    )
+def _sequence(task: Task, tokenizer: Tokenizer, grid: int) -> list[tuple[int, ...]]:
+    """Return a question's tokens: id, label, is of a field, is first, visual token, row and column in it."""
+    question = task.question + (SUFFIX if task.is_field else "")
+    asked = tokenizer.encode(prompts.qwen_2(question)[1], add_special_tokens=False).ids
+    said = spell(task.answer, tokenizer)
     end = tokenizer.encode("<|im_end|>", add_special_tokens=False).ids
-    for number, task in enumerate((task for task in lesson.tasks if task.asked), 1):
-        asked = tokenizer.encode(
-            prompts.qwen_2(task.question + (SUFFIX if task.is_field else ""))[1], add_special_tokens=False
-        ).ids
-        said = tokenizer.encode(task.answer, add_special_tokens=False).ids + end
-        row.ids += asked + said[:-1]
-        row.labels += [IGNORED] * (len(asked) - 1) + said
-        size = len(asked) + len(said) - 1
-        row.positions += range(start, start + size)
-        row.segments += [number] * size
-        row.fields += [task.is_field] * size
-    return row
+    nowhere = (IGNORED,) * 3
+    where = [nowhere] * (len(asked) - 1) + [_where(x, y, grid) for x, y in task.centres] + [nowhere]
+    labels = [IGNORED] * (len(asked) - 1) + said + end
+    first = len(asked) - 1
+    return [
+        (token, label, int(task.is_field), int(place == first), *there)
+        for place, (token, label, there) in enumerate(zip(asked + said, labels, where, strict=True))
+    ]
+
+
+def _where(x: float, y: float, grid: int) -> tuple[int, int, int]:
+    """Return the visual token that a pixel lies in, and row and column of its spot there."""
+    x, y = (min(max(edge, 0), grid * STRIDE - 1) for edge in (x, y))
+    token = int(y // STRIDE) * grid + int(x // STRIDE)
+    return token, int(y % STRIDE // SPOT[0]), int(x % STRIDE // SPOT[1])
 
 
 def _letters(lesson: Lesson, side: int) -> Tensor:
@@ -120,6 +129,22 @@ def _letters(lesson: Lesson, side: int) -> Tensor:
         top, bottom = min(max(round(y0 / CELL), 0), y), max(round(y1 / CELL), y + 1)
         target[top:bottom, left:right] = character.code or IGNORED
     return torch.from_numpy(target.reshape(cells * cells, SLOTS))
+
+
+def _spots(lesson: Lesson, side: int) -> Tensor:
+    """Return (side / 16, side / 8): which character has its middle where."""
+    target = np.zeros((side // SPOT[0], side // SPOT[1]), dtype=np.int64)
+    for character in lesson.characters:
+        x0, y0, x1, y1 = character.box
+        row, column = int((y0 + y1) / 2 // SPOT[0]), int((x0 + x1) / 2 // SPOT[1])
+        target[row, column] = character.code or IGNORED
+    return torch.from_numpy(target)
+
+
+def in_cells(spots: Tensor, stride: int) -> Tensor:
+    """Return (B, cells, spots in each) of a map of spots, for cells of `stride` pixels a side, both row by row."""
+    high, wide = stride // SPOT[0], stride // SPOT[1]
+    return spots.unflatten(2, (-1, wide)).unflatten(1, (-1, high)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def _words(lesson: Lesson, grid: int, tokenizer: Tokenizer) -> Tensor:

@@ -16,7 +16,7 @@ from training.vocabulary import READ_ON
 
 Box = tuple[float, float, float, float]
 
-LONGEST = 40
+LONGEST = 24
 """Letters of a line that are asked for at most."""
 
 
@@ -56,6 +56,8 @@ class Task:
     question: str
     answer: str
     box: Box
+    centres: tuple[tuple[float, float], ...]
+    """The middle of each letter of the answer, spaces among them."""
     is_field: bool
     asked: bool = True
     """Whether the language model is asked it, or only the encoder is told where its answer lies."""
@@ -73,13 +75,13 @@ class Lesson:
 def batch(kind: Kind, seed: int, step: int) -> list[Lesson]:
     """Return the lessons of one batch: a function of its arguments alone, so that training can go on anywhere."""
     turn = step // kind.repeats
-    return [
-        lesson
-        for place in range(kind.pages)
-        for lesson in _pieces(
-            kind, _sight(kind.sides, kind.readable_px, seed, turn * kind.pages + place), f"{seed}|{step}|{place}"
-        )
-    ]
+    pieces = []
+    for place in range(kind.pages):
+        index = turn * kind.pages + place
+        whose = f"{seed}|{index}" if kind.window else f"{seed}|whole|{turn}"  # whole pages of a batch have one side
+        side = STRIDE * Random(whose).randint(kind.sides[0] // STRIDE, kind.sides[1] // STRIDE)
+        pieces += _pieces(kind, _sight(side, kind.readable_px, seed, index), f"{seed}|{step}|{place}")
+    return pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,17 @@ class Sight:
         box = (run.box[0], run.base_px - run.style.x_height_px, run.box[2], run.base_px)
         return _scaled(box, self.scale, self.left, self.top)
 
+    def centres(self, run: Run) -> Iterator[tuple[float, float]]:
+        """Yield the middle of every letter, as high as those of `characters`."""
+        y = (run.box[1] + run.base_px) / 2
+        for left, right in _edges(run):
+            yield ((left + right) / 2 + self.left) * self.scale, (y + self.top) * self.scale
+
 
 @functools.lru_cache(maxsize=64)
-def _sight(sides: tuple[int, int], readable_px: float, seed: int, index: int) -> Sight:
+def _sight(side: int, readable_px: float, seed: int, index: int) -> Sight:
     """Draw page `index` and resize it, as the model will see it."""
     page = pages.document(index, seed)
-    side = STRIDE * Random(f"{seed}|{index}").randint(sides[0] // STRIDE, sides[1] // STRIDE)
     width, height = page.image.size
     square = images.resize(images.pad_square(page.image.convert("RGB"), BLACK), side, side)
     longest = max(width, height)
@@ -129,12 +136,18 @@ def _boxes(run: Run) -> Iterator[tuple[str, Box]]:
 
     `Run.characters` is exact, and a third of what drawing the page costs: kerning is spread over the run here.
     """
+    for mark, (left, right) in zip(run.text, _edges(run), strict=True):
+        if mark != " ":
+            yield mark, (left, run.box[1], right, run.base_px)
+
+
+def _edges(run: Run) -> Iterator[tuple[float, float]]:
+    """Yield left and right edge of every letter."""
     widths = [_advance(run.style.face, run.style.em_px, mark) for mark in run.text]
     stretch = (run.box[2] - run.box[0]) / max(sum(widths), 1e-6)
     x = float(run.box[0])
-    for mark, width in zip(run.text, widths, strict=True):
-        if mark != " ":
-            yield mark, (x, run.box[1], x + width * stretch, run.base_px)
+    for width in widths:
+        yield x, x + width * stretch
         x += width * stretch
 
 
@@ -185,14 +198,19 @@ def _tasks(kind: Kind, sight: Sight, x: int, y: int, shown: int, draw: Random) -
         whole = x0 >= 0 and y0 >= 0 and x1 <= shown and y1 <= shown
         return whole and run.style.x_height_px * sight.scale >= kind.readable_px
 
+    def task(question: str, run: Run, is_field: bool, asked: bool = True) -> Task:
+        answer = run.text if is_field else run.text[:LONGEST]
+        centres = tuple((left - x, top - y) for left, top in sight.centres(run))[: len(answer)]
+        return Task(question, answer, box(run), centres, is_field, asked)
+
     page = sight.page
     fields = [field for field in page.fields if all(map(is_shown, (field.value, *field.labels)))]
     draw.shuffle(fields)
     for i, field in enumerate(fields):
-        yield Task(field.question, field.answers[0], box(field.value), True, i < kind.fields)
+        yield task(field.question, field.value, True, i < kind.fields)
     lines = [run for run in page.runs if len(run.text) > 4 and is_shown(run)]
     draw.shuffle(lines)
     for run in lines[: kind.lines]:
         start = run.text[: draw.randint(3, 5)]
         if sum(other.text.startswith(start) for other in page.runs) == 1:
-            yield Task(f"{READ_ON} {start}", run.text[:LONGEST], box(run), False)
+            yield task(f"{READ_ON} {start}", run, False)

@@ -1,11 +1,11 @@
 """The network in training: FastVLM's own parts, built from the card, with two heads that only training uses."""
 
-import itertools
+import copy
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from safetensors.torch import save_file
@@ -15,21 +15,23 @@ from torch import Tensor, nn
 from harness import cards, weights
 from harness.adapters import fastvlm
 from harness.model import Options
-from training.exercises import CODES, IGNORED, SLOTS, Exercise
+from training import reading
+from training.exercises import CODES, IGNORED, PLACES, SLOTS, SPOT, Exercise
 
+STRAIGHT = 1.0
+"""Around this, a GELU is nearly a straight line and loses little of what is packed."""
 
-class Unpack(nn.Module):
-    """Undoes one halving of the encoder: (B, cells, width) to (B, 4 cells, narrower), in the finer grid's order."""
+STRIDES = (8, 16, 32, 64)
+"""Pixels a side of the cells of the second to the last stage."""
+CODE = 24
+"""Numbers that a linear map finds for each spot of a cell, from which one head, the same for all, names the letter."""
+LOOKING = {1: 2, 2: 4, 3: 8}
+"""Heads of the language model's layers that are told in which visual token the next letter is printed."""
+SPELLING = 3
+"""The layer before which the place within that token must be known."""
 
-    def __init__(self, width: int, narrower: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 4 * narrower))
-
-    def forward(self, cells: Tensor) -> Tensor:
-        grid = math.isqrt(cells.shape[1])
-        four: Tensor = self.layers(cells)
-        finer: Tensor = four.unflatten(1, (grid, grid)).unflatten(-1, (2, 2, -1)).transpose(2, 3).flatten(1, 4)
-        return finer
+Form = Literal["letters", "stages", "answers"]
+"""What is being taught, and with it what of the encoder has settled."""
 
 
 class Network(nn.Module):
@@ -37,7 +39,7 @@ class Network(nn.Module):
 
     def __init__(self, card: cards.ModelCard, seed: int) -> None:
         super().__init__()
-        self.fused = False
+        self.form: Form = "letters"
         torch.manual_seed(seed)
         options = Options(card.resolution.default, device="meta", settings={"reparameterised": False})
         meta = fastvlm.FastVlm(card, weights.Source("random"), options)
@@ -48,40 +50,62 @@ class Network(nn.Module):
         self.projector: Any = self.parts["projector"]
         self.llm: Any = self.parts["llm"]
         assert card.llm
+        torch.manual_seed(seed)  # again: what letters are learned with does not depend on the language model's size
         encoder = card.encoders[0]
         widths = [*encoder.settings["embed_dims"][1:4], card.llm.hidden]
         self.letters = nn.Linear(widths[0], SLOTS * CODES)
         self.words = nn.Linear(card.llm.hidden, card.llm.vocab)
-        self.unpack = nn.ModuleList(Unpack(width, narrower) for narrower, width in itertools.pairwise(widths))
+        self.spots = nn.ModuleList(
+            nn.Linear(width, math.prod(stride // spot for spot in SPOT) * CODE)
+            for stride, width in zip(STRIDES[1:], widths[1:], strict=True)
+        )
+        self.codes = nn.Linear(CODE, CODES)
+        self.place = nn.Linear(card.llm.hidden, sum(PLACES))
         nn.init.constant_(self.words.bias, -5.0)  # a word asks for what lies in one token of many
         for name, parameter in self.encoder.named_parameters():
             if name.endswith("gamma"):  # made for deep networks trained for weeks, it starts at 0.00001
                 nn.init.constant_(parameter, 0.3)
+        for stage in self.encoder.stages[2:]:
+            _pass_places_on(stage.downsample)
+        _pass_on(self.encoder.final_conv)
+        for layer in (self.projector[0], self.projector[2]):
+            nn.init.orthogonal_(layer.weight)
+        nn.init.constant_(self.projector[0].bias, STRAIGHT)
         self.to(memory_format=torch.channels_last)
 
-    def fuse(self) -> None:
-        """Fold each branched convolution into one, as at inference, and leave norms and the first two stages alone."""
-        self.encoder = self.parts[self.encoder_name] = reparameterize_model(self.encoder.eval())  # of a copy
-        self.encoder.requires_grad_(True)
-        for part in (self.encoder.stem, *self.encoder.stages[:2]):
-            part.requires_grad_(False)
-        self.fused = True
+    def settle(self, form: Form) -> None:
+        """Leave what earlier phases taught as it is.
+
+        From "stages" on that is all up to the second stage, folded as at inference; from "answers" on also the batch
+        statistics of the others: whole pages, with their black borders, have other ones each.
+        """
+        if self.form == "letters" != form:
+            _fold(self.encoder, "stem", (0, 1))
+            for part in self._first:
+                part.requires_grad_(False)
+        self.form = form
         self.to(memory_format=torch.channels_last)
+
+    @property
+    def _first(self) -> tuple[nn.Module, ...]:
+        """What letters are read with."""
+        return self.encoder.stem, *self.encoder.stages[:2]
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; once fused, batch statistics stay as they are."""
+        """Set the mode; what has settled keeps its batch statistics."""
         super().train(mode)
-        if self.fused:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        settled: dict[Form, tuple[nn.Module, ...]]
+        settled = {"letters": (), "stages": self._first, "answers": (self.encoder,)}
+        for part in settled[self.form]:
+            part.eval()
         return self
 
     def forward(self, exercise: Exercise, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Return logits: "answer" (labels, ids), "words" (B, M, ids), "stage2" ... (B, cells, slots, codes).
+        """Return logits by name; only what is `wanted` is computed, and no more of the encoder than that takes.
 
-        Only what is `wanted` is computed, and no more of the encoder than that takes. "stage2" names the letters in
-        what the second stage gives; later ones, and as "stage5" the visual tokens, are unpacked to its grid first.
+        "stage2" (B, cells, slots, codes) names the letters in the second stage's cells; "stage3" to "stage5" (the visual
+        tokens), (B, cells, spots, codes), those in theirs. "words": (B, M, ids). Of the L labels, "answer": (L, ids);
+        "point": (L, heads, M), where the next letter is looked for; "place": (L, rows + columns), where in that token.
         """
         pixels = exercise.pixels.contiguous(memory_format=torch.channels_last)
         alone = set(wanted) == {"stage2"}
@@ -96,34 +120,82 @@ class Network(nn.Module):
         if not alone:
             cells.append(self.projector(last.flatten(2).transpose(1, 2)))
         given = {}
-        for level, features in enumerate(cells):
-            if f"stage{level + 2}" in wanted:
-                for unpack in reversed(self.unpack[:level]):
-                    features = unpack(features)
-                given[f"stage{level + 2}"] = self.letters(features).unflatten(-1, (SLOTS, CODES))
+        if "stage2" in wanted:
+            given["stage2"] = self.letters(cells[0]).unflatten(-1, (SLOTS, CODES))
+        for number, (head, features) in enumerate(zip(self.spots, cells[1:], strict=False), 3):
+            if f"stage{number}" in wanted:
+                given[f"stage{number}"] = self.codes(head(features).unflatten(-1, (-1, CODE)))
         if "words" in wanted:
             given["words"] = self.words(cells[-1])
         if "answer" in wanted:
-            given["answer"] = self._answer(exercise, cells[-1])
+            given |= self._answer(exercise, cells[-1])
         return given
 
-    def _answer(self, exercise: Exercise, visual: Tensor) -> Tensor:
-        text = self.llm.get_input_embeddings()(exercise.ids)
-        place = exercise.visual
-        hidden = self.llm.model(
-            inputs_embeds=torch.cat([text[:, : place.start], visual, text[:, place.stop :]], dim=1),
-            attention_mask=exercise.mask,
-            position_ids=exercise.positions,
-            use_cache=False,
-        ).last_hidden_state
-        logits: Tensor = self.llm.lm_head(hidden[exercise.labels != IGNORED])
-        return logits
+    def _answer(self, exercise: Exercise, visual: Tensor) -> dict[str, Tensor]:
+        """Return what the language model says; see `reading.py` for why its layers are not simply called."""
+        embed = self.llm.get_input_embeddings()
+        before = embed(exercise.before).expand(len(visual), -1, -1)
+        pack = reading.Pack(exercise, self.llm, before.shape[1] + visual.shape[1])
+        hidden = torch.cat([torch.cat([before, visual], dim=1).flatten(0, 1), embed(exercise.ids)])
+        asked = exercise.labels != IGNORED
+        given, looks = {}, []
+        for number, layer in enumerate(self.llm.model.layers):
+            if number in LOOKING:
+                scores = reading.look(layer, hidden, pack, LOOKING[number])
+                looks.append(scores[asked][..., before.shape[1] :])
+            if number == SPELLING:
+                given["place"] = self.place(hidden[pack.text][asked])
+            hidden = reading.run(layer, hidden, pack)
+        given["point"] = torch.cat(looks, dim=1)
+        given["answer"] = self.llm.lm_head(self.llm.model.norm(hidden[pack.text][asked]))
+        return given
+
+
+def _fold(encoder: Any, end: str, stages: Iterable[int]) -> None:
+    """Make every branched convolution of some stages and of one end a single one, as at inference."""
+    setattr(encoder, end, _folded(getattr(encoder, end)))
+    for number in stages:
+        encoder.stages[number] = _folded(encoder.stages[number])
+
+
+def _folded(part: nn.Module) -> nn.Module:
+    """Return a copy in its inference form."""
+    folded: nn.Module = reparameterize_model(nn.ModuleList([part.eval()]))[0]  # it folds what a module has, not itself
+    return folded
+
+
+def _pass_places_on(downsample: Any) -> None:
+    """Let a halving begin as what it is to become: each of its channels passes one of the four places on.
+
+    As timm initialises it, each gives a random sum of 49 places, and what was told apart before must be found again.
+    """
+    halving, mixing = downsample.proj
+    copies = halving.out_chs // halving.in_chs
+    with torch.no_grad():
+        for branch in (halving.large_conv, halving.small_conv):
+            weight = branch.conv.weight  # (out, 1, k, k), the copies of a channel one after another
+            centre = weight.shape[-1] // 2
+            for i in range(halving.out_chs):
+                place = (i % copies + i // copies) % 4 if copies < 4 else i % 4
+                weight[i, 0, centre + place // 2, centre + place % 2] += 1
+    _pass_on(mixing)
+
+
+def _pass_on(block: Any) -> None:
+    """Let a block begin with more of what it is given than of a random mixture of it."""
+    nn.init.constant_(block.identity.bias, STRAIGHT)
+    for branch in block.conv_kxk:
+        nn.init.constant_(branch.bn.weight, 0.3)
+    if block.conv_scale is not None:  # with a random sign, it would undo the identity in every other channel
+        nn.init.ones_(block.conv_scale.conv.weight)
 
 
 def export(network: Network, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write the model in the layout of FastVLM's released checkpoints: re-parameterised, in half precision."""
-    encoder = network.encoder if network.fused else reparameterize_model(network.encoder.eval())  # of a copy
-    parts = nn.ModuleDict({**network.parts, network.encoder_name: encoder})
+    network = copy.deepcopy(network)
+    network.settle("answers")
+    _fold(network.encoder, "final_conv", range(2, len(network.encoder.stages)))
+    parts = network.parts
     back = {ours: apple for apple, ours in fastvlm.NETWORK.items()}
     tensors = {}
     for name, tensor in parts.state_dict().items():

@@ -9,10 +9,12 @@ import json
 import math
 import multiprocessing
 import os
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import msgspec
@@ -23,17 +25,16 @@ from torch.nn import functional as F
 
 from harness import cards
 from training import lessons, vocabulary
-from training.exercises import IGNORED, Exercise, exercise
-from training.network import Network, export
+from training.exercises import IGNORED, PLACES, Exercise, exercise, in_cells
+from training.network import STRIDES, Form, Network, export
 
 LOSSES = {
     "letters": ("stage2",),
-    "stages": ("stage2", "stage3", "stage4", "stage5", "words"),
-    "answers": ("stage5", "words", "answer"),
+    "stages": ("stage3", "stage4", "stage5", "words"),
+    "answers": ("stage5", "words", "answer", "point", "place"),
 }
-"""What a phase trains: the encoder's first two stages, to name letters; all five, each to pack what the one before it
-gives; or language model and projector with the last three. From then on the encoder has its inference form, its norms
-stay as they are, and so do its first two stages: they are most of a step, and can read."""
+"""What a phase trains: the encoder's first two stages, to name letters; the other three and the projector, each to pack
+what the one before it gives; or those and the language model, to answer."""
 
 
 class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +42,15 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     steps: int
     kinds: list[str]
-    trains: Literal["letters", "stages", "answers"]
+    trains: Form
+    rates: tuple[float, float]
+    """Learning rates: after the warm-up, and at the end"""
+    over: int = 0
+    """of so many steps, if the phase was cut short; 0: of all its steps."""
+    warmup: int = 0
+    """Steps in which the learning rate rises."""
+    halves: bool = False
+    """Whether each core takes half of a batch, in place of half of every multiplication."""
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,9 +60,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
     vocabulary_pages: int
     threads: int
-    learning_rate: float
+    settled_share: float
+    """What of the learning rate the encoder has once its batch statistics have settled."""
     weight_decay: float
-    warmup_steps: int
     clip: float
     keep_every: int
     """Steps between the checkpoints that are kept as nightlies."""
@@ -80,26 +89,39 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.kinds[phase.kinds[before % len(phase.kinds)]]
 
     def rate(self, step: int) -> float:
-        """Return the learning rate: half a cosine down to a fiftieth; each phase, with its new parts, warms up."""
-        warm = min(1, (self.at(step)[1] + 1) / self.warmup_steps)
-        share = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * warm * (0.51 + 0.49 * math.cos(math.pi * share))
+        """Return the learning rate: after the warm-up of a phase half a cosine goes down."""
+        phase, before = self.at(step)
+        highest, lowest = phase.rates
+        share = max(0, before - phase.warmup) / max(1, (phase.over or phase.steps) - phase.warmup)
+        falling = lowest + (highest - lowest) * (0.5 + 0.5 * math.cos(math.pi * share))
+        return falling * min(1, (before + 1) / max(1, phase.warmup))
 
 
 def losses(
     network: Network, batch: Exercise, wanted: Sequence[str], weights: Mapping[str, float]
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the weighted sum of the losses, and what is worth writing down."""
+    if not len(batch.owners):  # nothing on these pieces is large enough to be asked for
+        wanted = [name for name in wanted if name not in ("answer", "point", "place")]
     given = {name: logits.float() for name, logits in network(batch, wanted).items()}
     total, told = torch.zeros(()), dict[str, float]()
     for name in wanted:
         if name == "answer":
             loss, more = answer_loss(given[name], batch)
+        elif name == "point":
+            loss, more = point_loss(given[name], batch)
+        elif name == "place":
+            rows, columns = given[name].split(PLACES, dim=-1)
+            places = batch.places[batch.labels != IGNORED]
+            loss = F.cross_entropy(rows, places[:, 0], ignore_index=IGNORED)
+            loss, more = loss + F.cross_entropy(columns, places[:, 1], ignore_index=IGNORED), {}
         elif name == "words":
             loss = F.binary_cross_entropy_with_logits(given[name], batch.words, reduction="sum")
             loss, more = loss / batch.words.sum().clamp(min=1), {}
         else:
-            loss, more = letter_loss(name, given[name], batch.letters)
+            stride = STRIDES[int(name.removeprefix("stage")) - 2]
+            loss, right = letter_loss(given[name], batch.letters if name == "stage2" else in_cells(batch.spots, stride))
+            more = {f"{name}_right": right}
         total, told = total + weights[name] * loss, {**told, name: loss.item(), **more}
     return total, told
 
@@ -109,29 +131,64 @@ def answer_loss(given: Tensor, batch: Exercise) -> tuple[Tensor, dict[str, float
     asked = batch.labels != IGNORED
     labels, fields = batch.labels[asked], batch.fields[asked]
     right = (given.argmax(-1) == labels).float()
-    told = {"letters_right": right.mean().item()}
-    if fields.any():
-        told["field_letters_right"] = right[fields].mean().item()
+    told = {"lines_right": right[~fields].mean().item(), "fields_right": right[fields].mean().item()}
     return F.cross_entropy(given, labels), told
 
 
-def letter_loss(name: str, given: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of naming characters; slots without one are many and easy, and count for little."""
+def point_loss(given: Tensor, batch: Exercise) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of looking for the next letter where it is, and how often a field's first letter was found.
+
+    The heads of a layer are looked at together in what is told: the token with the most attention of all.
+    """
+    asked = batch.labels != IGNORED
+    points, first = batch.points[asked], (batch.first & batch.fields)[asked]
+    loss = F.cross_entropy(given.flatten(0, 1), points.repeat_interleave(given.shape[1]), ignore_index=IGNORED)
+    found = (given.softmax(-1).sum(1).argmax(-1) == points).float()
+    rest = ~first & (points != IGNORED)
+    return loss, {"found": found[first].mean().item(), "followed": found[rest].mean().item()}
+
+
+def letter_loss(given: Tensor, target: Tensor) -> tuple[Tensor, float]:
+    """Return the loss of naming characters, and how many were right; places without one are easy, and count little."""
     importance = torch.ones(given.shape[-1])
     importance[0] = 0.2
     loss = F.cross_entropy(given.flatten(0, -2), target.flatten(), importance, ignore_index=IGNORED)
     printed = target > 0
-    right = (given[printed].argmax(-1) == target[printed]).float().mean().item()
-    return loss, {f"{name}_right": right}
+    return loss, (given[printed].argmax(-1) == target[printed]).float().mean().item()
 
 
-def groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Return the optimiser's parameter groups: matrices are decayed; biases, norms and scales are not."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.squeeze().ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in parameters if p.squeeze().ndim < 2], "weight_decay": 0.0},
-    ]
+def learn(
+    network: Network, batch: Sequence[lessons.Lesson], phase: Phase, plan: Plan, tokenizer: Tokenizer
+) -> dict[str, float]:
+    """Fill the parameters' gradients from one batch; return what is worth writing down.
+
+    Many operations of a language model this small do not spread over two cores: a thread for each half of a batch is
+    twice as quick. Gradients are added in a fixed order, so that it stays reproducible.
+    """
+
+    def half(lessons: Sequence[lessons.Lesson]) -> tuple[Sequence[Tensor | None], dict[str, float]]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, told = losses(network, exercise(lessons, tokenizer), LOSSES[phase.trains], plan.weights)
+        gradients = torch.autograd.grad(loss / count, parameters, allow_unused=True)
+        return gradients, {"loss": loss.item(), **told}
+
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    count = plan.threads if phase.halves else 1
+    size = -(-len(batch) // count)
+    parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+    if len(parts) == 1:
+        done = [half(batch)]
+    else:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            done = list(pool.map(half, parts))
+        torch.set_num_threads(plan.threads)
+    for number, parameter in enumerate(parameters):
+        given = [gradients[number] for gradients, _ in done if gradients[number] is not None]
+        parameter.grad = sum(given[1:], start=given[0]) if given else None
+    told = [told for _, told in done]
+    names = dict.fromkeys(name for one in told for name in one)
+    return {name: statistics.fmean(one[name] for one in told if name in one) for name in names}
 
 
 def _make(job: tuple[lessons.Kind, int, int]) -> list[lessons.Lesson]:
@@ -170,36 +227,35 @@ def main(path: Path, out: Path, stop_at: int | None) -> None:
             "next: say so in the card"
         )
     network = Network(card, plan.seed)
-    optimiser = _optimiser(network, plan)
     step = 0
+    optimisers = _optimisers(network, plan)
     if (out / "state.pt").is_file():
         state = torch.load(out / "state.pt", weights_only=True)
-        if state["fused"]:
-            network.fuse()
-            optimiser = _optimiser(network, plan)
-        step = _resume(state, network, optimiser)
+        network.settle(state["form"])
+        optimisers = _optimisers(network, plan)
+        step = _resume(state, network, optimisers)
     _cut(out / "log.jsonl", step)
     last = min(plan.steps, stop_at or plan.steps)
     with (out / "log.jsonl").open("a") as log:
         for batch in drawn(plan, step):
             start = time.perf_counter()
             phase, _ = plan.at(step)
-            if phase.trains == "answers" and not network.fused:
-                network.fuse()
-                optimiser = _optimiser(network, plan)
+            if phase.trains != network.form:
+                network.settle(phase.trains)
+                optimisers = _optimisers(network, plan)
             network.train()
-            for group in optimiser.param_groups:
-                group["lr"] = plan.rate(step)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss, told = losses(network, exercise(batch, tokenizer), LOSSES[phase.trains], plan.weights)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            for optimiser in optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = plan.rate(step) * group.get("share", 1.0)
+                optimiser.zero_grad(set_to_none=True)
+            told = learn(network, batch, phase, plan, tokenizer)
             norm = nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
             step += 1
-            line = {"step": step, "side": batch[0].pixels.shape[0], "loss": loss.item(), "norm": norm.item(), **told}
+            line = {"step": step, "side": batch[0].pixels.shape[0], **told, "norm": norm.item()}
             line["seconds"] = time.perf_counter() - start
-            log.write(json.dumps({k: round(v, 6) for k, v in line.items()}) + "\n")
+            log.write(json.dumps({k: round(v, 6) for k, v in line.items() if not math.isnan(v)}) + "\n")
             if step % 20 == 0:
                 log.flush()
             if step % plan.keep_every == 0 or step == plan.steps:
@@ -207,26 +263,49 @@ def main(path: Path, out: Path, stop_at: int | None) -> None:
                 export(network, checkpoint)
                 vocabulary.save(tokenizer, checkpoint)
             if step % 200 == 0 or step == last:
-                _save(out, step, network, optimiser)
+                _save(out, step, network, optimisers)
             if step == last:
                 break
 
 
-def _optimiser(network: Network, plan: Plan) -> torch.optim.AdamW:
-    kinds = groups(network, plan.weight_decay)
-    return torch.optim.AdamW(kinds, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
+def _optimisers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Return Muon for the language model's matrices, and AdamW for all else: matrices decay, biases and scales do not.
+
+    Muon (PyTorch 2.9 and later) gives every direction of a matrix the same step, scaled here to AdamW's. An encoder whose
+    batch statistics have settled takes smaller steps.
+    """
+    turned, others = [], dict[tuple[bool, bool], list[nn.Parameter]]()
+    for name, parameter in network.named_parameters():
+        if ".llm.model.layers." in f".{name}" and parameter.ndim == 2:
+            turned.append(parameter)
+        elif parameter.requires_grad:
+            settled = network.form == "answers" and f".{network.encoder_name}." in name
+            others.setdefault((settled, parameter.squeeze().ndim >= 2), []).append(parameter)
+    kinds = [
+        {
+            "params": parameters,
+            "share": plan.settled_share if settled else 1.0,
+            "weight_decay": plan.weight_decay if is_matrix else 0.0,
+        }
+        for (settled, is_matrix), parameters in sorted(others.items())
+    ]
+    return [
+        torch.optim.AdamW(kinds, lr=0.0, betas=(0.9, 0.98), fused=True),
+        torch.optim.Muon(turned, lr=0.0, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"),
+    ]
 
 
-def _save(out: Path, step: int, network: Network, optimiser: torch.optim.Optimizer) -> None:
-    state = {"step": step, "fused": network.fused, "network": network.state_dict()}
-    torch.save({**state, "optimiser": optimiser.state_dict()}, out / "state.new")
+def _save(out: Path, step: int, network: Network, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+    state = {"step": step, "form": network.form, "network": network.state_dict()}
+    torch.save({**state, "optimisers": [optimiser.state_dict() for optimiser in optimisers]}, out / "state.new")
     (out / "state.new").replace(out / "state.pt")
 
 
-def _resume(state: Mapping[str, Any], network: Network, optimiser: torch.optim.Optimizer) -> int:
+def _resume(state: Mapping[str, Any], network: Network, optimisers: Sequence[torch.optim.Optimizer]) -> int:
     """Take up a saved state; return the steps done."""
     network.load_state_dict(state["network"])
-    optimiser.load_state_dict(state["optimiser"])
+    for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(kept)
     return int(state["step"])
 
 

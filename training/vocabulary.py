@@ -43,6 +43,11 @@ def build(seed: int, count: int) -> Tokenizer:
     return tokenizer
 
 
+def spell(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Return one id for each letter, as answers are trained, also where the letters make a word of a question."""
+    return [i for letter in text for i in tokenizer.encode(letter, add_special_tokens=False).ids]
+
+
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write `tokenizer.json`, which is all that a reader needs."""
     folder.mkdir(parents=True, exist_ok=True)
