@@ -192,9 +192,12 @@ def plan(tmp_path: Path) -> Path:
     head = (ROOT / "training" / "fastvlm-nano.toml").read_text().partition("[kinds]")[0]
     kind = "{ sides = [704, 704], window = 128, pages = 1, windows = 2, repeats = 1, "
     kind += "readable_px = 3, fields = 2, lines = 1 }"
-    phase = '[[phases]]\nsteps = 2\nkinds = ["tiny"]\ntrains = "{}"\nwarmup = 1\nrates = [1e-3, 1e-4]\n'
+    phase = '[[phases]]\nsteps = 2\nkinds = ["tiny"]\ntrains = "{}"\nwarmup = 1\nrates = [1e-3, 1e-4]\nhalves = {}\n'
     path = tmp_path / "plan.toml"
-    path.write_text(f"{head}[kinds]\ntiny = {kind}\n" + "".join(map(phase.format, train.LOSSES)))
+    path.write_text(
+        f"{head}[kinds]\ntiny = {kind}\n"
+        + "".join(phase.format(name, str(name == "answers").lower()) for name in train.LOSSES)
+    )
     return path
 
 

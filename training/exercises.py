@@ -1,7 +1,7 @@
 """From lessons to tensors: questions that share a picture, their answers letter by letter, and the dense targets.
 
-To the language model each question is alone with its picture, as when it is asked: it sees the picture and itself, never
-another question, and counts its positions from the end of the picture.
+To the language model each question is alone with its picture, as when it is asked: it sees the picture and itself,
+never another question, and counts its positions from the end of the picture.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from training.vocabulary import SUFFIX, spell
 CELL, SLOTS = 8, 2
 """Pixels a side of a cell of the encoder's second stage, and the slots in it: 8 x 4 pixels, about one small letter."""
 SPOT = (16, 8)
-"""Pixels high and wide of a spot: about one letter of the smallest text that a page asks for, wherever its middle lies."""
+"""Pixels high and wide of a spot: about one letter of the smallest text that a page asks for, by its middle."""
 PLACES = (STRIDE // SPOT[0], STRIDE // SPOT[1])
 """Rows and columns of spots in what one visual token stands for."""
 CODES = 128

@@ -103,9 +103,10 @@ class Network(nn.Module):
     def forward(self, exercise: Exercise, wanted: Collection[str]) -> dict[str, Tensor]:
         """Return logits by name; only what is `wanted` is computed, and no more of the encoder than that takes.
 
-        "stage2" (B, cells, slots, codes) names the letters in the second stage's cells; "stage3" to "stage5" (the visual
-        tokens), (B, cells, spots, codes), those in theirs. "words": (B, M, ids). Of the L labels, "answer": (L, ids);
-        "point": (L, heads, M), where the next letter is looked for; "place": (L, rows + columns), where in that token.
+        "stage2" (B, cells, slots, codes) names the letters in the second stage's cells; "stage3" to "stage5" (the
+        visual tokens), (B, cells, spots, codes), those in theirs. "words": (B, M, ids). Of the L labels, "answer":
+        (L, ids); "point": (L, heads, M), where the next letter is looked for; "place": (L, rows + columns), where in
+        that token.
         """
         pixels = exercise.pixels.contiguous(memory_format=torch.channels_last)
         alone = set(wanted) == {"stage2"}
@@ -135,7 +136,7 @@ class Network(nn.Module):
         """Return what the language model says; see `reading.py` for why its layers are not simply called."""
         embed = self.llm.get_input_embeddings()
         before = embed(exercise.before).expand(len(visual), -1, -1)
-        pack = reading.Pack(exercise, self.llm, before.shape[1] + visual.shape[1])
+        pack = reading.lay(exercise, self.llm, before.shape[1] + visual.shape[1])
         hidden = torch.cat([torch.cat([before, visual], dim=1).flatten(0, 1), embed(exercise.ids)])
         asked = exercise.labels != IGNORED
         given, looks = {}, []

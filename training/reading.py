@@ -1,8 +1,8 @@
 """A Qwen2 layer over many questions that share a picture, with the layer's own weights: what `transformers` computes.
 
-Given one sequence and a mask, attention multiplies every token with every other and throws most of it away: each question
-sees the picture and itself alone. Here the pictures' tokens and the questions' tokens lie one after another, every matrix
-is applied to all of them at once, and attention goes question by question.
+Given one sequence and a mask, attention multiplies every token with every other and throws most of it away: each
+question sees the picture and itself alone. Here the pictures' tokens and the questions' tokens lie one after another,
+every matrix is applied to all of them at once, and attention goes question by question.
 """
 
 from dataclasses import dataclass
@@ -29,23 +29,6 @@ class Pack:
     mask: Tensor
     """(S, P + S): whether a question's token may look at one of the prefix or of its own"""
 
-    def __init__(self, exercise: Exercise, llm: Any, length: int) -> None:
-        pieces, size = len(exercise.pixels), exercise.rows.shape[1]
-        positions = torch.cat([torch.arange(length).repeat(pieces), length + exercise.positions])
-        turns = llm.model.rotary_emb(llm.lm_head.weight, positions[None])
-        own = torch.ones(size, size, dtype=torch.bool).tril()
-        values = {
-            "pieces": pieces,
-            "length": length,
-            "owners": exercise.owners,
-            "rows": exercise.rows,
-            "shown": exercise.shown,
-            "turns": tuple(turn[0, :, None] for turn in turns),
-            "mask": torch.cat([torch.ones(size, length, dtype=torch.bool), own], dim=1),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
     @property
     def text(self) -> slice:
         """Where the questions' tokens lie."""
@@ -58,6 +41,17 @@ class Pack:
     def questions(self, tokens: Tensor) -> Tensor:
         """Return (N, heads, S, head_dim) of (B P + T, heads, head_dim)."""
         return tokens[self.text][self.rows].transpose(1, 2)
+
+
+def lay(exercise: Exercise, llm: Any, length: int) -> Pack:
+    """Lay the tokens of an exercise out, `length` in each prefix."""
+    pieces, size = len(exercise.pixels), exercise.rows.shape[1]
+    positions = torch.cat([torch.arange(length).repeat(pieces), length + exercise.positions])
+    cos, sin = llm.model.rotary_emb(llm.lm_head.weight, positions[None])
+    own = torch.ones(size, size, dtype=torch.bool).tril()
+    mask = torch.cat([torch.ones(size, length, dtype=torch.bool), own], dim=1)
+    turns = cos[0, :, None], sin[0, :, None]
+    return Pack(pieces, length, exercise.owners, exercise.rows, exercise.shown, turns, mask)
 
 
 def run(layer: Any, hidden: Tensor, pack: Pack) -> Tensor:
@@ -82,7 +76,7 @@ def run(layer: Any, hidden: Tensor, pack: Pack) -> Tensor:
 
 
 def look(layer: Any, hidden: Tensor, pack: Pack, heads: int) -> Tensor:
-    """Return the attention scores of the layer's first heads from every question's token to its prefix: (T, heads, P)."""
+    """Return the attention scores of the first heads from each question's tokens to its prefix: (T, heads, P)."""
     attention = layer.self_attn
     wide = heads * attention.head_dim
     normed = layer.input_layernorm(hidden)

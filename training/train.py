@@ -271,8 +271,8 @@ def main(path: Path, out: Path, stop_at: int | None) -> None:
 def _optimisers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
     """Return Muon for the language model's matrices, and AdamW for all else: matrices decay, biases and scales do not.
 
-    Muon (PyTorch 2.9 and later) gives every direction of a matrix the same step, scaled here to AdamW's. An encoder whose
-    batch statistics have settled takes smaller steps.
+    Muon (PyTorch 2.9 and later) gives every direction of a matrix the same step, scaled here to AdamW's. An encoder
+    whose batch statistics have settled takes smaller steps.
     """
     turned, others = [], dict[tuple[bool, bool], list[nn.Parameter]]()
     for name, parameter in network.named_parameters():
