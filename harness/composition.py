@@ -187,7 +187,7 @@ class VisionLanguageModel(ABC):
     def decode(self, token: Any, output: Any) -> Any:
         """Run the LLM over one more token, on the cache of `output`."""
         return self.parts["llm"](
-            input_ids=token.view(1, 1), past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1
+            input_ids=token.view(1, 1), cache=output.cache, use_cache=True, logits_to_keep=1
         )
 
     def _generate(

@@ -119,7 +119,7 @@ def test_every_step_equals_the_original(original: Original, case: str) -> None:
     close(output.logits[0, -1], of["logits"][0, -1])
     made = [int(output.logits[0, -1].argmax())]
     while len(made) < of["generated"].shape[1]:
-        output = model.parts["llm"](input_ids=torch.tensor([[made[-1]]]), past_key_values=output.past_key_values)
+        output = model.parts["llm"](input_ids=torch.tensor([[made[-1]]]), cache=output.cache)
         made.append(int(output.logits[0, -1].argmax()))
     assert made == of["generated"][0].tolist()
 
