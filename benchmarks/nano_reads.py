@@ -5,8 +5,8 @@
 Every figure is a real `harness run` in the device's own precision, with its own 95 % interval, resampled by page:
 
 - pages of a seed that neither training nor the suite uses, in fonts that training has seen, and in others;
-- the same questions with the picture taken away (a blank page) and with another page's picture;
-- the folders in `--data` (DocVQA's columns), as they are: documents of another world.
+- at the largest side, the same questions with the picture taken away (a blank page) and with another page's picture;
+- at the largest side, the folders in `--data` (DocVQA's columns), as they are: documents of another world.
 
 With random or half-trained weights all of it is near zero: pass `--weights` to look at a checkpoint of a training run.
 """
@@ -85,17 +85,20 @@ def main() -> None:
     asked = rows(options.questions)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        sides = [int(side) for side in options.sides.split(",")]
+        seen = [row for row in asked if row["font_split"] == "seen"]
+        unseen = [row for row in asked if row["font_split"] == "unseen"]
         sets = {
-            "seen fonts": write(folder, "seen", [row for row in asked if row["font_split"] == "seen"]),
-            "unseen fonts": write(folder, "unseen", [row for row in asked if row["font_split"] == "unseen"]),
-            "picture taken away": write(folder, "blank", list(map(blank, asked))),
-            "another page's picture": write(folder, "swapped", list(swapped(asked))),
+            "seen fonts": (write(folder, "seen", seen), sides),
+            "unseen fonts": (write(folder, "unseen", unseen), sides),
+            "picture taken away": (write(folder, "blank", list(map(blank, asked))), sides[-1:]),
+            "another page's picture": (write(folder, "swapped", list(swapped(asked))), sides[-1:]),
         }
         if options.data:
-            sets |= {name: options.data / name for name in options.sets.split(",")}
+            sets |= {name: (options.data / name, sides[-1:]) for name in options.sets.split(",")}
         print("| questions | side | ANLS | 95 % interval | n |\n|--|--|--|--|--|")
-        for title, path in sets.items():
-            for side in map(int, options.sides.split(",")):
+        for title, (path, asked_at) in sets.items():
+            for side in asked_at:
                 found = score(path, side, options.weights, folder / "runs")["accuracy"]
                 interval = f"{found['low']:.3f}–{found['high']:.3f}"
                 print(f"| {title} | {side} | {found['value']:.3f} | {interval} | {found['n']} |", flush=True)

@@ -1,5 +1,6 @@
 """The training of `fastvlm-nano`: what the lessons say is on the page, what is trained is what the adapter runs."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -51,7 +52,8 @@ def test_the_learning_rate_rises_then_falls(phase: int) -> None:
     assert max(rates) == pytest.approx(highest, rel=1e-3)
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top + 1 :] == sorted(rates[top + 1 :], reverse=True)
-    assert rates[-1] == pytest.approx(lowest, rel=0.01)
+    if not PLAN.phases[phase].over:
+        assert rates[-1] == pytest.approx(lowest, rel=0.01)
 
 
 def test_every_batch_is_a_function_of_seed_and_step() -> None:
@@ -139,8 +141,9 @@ def test_each_question_gets_what_transformers_says_of_it_alone(
 
 def test_letters_are_where_the_model_is_told_to_look(tokenizer: Tokenizer) -> None:
     """The place of each letter of an answer, against the map of all printed characters."""
+    kind = dataclasses.replace(SMALL, readable_px=8, window=512)
     right = []
-    for lesson in lessons.batch(SMALL, 5, 1):
+    for lesson in lessons.batch(kind, 5, 1):
         work = exercises.exercise([lesson], tokenizer)
         printed = exercises.in_cells(work.spots, 64)[0]
         for label, point, (row, column) in zip(
