@@ -144,7 +144,8 @@ def _spots(lesson: Lesson, side: int) -> Tensor:
 def in_cells(spots: Tensor, stride: int) -> Tensor:
     """Return (B, cells, spots in each) of a map of spots, for cells of `stride` pixels a side, both row by row."""
     high, wide = stride // SPOT[0], stride // SPOT[1]
-    return spots.unflatten(2, (-1, wide)).unflatten(1, (-1, high)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    cells: Tensor = spots.unflatten(2, (-1, wide)).unflatten(1, (-1, high))
+    return cells.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def _words(lesson: Lesson, grid: int, tokenizer: Tokenizer) -> Tensor:

@@ -75,7 +75,7 @@ class Lesson:
 def batch(kind: Kind, seed: int, step: int) -> list[Lesson]:
     """Return the lessons of one batch: a function of its arguments alone, so that training can go on anywhere."""
     turn = step // kind.repeats
-    pieces = []
+    pieces: list[Lesson] = []
     for place in range(kind.pages):
         index = turn * kind.pages + place
         whose = f"{seed}|{index}" if kind.window else f"{seed}|whole|{turn}"  # whole pages of a batch have one side

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from safetensors.torch import save_file
@@ -46,9 +46,9 @@ class Network(nn.Module):
         with torch.device("cpu"):
             self.parts = nn.ModuleDict(meta.build())
         self.encoder_name = meta.encoder_name
-        self.encoder: Any = self.parts[self.encoder_name]
-        self.projector: Any = self.parts["projector"]
-        self.llm: Any = self.parts["llm"]
+        self.encoder = cast("Any", self.parts[self.encoder_name])
+        self.projector = cast("Any", self.parts["projector"])
+        self.llm = cast("Any", self.parts["llm"])
         assert card.llm
         torch.manual_seed(seed)  # again: what letters are learned with does not depend on the language model's size
         encoder = card.encoders[0]
@@ -161,7 +161,8 @@ def _fold(encoder: Any, end: str, stages: Iterable[int]) -> None:
 
 def _folded(part: nn.Module) -> nn.Module:
     """Return a copy in its inference form."""
-    folded: nn.Module = reparameterize_model(nn.ModuleList([part.eval()]))[0]  # it folds what a module has, not itself
+    owner: Any = reparameterize_model(nn.ModuleList([part.eval()]))  # it folds what a module has, not itself
+    folded: nn.Module = owner[0]
     return folded
 
 

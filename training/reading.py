@@ -36,7 +36,8 @@ class Pack:
 
     def prefixes(self, tokens: Tensor) -> Tensor:
         """Return (B, heads, P, head_dim) of (B P + T, heads, head_dim)."""
-        return tokens[: self.text.start].unflatten(0, (self.pieces, self.length)).transpose(1, 2)
+        prefixes: Tensor = tokens[: self.text.start].unflatten(0, (self.pieces, self.length))
+        return prefixes.transpose(1, 2)
 
     def questions(self, tokens: Tensor) -> Tensor:
         """Return (N, heads, S, head_dim) of (B P + T, heads, head_dim)."""
@@ -84,13 +85,13 @@ def look(layer: Any, hidden: Tensor, pack: Pack, heads: int) -> Tensor:
         _turned(F.linear(normed, of.weight[:wide], of.bias[:wide]), attention.head_dim, pack)
         for of in (attention.q_proj, attention.k_proj)
     )
-    scores = pack.questions(q) @ pack.prefixes(k)[pack.owners].transpose(2, 3) * attention.scaling
+    scores: Tensor = pack.questions(q) @ pack.prefixes(k)[pack.owners].transpose(2, 3) * attention.scaling
     return scores.transpose(1, 2)[pack.shown]
 
 
 def _turned(tokens: Tensor, head_dim: int, pack: Pack) -> Tensor:
     """Return (B P + T, heads, head_dim), each pair of numbers turned by its position."""
-    parts = tokens.unflatten(-1, (-1, head_dim))
+    parts: Tensor = tokens.unflatten(-1, (-1, head_dim))
     cos, sin = (turn.to(parts.dtype) for turn in pack.turns)
     first, second = parts.chunk(2, dim=-1)
     return parts * cos + torch.cat([-second, first], dim=-1) * sin

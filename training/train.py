@@ -4,6 +4,7 @@ What is trained, on what and for how long stands in `training/fastvlm-nano.toml`
 and the step, so a run that was stopped and one that was not see the same pages.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -162,14 +163,14 @@ def learn(
 ) -> dict[str, float]:
     """Fill the parameters' gradients from one batch; return what is worth writing down.
 
-    Many operations of a language model this small do not spread over two cores: a thread for each half of a batch is
-    twice as quick. Gradients are added in a fixed order, so that it stays reproducible.
+    Many operations of a language model this small do not spread over two cores: a thread for each half of a batch takes
+    four pages in the time of three. Gradients are added in a fixed order, so that it stays reproducible.
     """
 
-    def half(lessons: Sequence[lessons.Lesson]) -> tuple[Sequence[Tensor | None], dict[str, float]]:
+    def half(pieces: Sequence[lessons.Lesson]) -> tuple[Sequence[Tensor | None], dict[str, float]]:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, told = losses(network, exercise(lessons, tokenizer), LOSSES[phase.trains], plan.weights)
-        gradients = torch.autograd.grad(loss / count, parameters, allow_unused=True)
+            loss, told = losses(network, exercise(pieces, tokenizer), LOSSES[phase.trains], plan.weights)
+        gradients = torch.autograd.grad(loss / len(parts), parameters, allow_unused=True)
         return gradients, {"loss": loss.item(), **told}
 
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -184,8 +185,8 @@ def learn(
             done = list(pool.map(half, parts))
         torch.set_num_threads(plan.threads)
     for number, parameter in enumerate(parameters):
-        given = [gradients[number] for gradients, _ in done if gradients[number] is not None]
-        parameter.grad = sum(given[1:], start=given[0]) if given else None
+        given = [gradient for gradients, _ in done if (gradient := gradients[number]) is not None]
+        parameter.grad = functools.reduce(torch.add, given) if given else None
     told = [told for _, told in done]
     names = dict.fromkeys(name for one in told for name in one)
     return {name: statistics.fmean(one[name] for one in told if name in one) for name in names}
