@@ -45,8 +45,11 @@ class Source:
         return self.kind != "random"
 
     def as_dict(self) -> dict[str, str]:
-        """Return what the log says."""
-        return {"source": self.kind, "location": str(self.folder or ""), "digest": self.digest, "notice": self.notice}
+        """Return what the log says; what ships with the package is named as the package has it, on any machine."""
+        folder = self.folder
+        if folder and folder.is_relative_to(cards.ROOT):
+            folder = folder.relative_to(cards.ROOT)
+        return {"source": self.kind, "location": str(folder or ""), "digest": self.digest, "notice": self.notice}
 
 
 def resolve(card: ModelCard, asked: str | None, offline: bool = False) -> Source:

@@ -526,6 +526,7 @@ def test_weights_that_ship_are_found_beside_the_card(shipping: Path) -> None:
     assert weights.present(card)
     found = weights.resolve(card, None)
     assert (found.kind, found.folder, found.trained) == ("shipped", shipping, True)
+    assert found.as_dict()["location"] == "models/fastvlm-nano"  # and no path of this machine
     assert weights.resolve(card, "random").kind == "random"
 
 
