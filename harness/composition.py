@@ -186,9 +186,7 @@ class VisionLanguageModel(ABC):
 
     def decode(self, token: Any, output: Any) -> Any:
         """Run the LLM over one more token, on the cache of `output`."""
-        return self.parts["llm"](
-            input_ids=token.view(1, 1), cache=output.cache, use_cache=True, logits_to_keep=1
-        )
+        return self.parts["llm"](input_ids=token.view(1, 1), cache=output.cache, use_cache=True, logits_to_keep=1)
 
     def _generate(
         self,

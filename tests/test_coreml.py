@@ -217,7 +217,19 @@ def harness(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @elsewhere
 def test_the_papers_command_needs_a_mac_and_says_so_in_one_line(tmp_path: Path) -> None:
-    paper = ["run", "--suite", "docvqa", "--res", "1024", "--protocol", "paper", "--engine", "coreml+mlx"]
+    paper = [
+        "run",
+        "--model",
+        "fastvlm-0.5b",
+        "--suite",
+        "docvqa",
+        "--res",
+        "1024",
+        "--protocol",
+        "paper",
+        "--engine",
+        "coreml+mlx",
+    ]
     done = harness(tmp_path, *paper)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()

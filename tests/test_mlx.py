@@ -225,7 +225,7 @@ def test_the_same_loop_and_the_same_log(tmp_path: Path, tiny_fastvlm: Any) -> No
 
 @pytest.mark.skipif(HERE, reason="mlx is installed")
 def test_without_mlx_one_line_says_what_to_install(tmp_path: Path) -> None:
-    done = harness(tmp_path, "run", "--suite", "pages", "--engine", "mlx", "--device", "cpu")
+    done = harness(tmp_path, "run", "--model", "fastvlm-0.5b", "--suite", "pages", "--engine", "mlx", "--device", "cpu")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "pip install 'vlm-pareto[apple]'" in line
