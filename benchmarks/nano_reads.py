@@ -100,7 +100,8 @@ def main() -> None:
         for title, (path, asked_at) in sets.items():
             for side in asked_at:
                 found = score(path, side, options.weights, folder / "runs")["accuracy"]
-                interval = f"{found['low']:.3f}–{found['high']:.3f}"
+                low, high = found["low"], found["high"]
+                interval = "–" if low is None else f"{low:.3f}–{high:.3f}"  # none where all questions share one picture
                 print(f"| {title} | {side} | {found['value']:.3f} | {interval} | {found['n']} |", flush=True)
 
 
