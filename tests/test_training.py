@@ -151,8 +151,45 @@ def test_letters_are_where_the_model_is_told_to_look(tokenizer: Tokenizer) -> No
         ):
             if point != exercises.IGNORED and (letter := tokenizer.decode([label])) != " ":
                 right.append(chr(max(int(printed[point, row * 8 + column]), 0)) == letter)
-    assert len(right) > 100
+        for label, column, (row, _) in zip(work.labels.tolist(), work.columns, work.places.tolist(), strict=True):
+            if row != exercises.IGNORED and (letter := tokenizer.decode([label])) != " ":
+                right.append(chr(max(int(column[row]), 0)) == letter)
+    assert len(right) > 200
     assert np.mean(right) > 0.95  # neighbours may share a spot
+
+
+def test_values_start_where_the_first_letter_is(tokenizer: Tokenizer) -> None:
+    for lesson in lessons.batch(SMALL, 5, 1):
+        work = exercises.exercise([lesson], tokenizer)
+        starts = {
+            (int(y // 64) * 4 + int(x // 64), int(y % 64 // 16) * 8 + int(x % 64 // 8))
+            for x, y in (task.centres[0] for task in lesson.tasks if task.is_field)
+        }
+        assert {(token, spot) for token, spot in work.starts[0].nonzero().tolist()} == starts
+
+
+def test_heads_that_look_where_they_should_lose_nothing(tokenizer: Tokenizer) -> None:
+    """Scores as the docstring asks for them, label by label; then the last layer's heads in each other's place."""
+    work = exercises.exercise([piece for piece in lessons.batch(SMALL, 5, 0) if piece.tasks][:2], tokenizer)
+    asked = [t for t, label in enumerate(work.labels.tolist()) if label != exercises.IGNORED]
+    scores = torch.zeros(len(asked), 2 + 8 + 8, 1 + 16)
+    for i, t in enumerate(asked):
+        point, column = int(work.points[t]), int(work.places[t, 1])
+        before = (None, None) if work.first[t] else (int(work.points[t - 1]), int(work.places[t - 1, 1]))
+        for head in range(18):
+            if head < 2 or (head < 10 and work.first[t]):
+                looked = 1 + point
+            elif head < 10:
+                looked = 1 + before[0] if head - 2 == before[1] else 0
+            else:
+                looked = 1 + point if head - 10 == column else 0
+            scores[i, head, max(looked, 0)] = 40.0
+    loss, told = train.point_loss(scores, work)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert told == pytest.approx({"found": 1, "followed": 1, "aligned": 1})
+    loss, told = train.point_loss(torch.cat([scores[:, :10], scores[:, 10:].flip(1)], dim=1), work)
+    assert loss.item() > 10
+    assert told == pytest.approx({"found": 1, "followed": 1, "aligned": 0})
 
 
 def test_what_is_exported_is_what_was_trained(tmp_path: Path, tokenizer: Tokenizer, untrained: network.Network) -> None:

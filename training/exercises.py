@@ -55,12 +55,16 @@ class Exercise:
     """(T,): the visual token in which the label's letter is printed, else IGNORED"""
     places: Tensor
     """(T, 2): row and column of the spot within that token, else IGNORED"""
+    columns: Tensor
+    """(T, rows): codes of the characters of that column, 0 where there is none, else IGNORED"""
     letters: Tensor
     """(B, cells, slots): codes of the characters that cover them, 0 where there is none, IGNORED where too small"""
     spots: Tensor
     """(B, side / 16, side / 8): code of the character whose middle lies there, else 0; IGNORED where too small"""
     words: Tensor
     """(B, M, vocabulary): whether a word asks for a value that lies in this token"""
+    starts: Tensor
+    """(B, M, spots): whether a value that may be asked for starts there"""
 
 
 def exercise(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Exercise:
@@ -76,11 +80,13 @@ def exercise(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Exercise:
     shown = steps < lengths[:, None]
     tokens = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long).view(-1, 7)
     ids, labels, field, first, points, row, column = tokens.unbind(1)
+    owners = torch.tensor([owner for owner, _ in asked], dtype=torch.long)
+    spots = torch.stack([_spots(lesson, side) for lesson in lessons])
     return Exercise(
         pixels=torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255),
         before=torch.tensor(tokenizer.encode(prompts.qwen_2("")[0], add_special_tokens=False).ids),
         ids=ids,
-        owners=torch.tensor([owner for owner, _ in asked], dtype=torch.long),
+        owners=owners,
         rows=torch.where(shown, starts[:, None] + steps, 0),
         shown=shown,
         positions=steps.expand(len(asked), -1)[shown],
@@ -89,9 +95,11 @@ def exercise(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Exercise:
         first=first > 0,
         points=points,
         places=torch.stack([row, column], dim=1),
+        columns=_columns(in_cells(spots, STRIDE), owners.repeat_interleave(lengths), points, column),
         letters=torch.stack([_letters(lesson, side) for lesson in lessons]),
-        spots=torch.stack([_spots(lesson, side) for lesson in lessons]),
+        spots=spots,
         words=torch.stack([_words(lesson, grid, tokenizer) for lesson in lessons]),
+        starts=torch.stack([_starts(lesson, grid) for lesson in lessons]),
     )
 
 
@@ -148,6 +156,12 @@ def in_cells(spots: Tensor, stride: int) -> Tensor:
     return cells.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
+def _columns(cells: Tensor, owners: Tensor, points: Tensor, column: Tensor) -> Tensor:
+    """Return (T, rows) of (B, M, spots): what is printed in each label's column of spots of its token."""
+    found = cells.unflatten(2, PLACES)[owners, points.clamp(min=0), :, column.clamp(min=0)]
+    return torch.where(points[:, None] == IGNORED, IGNORED, found)
+
+
 def _words(lesson: Lesson, grid: int, tokenizer: Tokenizer) -> Tensor:
     """Return (tokens, vocabulary): the words of the questions whose answers lie in each token."""
     target = torch.zeros(grid, grid, tokenizer.get_vocab_size())
@@ -158,3 +172,12 @@ def _words(lesson: Lesson, grid: int, tokenizer: Tokenizer) -> Tensor:
             for i in ids:
                 target[y0 : y1 + 1, x0 : x1 + 1, i] = 1
     return target.flatten(0, 1)
+
+
+def _starts(lesson: Lesson, grid: int) -> Tensor:
+    """Return (tokens, spots): where the values of fields start."""
+    target = torch.zeros(grid * grid, *PLACES)
+    for task in lesson.tasks:
+        if task.is_field:
+            target[_where(*task.centres[0], grid)] = 1
+    return target.flatten(1)

@@ -25,8 +25,8 @@ STRIDES = (8, 16, 32, 64)
 """Pixels a side of the cells of the second to the last stage."""
 CODE = 24
 """Numbers that a linear map finds for each spot of a cell, from which one head, the same for all, names the letter."""
-LOOKING = {1: 2, 2: 4, 3: 8}
-"""Heads of the language model's layers that are told in which visual token the next letter is printed."""
+LOOKING = {1: 2, 2: PLACES[1], 3: PLACES[1]}
+"""Heads of the language model's layers that are told where to look; in the last two, one for each column of spots."""
 SPELLING = 3
 """The layer before which the place within that token must be known."""
 
@@ -48,6 +48,7 @@ class Network(nn.Module):
         self.encoder_name = meta.encoder_name
         self.encoder = cast("Any", self.parts[self.encoder_name])
         self.projector = cast("Any", self.parts["projector"])
+        self.first_parts = tuple(f"parts.{part}." for part in (self.encoder_name, "projector"))
         self.llm = cast("Any", self.parts["llm"])
         assert card.llm
         torch.manual_seed(seed)  # again: what letters are learned with does not depend on the language model's size
@@ -61,7 +62,10 @@ class Network(nn.Module):
         )
         self.codes = nn.Linear(CODE, CODES)
         self.place = nn.Linear(card.llm.hidden, sum(PLACES))
-        nn.init.constant_(self.words.bias, -5.0)  # a word asks for what lies in one token of many
+        self.column = nn.Linear(card.llm.hidden, PLACES[0] * CODE)
+        self.starts = nn.Linear(card.llm.hidden, math.prod(PLACES))
+        for rare in (self.words, self.starts):  # a word asks for what lies in one token of many
+            nn.init.constant_(rare.bias, -5.0)
         for name, parameter in self.encoder.named_parameters():
             if name.endswith("gamma"):  # made for deep networks trained for weeks, it starts at 0.00001
                 nn.init.constant_(parameter, 0.3)
@@ -104,9 +108,10 @@ class Network(nn.Module):
         """Return logits by name; only what is `wanted` is computed, and no more of the encoder than that takes.
 
         "stage2" (B, cells, slots, codes) names the letters in the second stage's cells; "stage3" to "stage5" (the
-        visual tokens), (B, cells, spots, codes), those in theirs. "words": (B, M, ids). Of the L labels, "answer":
-        (L, ids); "point": (L, heads, M), where the next letter is looked for; "place": (L, rows + columns), where in
-        that token.
+        visual tokens), (B, cells, spots, codes), those in theirs. "words": (B, M, ids); "starts": (B, M, spots).
+        Of the L labels, "answer": (L, ids); "point": (L, heads, 1 + M), where heads look: at the prompt before the
+        picture or a token of it; "place": (L, rows + columns), where in its token the next letter is; "column":
+        (L, rows, codes), the letters of that column.
         """
         pixels = exercise.pixels.contiguous(memory_format=torch.channels_last)
         alone = set(wanted) == {"stage2"}
@@ -126,8 +131,9 @@ class Network(nn.Module):
         for number, (head, features) in enumerate(zip(self.spots, cells[1:], strict=False), 3):
             if f"stage{number}" in wanted:
                 given[f"stage{number}"] = self.codes(head(features).unflatten(-1, (-1, CODE)))
-        if "words" in wanted:
-            given["words"] = self.words(cells[-1])
+        for name in ("words", "starts"):
+            if name in wanted:
+                given[name] = self.get_submodule(name)(cells[-1])
         if "answer" in wanted:
             given |= self._answer(exercise, cells[-1])
         return given
@@ -143,10 +149,15 @@ class Network(nn.Module):
         for number, layer in enumerate(self.llm.model.layers):
             if number in LOOKING:
                 scores = reading.look(layer, hidden, pack, LOOKING[number])
-                looks.append(scores[asked][..., before.shape[1] :])
+                prompt, picture = scores[asked].float().split([before.shape[1], visual.shape[1]], dim=-1)
+                looks.append(torch.cat([prompt.logsumexp(-1, keepdim=True), picture], dim=-1))
             if number == SPELLING:
                 given["place"] = self.place(hidden[pack.text][asked])
-            hidden = reading.run(layer, hidden, pack)
+            seen = reading.attend(layer, hidden, pack)
+            if number == SPELLING:
+                given["column"] = self.codes(self.column(seen[pack.text][asked]).unflatten(-1, (-1, CODE)))
+            hidden = hidden + seen
+            hidden = hidden + reading.think(layer, hidden)
         given["point"] = torch.cat(looks, dim=1)
         given["answer"] = self.llm.lm_head(self.llm.model.norm(hidden[pack.text][asked]))
         return given

@@ -55,8 +55,8 @@ def lay(exercise: Exercise, llm: Any, length: int) -> Pack:
     return Pack(pieces, length, exercise.owners, exercise.rows, exercise.shown, turns, mask)
 
 
-def run(layer: Any, hidden: Tensor, pack: Pack) -> Tensor:
-    """Return the layer's output for (B P + T, width)."""
+def attend(layer: Any, hidden: Tensor, pack: Pack) -> Tensor:
+    """Return what the layer's attention adds to (B P + T, width)."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
     q, k = (_turned(of(normed), attention.head_dim, pack) for of in (attention.q_proj, attention.k_proj))
@@ -71,9 +71,14 @@ def run(layer: Any, hidden: Tensor, pack: Pack) -> Tensor:
         enable_gqa=True,
     )
     looked = torch.cat([prefix.transpose(1, 2).flatten(0, 1), question.transpose(1, 2)[pack.shown]])
-    hidden = hidden + attention.o_proj(looked.flatten(1))
-    out: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return out
+    added: Tensor = attention.o_proj(looked.flatten(1))
+    return added
+
+
+def think(layer: Any, hidden: Tensor) -> Tensor:
+    """Return what the layer's second half adds to (B P + T, width)."""
+    added: Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
+    return added
 
 
 def look(layer: Any, hidden: Tensor, pack: Pack, heads: int) -> Tensor:

@@ -27,12 +27,12 @@ from torch.nn import functional as F
 from harness import cards
 from training import lessons, vocabulary
 from training.exercises import IGNORED, PLACES, Exercise, exercise, in_cells
-from training.network import STRIDES, Form, Network, export
+from training.network import LOOKING, STRIDES, Form, Network, export
 
 LOSSES = {
     "letters": ("stage2",),
     "stages": ("stage3", "stage4", "stage5", "words"),
-    "answers": ("stage5", "words", "answer", "point", "place"),
+    "answers": ("stage3", "stage4", "stage5", "words", "starts", "answer", "point", "place", "column"),
 }
 """What a phase trains: the encoder's first two stages, to name letters; the other three and the projector, each to pack
 what the one before it gives; or those and the language model, to answer."""
@@ -102,8 +102,8 @@ def losses(
     network: Network, batch: Exercise, wanted: Sequence[str], weights: Mapping[str, float]
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the weighted sum of the losses, and what is worth writing down."""
-    if not len(batch.owners):  # nothing on these pieces is large enough to be asked for
-        wanted = [name for name in wanted if name not in ("answer", "point", "place")]
+    if not len(batch.owners):  # nothing on these pieces is asked for
+        wanted = [name for name in wanted if name not in ("answer", "point", "place", "column")]
     given = {name: logits.float() for name, logits in network(batch, wanted).items()}
     total, told = torch.zeros(()), dict[str, float]()
     for name in wanted:
@@ -116,9 +116,13 @@ def losses(
             places = batch.places[batch.labels != IGNORED]
             loss = F.cross_entropy(rows, places[:, 0], ignore_index=IGNORED)
             loss, more = loss + F.cross_entropy(columns, places[:, 1], ignore_index=IGNORED), {}
-        elif name == "words":
-            loss = F.binary_cross_entropy_with_logits(given[name], batch.words, reduction="sum")
-            loss, more = loss / batch.words.sum().clamp(min=1), {}
+        elif name == "column":
+            loss, right = letter_loss(given[name], batch.columns[batch.labels != IGNORED])
+            more = {"column_right": right}
+        elif name in ("words", "starts"):
+            target = batch.words if name == "words" else batch.starts
+            loss = F.binary_cross_entropy_with_logits(given[name], target, reduction="sum")
+            loss, more = loss / target.sum().clamp(min=32), {}  # 32: a batch that asks little weighs little
         else:
             stride = STRIDES[int(name.removeprefix("stage")) - 2]
             loss, right = letter_loss(given[name], batch.letters if name == "stage2" else in_cells(batch.spots, stride))
@@ -137,16 +141,42 @@ def answer_loss(given: Tensor, batch: Exercise) -> tuple[Tensor, dict[str, float
 
 
 def point_loss(given: Tensor, batch: Exercise) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of looking for the next letter where it is, and how often a field's first letter was found.
+    """Return the loss of looking where the text goes on, and how often the last layer did.
 
-    The heads of a layer are looked at together in what is told: the token with the most attention of all.
+    In the last two layers there is a head for each column of spots. Of the last layer only the head of the next
+    letter's column looks, at its token, and brings what lies there; the others look at the prompt. In the layer before,
+    only that of the letter just written, to find it again by what it is; before the first letter all look at its token.
     """
     asked = batch.labels != IGNORED
-    points, first = batch.points[asked], (batch.first & batch.fields)[asked]
-    loss = F.cross_entropy(given.flatten(0, 1), points.repeat_interleave(given.shape[1]), ignore_index=IGNORED)
-    found = (given.softmax(-1).sum(1).argmax(-1) == points).float()
-    rest = ~first & (points != IGNORED)
-    return loss, {"found": found[first].mean().item(), "followed": found[rest].mean().item()}
+    first = batch.first[asked]
+    points, columns = batch.points[asked], batch.places[asked][:, 1]
+    earlier, earlier_columns = batch.points.roll(1)[asked], batch.places.roll(1, 0)[asked][:, 1]
+    next_letter = _one_head(points, columns)
+    last_letter = torch.where(
+        first[:, None], _where_known(points, points + 1)[:, None], _one_head(earlier, earlier_columns)
+    )
+    targets = (_where_known(points, points + 1)[:, None].expand(-1, LOOKING[1]), last_letter, next_letter)
+    loss = torch.zeros(())
+    for scores, target in zip(given.split(list(LOOKING.values()), dim=1), targets, strict=True):
+        each = F.cross_entropy(scores.transpose(1, 2), target, ignore_index=IGNORED, reduction="none")
+        for chosen in (target > 0, target == 0):
+            loss = loss + (each * chosen).sum() / chosen.sum().clamp(min=1) / len(LOOKING)
+    looked = scores.softmax(-1)[..., 1:]
+    found, column = looked.sum(1).argmax(-1) == points, looked.sum(2).argmax(-1) == columns
+    printed, fields = points != IGNORED, batch.fields[asked]
+    kinds = {"found": first & fields & printed, "followed": ~first & printed}
+    told = {name: found[chosen].float().mean().item() for name, chosen in kinds.items()}
+    return loss, {**told, "aligned": column[fields & printed & found].float().mean().item()}
+
+
+def _where_known(points: Tensor, target: Tensor) -> Tensor:
+    return torch.where(points == IGNORED, IGNORED, target)
+
+
+def _one_head(points: Tensor, columns: Tensor) -> Tensor:
+    """Return (L, columns): the class of the token for the head of the letter's column, 0 (the prompt) for others."""
+    chosen = columns[:, None] == torch.arange(PLACES[1])
+    return _where_known(points[:, None], torch.where(chosen, points[:, None] + 1, 0))
 
 
 def letter_loss(given: Tensor, target: Tensor) -> tuple[Tensor, float]:
@@ -280,7 +310,7 @@ def _optimisers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
         if ".llm.model.layers." in f".{name}" and parameter.ndim == 2:
             turned.append(parameter)
         elif parameter.requires_grad:
-            settled = network.form == "answers" and f".{network.encoder_name}." in name
+            settled = network.form == "answers" and name.startswith(network.first_parts)
             others.setdefault((settled, parameter.squeeze().ndim >= 2), []).append(parameter)
     kinds = [
         {
