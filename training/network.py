@@ -1,4 +1,4 @@
-"""The network in training: FastVLM's own parts, built from the card, with two heads that only training uses."""
+"""The network in training: FastVLM's own parts, built from the card, with heads that only training uses."""
 
 import copy
 import math
@@ -48,7 +48,7 @@ class Network(nn.Module):
         self.encoder_name = meta.encoder_name
         self.encoder = cast("Any", self.parts[self.encoder_name])
         self.projector = cast("Any", self.parts["projector"])
-        self.first_parts = tuple(f"parts.{part}." for part in (self.encoder_name, "projector"))
+        self.before_llm = tuple(f"parts.{part}." for part in (self.encoder_name, "projector"))
         self.llm = cast("Any", self.parts["llm"])
         assert card.llm
         torch.manual_seed(seed)  # again: what letters are learned with does not depend on the language model's size

@@ -62,7 +62,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vocabulary_pages: int
     threads: int
     settled_share: float
-    """What of the learning rate the encoder has once its batch statistics have settled."""
+    """What of the learning rate encoder and projector have once the language model learns too."""
     weight_decay: float
     clip: float
     keep_every: int
@@ -151,11 +151,12 @@ def point_loss(given: Tensor, batch: Exercise) -> tuple[Tensor, dict[str, float]
     first = batch.first[asked]
     points, columns = batch.points[asked], batch.places[asked][:, 1]
     earlier, earlier_columns = batch.points.roll(1)[asked], batch.places.roll(1, 0)[asked][:, 1]
-    next_letter = _one_head(points, columns)
-    last_letter = torch.where(
-        first[:, None], _where_known(points, points + 1)[:, None], _one_head(earlier, earlier_columns)
+    here = _where_known(points, points + 1)[:, None]
+    targets = (
+        here.expand(-1, LOOKING[1]),
+        torch.where(first[:, None], here, _one_head(earlier, earlier_columns)),
+        _one_head(points, columns),
     )
-    targets = (_where_known(points, points + 1)[:, None].expand(-1, LOOKING[1]), last_letter, next_letter)
     loss = torch.zeros(())
     for scores, target in zip(given.split(list(LOOKING.values()), dim=1), targets, strict=True):
         each = F.cross_entropy(scores.transpose(1, 2), target, ignore_index=IGNORED, reduction="none")
@@ -302,15 +303,15 @@ def main(path: Path, out: Path, stop_at: int | None) -> None:
 def _optimisers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
     """Return Muon for the language model's matrices, and AdamW for all else: matrices decay, biases and scales do not.
 
-    Muon (PyTorch 2.9 and later) gives every direction of a matrix the same step, scaled here to AdamW's. An encoder
-    whose batch statistics have settled takes smaller steps.
+    Muon (PyTorch 2.9 and later) gives every direction of a matrix the same step, scaled here to AdamW's. What pictures
+    pass before the language model takes smaller steps once it learns with it.
     """
     turned, others = [], dict[tuple[bool, bool], list[nn.Parameter]]()
     for name, parameter in network.named_parameters():
         if ".llm.model.layers." in f".{name}" and parameter.ndim == 2:
             turned.append(parameter)
         elif parameter.requires_grad:
-            settled = network.form == "answers" and name.startswith(network.first_parts)
+            settled = network.form == "answers" and name.startswith(network.before_llm)
             others.setdefault((settled, parameter.squeeze().ndim >= 2), []).append(parameter)
     kinds = [
         {
