@@ -151,10 +151,9 @@ class Network(nn.Module):
                 scores = reading.look(layer, hidden, pack, LOOKING[number])
                 prompt, picture = scores[asked].float().split([before.shape[1], visual.shape[1]], dim=-1)
                 looks.append(torch.cat([prompt.logsumexp(-1, keepdim=True), picture], dim=-1))
-            if number == SPELLING:
-                given["place"] = self.place(hidden[pack.text][asked])
             seen = reading.attend(layer, hidden, pack)
             if number == SPELLING:
+                given["place"] = self.place(hidden[pack.text][asked])
                 given["column"] = self.codes(self.column(seen[pack.text][asked]).unflatten(-1, (-1, CODE)))
             hidden = hidden + seen
             hidden = hidden + reading.think(layer, hidden)

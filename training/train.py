@@ -151,18 +151,19 @@ def point_loss(given: Tensor, batch: Exercise) -> tuple[Tensor, dict[str, float]
     first = batch.first[asked]
     points, columns = batch.points[asked], batch.places[asked][:, 1]
     earlier, earlier_columns = batch.points.roll(1)[asked], batch.places.roll(1, 0)[asked][:, 1]
-    here = _where_known(points, points + 1)[:, None]
+    here, before = _classes(points), _classes(earlier)
     targets = (
         here.expand(-1, LOOKING[1]),
-        torch.where(first[:, None], here, _one_head(earlier, earlier_columns)),
-        _one_head(points, columns),
+        torch.where(first[:, None], here, _one_head(before, earlier_columns)),
+        _one_head(here, columns),
     )
+    layers = given.split(list(LOOKING.values()), dim=1)
     loss = torch.zeros(())
-    for scores, target in zip(given.split(list(LOOKING.values()), dim=1), targets, strict=True):
+    for scores, target in zip(layers, targets, strict=True):
         each = F.cross_entropy(scores.transpose(1, 2), target, ignore_index=IGNORED, reduction="none")
         for chosen in (target > 0, target == 0):
             loss = loss + (each * chosen).sum() / chosen.sum().clamp(min=1) / len(LOOKING)
-    looked = scores.softmax(-1)[..., 1:]
+    looked = layers[-1].softmax(-1)[..., 1:]
     found, column = looked.sum(1).argmax(-1) == points, looked.sum(2).argmax(-1) == columns
     printed, fields = points != IGNORED, batch.fields[asked]
     kinds = {"found": first & fields & printed, "followed": ~first & printed}
@@ -170,14 +171,15 @@ def point_loss(given: Tensor, batch: Exercise) -> tuple[Tensor, dict[str, float]
     return loss, {**told, "aligned": column[fields & printed & found].float().mean().item()}
 
 
-def _where_known(points: Tensor, target: Tensor) -> Tensor:
-    return torch.where(points == IGNORED, IGNORED, target)
+def _classes(points: Tensor) -> Tensor:
+    """Return (L, 1): the class of each token among those that a head may look at, where it is known."""
+    return torch.where(points == IGNORED, IGNORED, points + 1)[:, None]
 
 
-def _one_head(points: Tensor, columns: Tensor) -> Tensor:
+def _one_head(classes: Tensor, columns: Tensor) -> Tensor:
     """Return (L, columns): the class of the token for the head of the letter's column, 0 (the prompt) for others."""
     chosen = columns[:, None] == torch.arange(PLACES[1])
-    return _where_known(points[:, None], torch.where(chosen, points[:, None] + 1, 0))
+    return torch.where(chosen | (classes == IGNORED), classes, 0)
 
 
 def letter_loss(given: Tensor, target: Tensor) -> tuple[Tensor, float]:
