@@ -261,6 +261,20 @@ def test_training_is_deterministic_and_goes_on_where_it_stopped(tmp_path: Path) 
     assert (tmp_path / "parts" / "step-000006" / "model.safetensors").is_file()
 
 
+def test_threads_that_race_give_the_same_gradients_every_time(tokenizer: Tokenizer) -> None:
+    made = network.Network(CARD, seed=3)
+    made.settle("answers")
+    pieces = lessons.batch(dataclasses.replace(SMALL, window=128, pages=1), 5, 0)
+    phase = next(phase for phase in PLAN.phases if phase.halves)
+    threads = torch.get_num_threads()
+    seen = []
+    for _ in range(20):
+        train.learn(made.train(), pieces, phase, PLAN, tokenizer)
+        seen.append(torch.cat([p.grad.flatten() for p in made.parameters() if p.grad is not None]))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(seen[0], other) for other in seen[1:])
+
+
 @given(arrays.arrays(np.float16, (3, 50), elements=st.floats(-2, 2, width=16)), st.integers(0, 9))
 def test_a_nightly_comes_back_to_half_a_step(value: np.ndarray, seed: int) -> None:
     base = np.random.default_rng(seed).normal(size=(3, 50)).astype(np.float16)

@@ -197,11 +197,13 @@ def learn(
     """Fill the parameters' gradients from one batch; return what is worth writing down.
 
     Many operations of a language model this small do not spread over two cores: a thread for each half of a batch takes
-    four pages in the time of three. Gradients are added in a fixed order, so that it stays reproducible.
+    four pages in the time of three. Gradients are added in a fixed order, so that it stays reproducible; and without
+    autocast's cache, which threads share: whether two uses of a weight share one rounded copy, and add their gradients
+    in half precision, would depend on which thread ends first.
     """
 
     def half(pieces: Sequence[lessons.Lesson]) -> tuple[Sequence[Tensor | None], dict[str, float]]:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
             loss, told = losses(network, exercise(pieces, tokenizer), LOSSES[phase.trains], plan.weights)
         gradients = torch.autograd.grad(loss / len(parts), parameters, allow_unused=True)
         return gradients, {"loss": loss.item(), **told}
