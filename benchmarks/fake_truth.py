@@ -9,12 +9,12 @@ import argparse
 import statistics
 
 from harness import cards
-from harness.adapters.fake import FakeModel
 from harness.clock import Monotonic
-from harness.devices import fake
 from harness.images import blank, png
-from harness.measure import time_stages, time_whole
-from harness.model import STAGES, Options, Request
+from harness.machine.devices import fake
+from harness.measure.loop import time_stages, time_whole
+from harness.models.families.fake import FakeModel
+from harness.models.protocol import STAGES, Options, Request
 
 
 def main() -> None:

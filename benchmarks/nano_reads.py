@@ -24,7 +24,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from harness import pages
+from harness.suites import pages
 
 SIDES = (256, 512, 768, 1024)
 SEED = 20261123

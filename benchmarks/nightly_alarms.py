@@ -27,22 +27,22 @@ from typing import Any
 from PIL import Image
 
 from harness import cards
-from harness.adapters.fake import FakeModel
 from harness.clock import Scripted
-from harness.devices import fake
-from harness.devices.fake import Episode
-from harness.examples import Example
-from harness.gate import Gate
-from harness.measure import Plan, measure
-from harness.model import Options
-from harness.records import Sample
-from harness.runlog import Log
-from harness.stopping import Rule, Stopping
-from harness.tracking import answers, ratios
-from harness.tracking.interleave import alternate
-from harness.tracking.nights import Reading
-from harness.tracking.ratios import MINIMUM_EFFECT
-from harness.tracking.verdict import REGRESSION, UNCLEAR, Judge
+from harness.machine.devices import fake
+from harness.machine.devices.fake import Episode
+from harness.measure.gate import Gate
+from harness.measure.loop import Plan, measure
+from harness.measure.stopping import Rule, Stopping
+from harness.models.families.fake import FakeModel
+from harness.models.protocol import Options
+from harness.runlog.log import Log
+from harness.runlog.records import Sample
+from harness.suites.examples import Example
+from harness.track import answers, ratios
+from harness.track.interleave import alternate
+from harness.track.nights import Reading
+from harness.track.ratios import MINIMUM_EFFECT
+from harness.track.verdict import REGRESSION, UNCLEAR, Judge
 
 NIGHT_SD, SAMPLE_SD = 0.03, 0.03
 THROTTLED, TOLD = 0.05, 0.8

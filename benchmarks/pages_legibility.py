@@ -19,8 +19,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from harness import pages
 from harness.images import pad_square, resize
+from harness.suites import pages
 
 SIDES = (256, 512, 768, 1024)
 CLASSES = (256, 512, 768, 1024, 10_000)

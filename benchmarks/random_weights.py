@@ -33,8 +33,8 @@ def main() -> None:
     import torch
 
     from harness import cards, plugins
-    from harness.model import Options
-    from harness.weights import Source
+    from harness.models.protocol import Options
+    from harness.models.weights import Source
 
     card = cards.model(asked.card)
     adapter = plugins.load("adapters", card.adapter)

@@ -5,8 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from harness import cards, examples, plugins, weights
+from harness import cards, plugins
 from harness.errors import HarnessError
+from harness.models import weights
+from harness.suites import examples
 
 DEFAULT_MODEL = "fastvlm-0.5b"
 

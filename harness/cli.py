@@ -23,7 +23,7 @@ import click
 
 from harness import __version__
 from harness.errors import LESS_MEMORY, HarnessError, SettingError
-from harness.model import STAGES
+from harness.models.protocol import STAGES
 
 
 def main() -> NoReturn:
@@ -147,7 +147,8 @@ MEASURING = [
 @measuring
 def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, **options: Any) -> int:
     """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
-    from harness import console, run, sweep
+    from harness import console
+    from harness.measure import run, sweep
 
     asked = _asked({**options, "model": options["model"] or _model_for(options)})
     if protocol != "both":
@@ -182,7 +183,8 @@ def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, *
 @measuring
 def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run: bool, **options: Any) -> int:
     """Measure a grid of models, suites and resolutions, each cell in a process of its own; a killed sweep resumes."""
-    from harness import console, sweep
+    from harness import console
+    from harness.measure import sweep
 
     flags = {"model": "models", "suite": "suites", "res": "res", "protocol": "protocols"}
     given = {name: text.split(",") for name, flag in flags.items() if (text := options.pop(flag))}
@@ -234,7 +236,8 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
 @measuring
 def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, **options: Any) -> int:
     """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage."""
-    from harness import console, trials
+    from harness import console
+    from harness.measure import trials
 
     if not options["model"]:
         options |= {"model": "fake", "device": options["device"] or "fake"}
@@ -266,8 +269,8 @@ def compare(
     Exit codes: 0 same or better, 1 slower or worse, 2 could not tell (or an error), 3 B cannot be loaded.
     """
     if not interleave:
-        from harness import compare as comparing
-        from harness.tracking import outputs
+        from harness.track import compare as comparing
+        from harness.track import outputs
 
         verdict = comparing.of_logs(Path(a), Path(b), min_effect)
         say(json.dumps(verdict.as_dict(), indent=2) if as_json else outputs.text(verdict))
@@ -277,15 +280,15 @@ def compare(
     asked = _asked(options if bare else _finer(options, min_effect))
     with console.Progress() as progress:
         if bare:
-            from harness.tracking import arms
-            from harness.tracking import interleave as both
+            from harness.track import arms
+            from harness.track import interleave as both
 
             sides = [("checkpoint", b)] if alone else [("checkpoint", b), ("baseline", a)]
             wanted = [replace(arms.arm(asked, text), out=str(Path(asked.out) / name)) for name, text in sides]
             both.measure(wanted[0], None if alone else wanted[1], progress.say)
             return 0
-        from harness import compare as comparing
-        from harness.tracking import outputs
+        from harness.track import compare as comparing
+        from harness.track import outputs
 
         verdict = comparing.now(asked, a, b, Path(asked.out) / "compared", min_effect, progress.say)
     say(json.dumps(verdict.as_dict(), indent=2) if as_json else outputs.text(verdict))
@@ -318,8 +321,8 @@ def track(
     Exit codes: 0 same or better, 1 regression, 2 could not tell (or an error), 3 the newest cannot be loaded.
     """
     from harness import console
-    from harness import track as tracking
-    from harness.tracking import nights, outputs
+    from harness.track import nights, outputs
+    from harness.track import track as tracking
 
     if (folder is None) == (repo is None):
         raise SettingError("harness track: give either a FOLDER of checkpoints or --repo ID")
@@ -357,10 +360,10 @@ def _finer(options: dict[str, Any], minimum_effect: float) -> dict[str, Any]:
 @click.option("--all", "every", is_flag=True, help="Render every report.")
 def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], every: bool) -> None:
     """Render a report (a Pareto plot, a paper's table, the claims ...) from run logs."""
-    from harness import report
+    from harness.reports import render
 
-    names = report.names() if every or not name else [name]
-    for path in report.render_all(names, logs, out, formats or report.FORMATS):
+    names = render.names() if every or not name else [name]
+    for path in render.render_all(names, logs, out, formats or render.FORMATS):
         say(str(path))
 
 
@@ -369,13 +372,14 @@ def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], ev
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def show(logs: tuple[Path, ...], as_json: bool) -> int:
     """Print the table of run logs that are there already."""
-    from harness import runlog
+    from harness.runlog import log
 
-    return _show([path for folder in logs for path in runlog.find(folder)], as_json)
+    return _show([path for folder in logs for path in log.find(folder)], as_json)
 
 
 def _show(paths: list[Path], as_json: bool) -> int:
-    from harness import console, outcome
+    from harness import console
+    from harness.reports import result as outcome
 
     results, skipped = outcome.of(paths)
     for line in skipped:
@@ -420,7 +424,8 @@ def check() -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(as_json: bool) -> None:
     """Say what this machine is, what would make its timings doubtful, and what is missing."""
-    from harness import console, doctor
+    from harness import console
+    from harness.machine import doctor
 
     findings = doctor.examine()
     if as_json:
@@ -434,14 +439,15 @@ def doctor(as_json: bool) -> None:
 @click.argument("names", nargs=-1)
 def models(form: str, names: tuple[str, ...]) -> None:
     """Print every card's parameters by part, visual tokens, FLOPs and bytes (counted without weights)."""
-    from harness import architecture, console
+    from harness import console
+    from harness.models import counts
 
     with console.Progress() as progress:
-        rows = architecture.table(list(names) or None, lambda name: progress.say(f"counting {name}"))
+        rows = counts.table(list(names) or None, lambda name: progress.say(f"counting {name}"))
     if form == "json":
         say(json.dumps(rows, indent=2))
     elif form == "markdown":
-        say(architecture.to_markdown(rows))
+        say(counts.to_markdown(rows))
     else:
         say(console.architectures(rows))
 
@@ -460,7 +466,7 @@ def export() -> None:
 @click.option("--offline", is_flag=True, help="Do not ask the Hub.")
 def coreml(model: str, res: int | None, dtype: str, weights: str | None, seed: int, offline: bool) -> None:
     """Convert FastVLM's encoder to a Core ML package (once; kept in the cache) and print where it is."""
-    from harness import coreml_export
+    from harness.models.families.fastvlm import coreml as coreml_export
 
     path, notices = coreml_export.export(model, res, weights, dtype, seed, offline)
     for notice in notices:
@@ -481,7 +487,7 @@ def _model_for(options: dict[str, Any]) -> str:
 def _asked(options: dict[str, Any]) -> Any:
     """Turn the options into what is asked for, with the device and the model decided."""
     from harness import catalogue
-    from harness.cells import Asked
+    from harness.measure.cell import Asked
 
     settings = dict(_setting(text) for text in options.pop("settings"))
     device = options.pop("device") or catalogue.best_device()

@@ -12,16 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.records import Failure, Footer, Sample
+from harness.runlog.records import Failure, Footer, Sample
 from harness.units import milliseconds, size
 
 if TYPE_CHECKING:
-    from harness.cells import Asked
-    from harness.doctor import Finding
-    from harness.outcome import Outcome
-    from harness.run import Job
-    from harness.sweep import Ended
-    from harness.trials import Result
+    from harness.machine.doctor import Finding
+    from harness.measure.cell import Asked
+    from harness.measure.run import Job
+    from harness.measure.sweep import Ended
+    from harness.measure.trials import Result
+    from harness.reports.result import Outcome
 
 WIDTH = 118
 PLAIN_EVERY_S = 10.0
@@ -221,7 +221,8 @@ def findings(found: Sequence["Finding"]) -> str:
 
 def plan(wanted: Sequence["Asked"]) -> str:
     """Return the cells of a sweep with what each will probably take (predicted from counts, marked so)."""
-    from harness import peaks, sweep
+    from harness.machine import peaks
+    from harness.measure import sweep
 
     listed, estimates = [], []
     for asked in wanted:

@@ -52,19 +52,20 @@ class Answers:
         **settings: str | int | float | bool,
     ) -> None:
         """Build the model of `card`; further arguments are the card's settings. Raises `HarnessError`."""
-        from harness import cards, cells, plugins
-        from harness import weights as weights_module
+        from harness import cards, plugins
         from harness.clock import Monotonic
         from harness.errors import SettingError, WeightsError
-        from harness.model import Options
+        from harness.measure import cell
+        from harness.models import weights as weights_module
+        from harness.models.protocol import Options
 
         if str(batch_size) not in ("1", "auto"):
             raise SettingError(f"batch_size {batch_size}: {NAME} answers one request at a time; next: --batch_size 1")
         if failures not in ("raise", "mark"):
             raise SettingError(f"failures={failures}: known: raise, mark")
         place = str(device or _device())
-        asked = cells.Asked(model=str(card), res=res, device=place, dtype=dtype, settings=settings)
-        settled, chosen, _, _ = cells.settle(asked)
+        asked = cell.Asked(model=str(card), res=res, device=place, dtype=dtype, settings=settings)
+        settled, chosen, _, _ = cell.settle(asked)
         source = weights_module.resolve(chosen, weights)
         if not source.trained and weights != "random" and chosen.adapter != "fake":
             raise WeightsError(
@@ -87,7 +88,7 @@ class Answers:
     def answer(self, request: Any, split: Any) -> str:
         """Answer one of lmms-eval's requests; `split` is the data set its row is in."""
         from harness.errors import HarnessError
-        from harness.model import Piece, Request
+        from harness.models.protocol import Piece, Request
 
         text, settings, to_visual, at, task, _ = request.args
         longest = int(settings.get("max_new_tokens") or self.longest or _card_limit(task) or LONGEST)
@@ -104,7 +105,7 @@ class Answers:
 def visuals(to_visual: Any, split: Any, at: int) -> list[bytes]:
     """Return the image files of document `at` as the data set has them; what the task itself changed is PNG."""
     from harness.images import png
-    from harness.tasks import Encoded, encoded
+    from harness.suites.task import Encoded, encoded
 
     if hasattr(split, "with_format"):
         row: Mapping[str, Any] = split.with_format("arrow")[at].to_pylist()[0]

@@ -7,12 +7,20 @@ from types import ModuleType
 
 from harness.errors import MissingPackage, UnknownName
 
-GROUPS = ("adapters", "devices", "engines", "executors", "figures", "exporters")
+GROUPS = {
+    "adapters": "harness.models.families",
+    "engines": "harness.models.engines",
+    "devices": "harness.machine.devices",
+    "executors": "harness.measure.executors",
+    "figures": "harness.reports.figures",
+    "exporters": "harness.reports.exporters",
+}
+"""Where our own plug-ins of each group lie; the entry points' groups are `harness.adapters`, `harness.devices`, ..."""
 
 
 def names(group: str) -> list[str]:
     """Return the names of all plug-ins of `group`, our own and those of entry points, without importing any."""
-    package = importlib.import_module(f"harness.{group}")
+    package = importlib.import_module(GROUPS[group])
     own = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
     return sorted({*own, *(point.name for point in entry_points(group=f"harness.{group}"))})
 
@@ -28,7 +36,7 @@ def load(group: str, name: str) -> ModuleType:
             assert isinstance(loaded, ModuleType), f"entry point {point.value} must be a module"
             return loaded
     try:
-        return importlib.import_module(f"harness.{group}.{name}")
+        return importlib.import_module(f"{GROUPS[group]}.{name}")
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith("harness"):
             raise MissingPackage(error.name, f"{group.removesuffix('s')} {name!r}") from error

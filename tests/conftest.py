@@ -1,12 +1,12 @@
 """What tests share: where the parity fixtures and the small real data sets lie."""
 
-import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import tiny as tiny_
 
 
 @pytest.fixture(scope="session")
@@ -20,13 +20,8 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
-    """The module `tests/tiny.py`, which makes tiny checkpoints."""
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).parent / "tiny.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module `tests/support/tiny.py`, which makes tiny checkpoints."""
+    return tiny_
 
 
 class TinyFastVlm(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness import runlog
+from harness.runlog import log as runlog
 
 FAST = ["--set", "encode_ms=2", "--set", "prefill_ms=3", "--set", "preprocess_ms=0.2", "--decode-tokens", "2"]
 FAKE = ["run", "--model", "fake", "--device", "fake", "--suite", "pages", "--min-seconds", "0", *FAST]

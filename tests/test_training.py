@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tokenizers import Tokenizer
 
-from harness import cards, pages
-from harness.adapters import fastvlm
-from harness.model import Options
-from harness.weights import Source
+from harness import cards
+from harness.models.families import fastvlm
+from harness.models.protocol import Options
+from harness.models.weights import Source
+from harness.suites import pages
 from training import exercises, lessons, network, nightlies, train, vocabulary
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from harness import prompts
-from harness.adapters.fastvlm import STRIDE
+from harness.models import templates
+from harness.models.families.fastvlm import STRIDE
 from training.lessons import Lesson, Task
 from training.vocabulary import SUFFIX, spell
 
@@ -84,7 +84,7 @@ def exercise(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Exercise:
     spots = torch.stack([_spots(lesson, side) for lesson in lessons])
     return Exercise(
         pixels=torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255),
-        before=torch.tensor(tokenizer.encode(prompts.qwen_2("")[0], add_special_tokens=False).ids),
+        before=torch.tensor(tokenizer.encode(templates.qwen_2("")[0], add_special_tokens=False).ids),
         ids=ids,
         owners=owners,
         rows=torch.where(shown, starts[:, None] + steps, 0),
@@ -106,7 +106,7 @@ def exercise(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Exercise:
 def _sequence(task: Task, tokenizer: Tokenizer, grid: int) -> list[tuple[int, ...]]:
     """Return a question's tokens: id, label, is of a field, is first, visual token, row and column in it."""
     question = task.question + (SUFFIX if task.is_field else "")
-    asked = tokenizer.encode(prompts.qwen_2(question)[1], add_special_tokens=False).ids
+    asked = tokenizer.encode(templates.qwen_2(question)[1], add_special_tokens=False).ids
     said = spell(task.answer, tokenizer)
     end = tokenizer.encode("<|im_end|>", add_special_tokens=False).ids
     nowhere = (IGNORED,) * 3

@@ -8,10 +8,11 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import images, pages
-from harness.adapters.fastvlm import BLACK, STRIDE
-from harness.pages import fonts
-from harness.pages.sheet import Run
+from harness import images
+from harness.models.families.fastvlm import BLACK, STRIDE
+from harness.suites import pages
+from harness.suites.pages import fonts
+from harness.suites.pages.sheet import Run
 from training.vocabulary import READ_ON
 
 Box = tuple[float, float, float, float]

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from harness import cards, weights
-from harness.adapters import fastvlm
-from harness.model import Options
+from harness import cards
+from harness.models import weights
+from harness.models.families import fastvlm
+from harness.models.protocol import Options
 from training import reading
 from training.exercises import CODES, IGNORED, PLACES, SLOTS, SPOT, Exercise
 

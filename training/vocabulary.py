@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from harness import pages
+from harness.suites import pages
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SUFFIX = "\nAnswer the question using a single word or phrase."

@@ -1,0 +1,103 @@
+"""Apple's GPU (or the CPU) through MLX: synchronize and the host's monotonic clock; peaks of MLX's own allocator.
+
+MLX is lazy: nothing runs before it is evaluated. The model starts each stage's evaluation (`mx.async_eval`) before it
+says that the stage is done; `sync` waits for it, and for torch where the encoder runs there.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+
+import psutil
+
+from harness.clock import Clock
+from harness.errors import DeviceError, MissingPackage
+from harness.machine.devices import mps
+
+
+class Mlx:
+    """See `device.Device`."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        """Make MLX's default device the one that `name` says; the encoder's torch device goes with it."""
+        import mlx.core as mx
+        import torch
+
+        self.name, self._clock, self._mx, self._torch = name, clock, mx, torch
+        if name == "mlx:cpu":
+            mx.set_default_device(mx.cpu)
+        self.torch_name = "mps" if name == "mlx" and torch.backends.mps.is_available() else "cpu"
+        self._process = psutil.Process()
+
+    def sync(self) -> None:
+        if self.torch_name == "mps":
+            self._torch.mps.synchronize()
+        self._mx.synchronize()
+
+    def stamp(self) -> None:
+        return None
+
+    def elapsed_ns(self, earlier: object, later: object) -> int | None:
+        return None
+
+    def peak_bytes(self) -> int | None:
+        """Return the highest use of MLX's allocator since `reset_peak`, and what Metal holds for torch's encoder."""
+        return int(self._mx.get_peak_memory()) + self._torch_bytes()
+
+    def memory(self) -> Mapping[str, int | None]:
+        allocated = int(self._mx.get_active_memory())
+        return {
+            "allocated_bytes": allocated + self._torch_bytes(),
+            "reserved_bytes": allocated + int(self._mx.get_cache_memory()) + self._torch_bytes(),
+            "rss_bytes": self._process.memory_info().rss,
+        }
+
+    def _torch_bytes(self) -> int:
+        return int(self._torch.mps.driver_allocated_memory()) if self.torch_name == "mps" else 0
+
+    def reset_peak(self) -> None:
+        self._mx.reset_peak_memory()
+
+    def describe(self) -> Mapping[str, str]:
+        from harness.machine.devices.cpu import model_name
+
+        return {
+            "name": self.name,
+            "model": model_name(),
+            "memory_bytes": str(psutil.virtual_memory().total),
+            "mlx": str(self._mx.__version__),
+            "mlx_device": str(self._mx.default_device()),
+            "encoder_device": self.torch_name,
+            "clock": f"{self._clock.name} after synchronize",
+            "sync": "mlx.core.synchronize" + (" and torch.mps.synchronize" if self.torch_name == "mps" else ""),
+            "peak_memory": "MLX's allocator, reset per interval",
+        }
+
+
+def need(engine: str, *packages: str) -> None:
+    """Raise one clear line when a package of the apple extra is not here; the extra itself is for macOS alone."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            if sys.platform == "darwin":
+                raise MissingPackage(package, f"--engine {engine}", extra="apple")
+            raise DeviceError(
+                f"--engine {engine} is made for Macs (there: pip install 'vlm-pareto[apple]') and needs the package "
+                f"{package!r}; next: to check it here, on the CPU: pip install 'mlx[cpu]' mlx-lm"
+            )
+
+
+def open(name: str, clock: Clock) -> Mlx:
+    """Open MLX's GPU ("mlx") or CPU ("mlx:cpu"); says what is missing."""
+    if name not in ("mlx", "mlx:cpu"):
+        raise DeviceError(f"--device {name}: MLX has its GPU (mlx) and its CPU (mlx:cpu); next: one of these")
+    need("mlx", "mlx", "mlx_lm")
+    import mlx.core as mx
+
+    if name == "mlx" and mx.default_device() != mx.gpu:
+        raise DeviceError("--device mlx: MLX sees no GPU here; next: --device cpu (slow, for checks), or a Mac")
+    opened = Mlx(name, clock)
+    if opened.torch_name == "mps":
+        import torch
+
+        mps.watch_fallbacks(torch)
+    return opened

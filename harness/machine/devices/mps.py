@@ -1,0 +1,119 @@
+"""Apple GPUs through Metal: synchronize and the host's monotonic clock; operators that fell back to the CPU by name.
+
+MPS events are not used: they were found to hang, and to report an end before the start (PyTorch pull requests 152199,
+157131, 196395).
+
+An operator that Metal lacks is an error, unless the user has set PYTORCH_ENABLE_MPS_FALLBACK=1 (torch reads it when it
+is imported) or torch falls back for it always; it then warns, once per process and not per operator, unless told to
+warn always (aten/src/ATen/mps/MPSFallback.mm of pytorch/pytorch).
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from harness.clock import Clock
+from harness.errors import DeviceError
+from harness.machine.probes import Readings, Span
+
+FALLBACK = re.compile(r"operator '([^']+)' is not currently supported on the MPS backend")
+FALLEN: dict[str, bool] = {}
+"""Operators that ran on the CPU so far in this process, in the order in which they were first met."""
+
+
+def watch_fallbacks(torch: Any) -> None:
+    """Note the operator of each fallback warning from now on, and keep the warning itself off the screen."""
+    if getattr(warnings.showwarning, "notes_fallbacks", False):
+        return
+    torch.set_warn_always(True)
+    warnings.filterwarnings("always", message=r".*not currently supported on the MPS backend", category=UserWarning)
+    shown = warnings.showwarning
+
+    def note(message: Any, *others: Any, **named: Any) -> None:
+        found = FALLBACK.search(str(message))
+        if found:
+            FALLEN[found[1]] = True
+        else:
+            shown(message, *others, **named)
+
+    note.notes_fallbacks = True  # type: ignore[attr-defined]
+    warnings.showwarning = note
+
+
+class FallbackProbe:
+    """Tells the log which operators ran on the CPU so far; no reason to refuse a sample: users get them too."""
+
+    def read(self) -> Readings:
+        return {"cpu_fallback": "+".join(FALLEN) or None}
+
+    def judge(self, before: Readings, after: Readings, span: Span) -> tuple[list[str], Readings]:
+        return [], {name: value for name, value in after.items() if value is not None}
+
+
+class Mps:
+    """See `device.Device`. The allocator keeps no peak: `peak_bytes` is what the driver holds at the stage's end."""
+
+    torch_name = "mps"
+
+    def __init__(self, name: str, torch: Any, clock: Clock) -> None:
+        self.name, self._torch, self._clock = name, torch, clock
+        self._process = psutil.Process()
+
+    def sync(self) -> None:
+        self._torch.mps.synchronize()
+
+    def stamp(self) -> None:
+        return None
+
+    def elapsed_ns(self, earlier: object, later: object) -> int | None:
+        return None
+
+    def peak_bytes(self) -> int | None:
+        """Return the memory that Metal has given to this process: a high mark of the run, heaps seldom shrink."""
+        return int(self._torch.mps.driver_allocated_memory())
+
+    def memory(self) -> Mapping[str, int | None]:
+        return {
+            "allocated_bytes": int(self._torch.mps.current_allocated_memory()),
+            "reserved_bytes": int(self._torch.mps.driver_allocated_memory()),
+            "rss_bytes": self._process.memory_info().rss,
+        }
+
+    def reset_peak(self) -> None:
+        """Nothing to reset; emptying the cache here would make the next stage pay for its allocations."""
+
+    def describe(self) -> Mapping[str, str]:
+        from harness.machine.devices.cpu import model_name
+
+        return {
+            "name": self.name,
+            "model": model_name(),
+            "memory_bytes": str(psutil.virtual_memory().total),
+            "recommended_bytes": str(self._torch.mps.recommended_max_memory()),
+            "clock": f"{self._clock.name} after synchronize",
+            "sync": "torch.mps.synchronize",
+            "cpu_fallback": "allowed, noted by operator" if fallback_allowed() else "an error",
+            "peak_memory": "driver_allocated_memory at the end of the stage (a high mark of the run, not of the stage)",
+        }
+
+
+def fallback_allowed() -> bool:
+    """Return whether torch was told to run on the CPU what Metal lacks."""
+    return os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0")
+
+
+def open(name: str, clock: Clock) -> Mps:
+    """Open the Apple GPU; says what is wrong elsewhere."""
+    if name != "mps":
+        raise DeviceError(f"--device {name}: there is one Apple GPU; next: --device mps")
+    import torch
+
+    if not torch.backends.mps.is_available():
+        why = "this torch is built without MPS" if not torch.backends.mps.is_built() else "macOS 14 or newer is needed"
+        raise DeviceError(f"--device mps: no Apple GPU can be used here ({why}); next: --device cpu, or a Mac")
+    watch_fallbacks(torch)
+    return Mps(name, torch, clock)

@@ -1,0 +1,188 @@
+"""A grid of cells: models × resolutions × suites × devices × engines, from flags or a TOML plan, one process each.
+
+Finished cells are skipped, failures do not stop the others, and a killed sweep goes on where it was: its state is the
+run logs themselves.
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness import plugins
+from harness.errors import LESS_MEMORY, CardError, HarnessError, SettingError, UnknownName
+from harness.measure import cell, run
+from harness.measure.cell import Asked
+from harness.models import weights
+
+AXES = ("model", "suite", "res", "device", "engine", "protocol", "dtype")
+"""What a plan may list several of, in the order in which cells run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A cell of the grid that cannot be measured, and why: named, counted, never silently dropped."""
+
+    asked: Asked
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a cell will probably take. Predicted from counts and this machine's peaks; never a result."""
+
+    seconds: float | None
+    memory_bytes: int | None
+    download_bytes: int | None
+
+
+def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -> tuple[list[Asked], list[Refused]]:
+    """Return every combination of `axes` over `common` that its model can take, and those that it cannot.
+
+    A model with fixed input sizes keeps one point of a resolution axis. Parts (`--isolate-stages`) and processes are
+    expanded as `harness run` does. Raises `UnknownName` for an axis there is none of.
+    """
+    for name in axes:
+        if name not in AXES:
+            raise UnknownName("axis of a sweep", name, AXES)
+    names = [name for name in AXES if axes.get(name)]
+    wanted: list[Asked] = []
+    refused: list[Refused] = []
+    seen = set()
+    for values in product(*(axes[name] for name in names)):
+        asked = replace(common, **dict(zip(names, values, strict=True)))
+        try:
+            settled = cell.settle(asked)[0]
+        except SettingError as error:
+            refused.append(Refused(asked, str(error)))
+            continue
+        asked = replace(asked, res=settled.res)
+        for one in run.expand(asked, (asked.protocol,), processes):
+            text = repr(one)
+            if text not in seen:
+                seen.add(text)
+                wanted.append(one)
+    return wanted, refused
+
+
+def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
+    """Read a TOML plan: each `[[grid]]` lists axes and its own options; what stands above is common to all grids."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise CardError(f"{path}: not a readable plan: {error}; next: see docs/sweep.md") from error
+    grids = table.pop("grid", [{}])
+    result = []
+    for one in [grids] if isinstance(grids, dict) else grids:
+        axes = {name: one[name] if isinstance(one[name], list) else [one[name]] for name in AXES if name in one}
+        options = {**table, **{name: value for name, value in one.items() if name not in AXES}}
+        for name in options:
+            if name not in Asked.__dataclass_fields__:
+                raise UnknownName(f"option in {path}", name, [*Asked.__dataclass_fields__, "grid"])
+        try:
+            options = _typed(options)
+            axes = {name: [_typed({name: value})[name] for value in values] for name, values in axes.items()}
+        except msgspec.ValidationError as error:
+            raise CardError(f"{path}: {error}; next: see docs/sweep.md") from error
+        result.append((axes, options))
+    return result
+
+
+def _typed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options as `Asked` has them: 0 seconds becomes 0.0, as a child process will read it, and key it."""
+    asked = msgspec.convert(options, Asked)
+    return {name: getattr(asked, name) for name in options}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of one cell: its log if there is one, and in words how it went."""
+
+    title: str
+    path: Path | None
+    code: int
+    message: str
+
+
+def go(wanted: Sequence[Asked], again: bool = False, executor: str = "local") -> Iterator[Ended]:
+    """Measure the cells, each in a process of its own; yield what became of each as it ends.
+
+    Finished ones are skipped ("measured already"); one that cannot even be prepared is told, and the others go on.
+    Raises `KeyboardInterrupt` when a child was interrupted.
+    """
+    submit = plugins.load("executors", executor).submit
+    waiting: list[run.Job] = []
+    for asked in wanted:
+        try:
+            job = run.prepare(asked)
+            if again:
+                job = run.afresh(job, {one.path for one in waiting})
+            if not job.finished:
+                waiting.append(job)
+                continue
+        except HarnessError as error:
+            yield Ended(f"{asked.suite} {asked.model} {asked.device}", None, error.exit_code, str(error))
+            continue
+        yield Ended(job.cell.title, job.path, 0, "measured already")
+    commands = [[*run.interpreter(), *run.command(job.asked), "--bare"] for job in waiting]
+    for position, code in submit(commands, Path(waiting[0].asked.out) if waiting else Path(), {}):
+        if code in INTERRUPTED:
+            raise KeyboardInterrupt
+        job = waiting[position]
+        yield Ended(job.cell.title, job.path if job.path.is_file() else None, code, _in_words(code))
+
+
+INTERRUPTED = (130, -2, -15)
+KILLED = (137, -9)
+
+
+def _in_words(code: int) -> str:
+    if code in KILLED:
+        return f"killed, probably for want of memory; next: {LESS_MEMORY}"
+    return "measured" if code == 0 else f"exit code {code}"
+
+
+def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
+    """Predict what a cell takes: FLOPs over half the machine's measured peak, twice per sample, and loading."""
+    from harness import cards
+    from harness.models import counts
+
+    card = cards.model(asked.model)
+    try:
+        counted = counts.row(card, asked.res or card.resolution.default)
+    except HarnessError:
+        return Estimate(None, None, None)
+    width = 4 if asked.dtype == "float32" or (asked.dtype is None and asked.device == "cpu") else 2
+    held = {name: count for name, count in counted.params.items() if _held(name, asked.part, card)}
+    size = width * sum(held.values())
+    flops = 0 if asked.part == "llm" else counted.encode_flops
+    flops += counted.prefill_flops if asked.part in (None, "llm") else 0
+    seconds = None
+    if peak_flops_per_s:
+        samples = min(asked.maximum_samples, max(asked.minimum_samples, 20))
+        each = 2 * flops / (0.5 * peak_flops_per_s)
+        seconds = 5 + size / 1e9 + min(max(samples * each, asked.minimum_seconds), asked.maximum_seconds + each)
+    here = asked.weights is not None or weights.present(card) or asked.offline or not card.hub
+    return Estimate(seconds, size, 0 if here else counted.bf16_bytes)
+
+
+def _held(name: str, part: str | None, card: Any) -> bool:
+    if part is None or name == part:
+        return True
+    return part == "llm" and name not in {encoder.name for encoder in card.encoders}
+
+
+def total(estimates: Iterable[Estimate]) -> Estimate:
+    """Add up seconds and downloads, and take the largest memory; None where any cell's is unknown."""
+    each = list(estimates)
+    seconds = [one.seconds for one in each]
+    memory = [one.memory_bytes for one in each]
+    return Estimate(
+        None if None in seconds else sum(s for s in seconds if s is not None),
+        None if None in memory else max((m for m in memory if m is not None), default=0),
+        sum(one.download_bytes or 0 for one in each),
+    )

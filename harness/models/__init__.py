@@ -1,0 +1,1 @@
+"""What a model is, and how a checkpoint becomes one; `protocol.py` first."""

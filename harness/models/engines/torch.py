@@ -1,0 +1,27 @@
+"""PyTorch: the family's adapter as it is, on any device that torch has."""
+
+from harness import plugins
+from harness.cards import ModelCard
+from harness.errors import SettingError
+from harness.models.protocol import Model, Options
+from harness.models.weights import Source
+
+SETTINGS: dict[str, str | int | float | bool] = {}
+"""Settings beyond the card's: none."""
+
+OTHERS = {"mlx": "mlx", "coreml": "coreml+mlx"}
+"""Devices that are not torch's, and the engine each belongs to."""
+
+
+def place(device: str) -> str:
+    """Return the device that a run asked for on `device` uses; refuses those of other engines."""
+    owner = OTHERS.get(device.partition(":")[0])
+    if owner:
+        raise SettingError(f"--device {device}: not torch's; next: --engine {owner}")
+    return device
+
+
+def load(card: ModelCard, source: Source, options: Options) -> Model:
+    """Return the model that the card's adapter builds."""
+    model: Model = plugins.load("adapters", card.adapter).load(card, source, options)
+    return model

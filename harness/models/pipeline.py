@@ -1,0 +1,297 @@
+"""What the families have in common: image(s) → encoder(s) → projector → language model, as a generator of events.
+
+A family's file in `adapters/` subclasses `VisionLanguageModel` and says only what is its own: how an image is prepared,
+what each encoder does with it, how features become visual tokens, and the chat template. Time is measured elsewhere.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness import images
+from harness.cards import ModelCard
+from harness.errors import ExampleError, SettingError
+from harness.models import llms, tokenizers, weights
+from harness.models.protocol import Done, Event, Options, Piece, Request, Seen, Work
+from harness.models.weights import Source, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One example's images after preprocessing, on the device.
+
+    `pixels` has for each encoder a tensor (tiles, 3, height, width). `geometry` is whatever the family's `project`
+    needs (image sizes, the tile grid). `processed_px`, `content_px`, `tiles` and `note` go to the log (`model.Seen`).
+    """
+
+    pixels: Mapping[str, Tensor]
+    original_px: tuple[int, int]
+    processed_px: tuple[int, int]
+    content_px: int
+    tiles: int
+    conversions: tuple[str, ...] = ()
+    geometry: Any = None
+    note: str = ""
+
+
+class VisionLanguageModel(ABC):
+    """A family's model; see the module's text for what a subclass says."""
+
+    image_backend = "PIL bicubic"
+    template = ""
+    """The chat template's name, for the log."""
+
+    def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
+        """Build the modules (all, or `options.only`), fill them, and find the tokenizer."""
+        self.card, self.source, self.options = card, source, options
+        self.device, self.dtype = options.device, getattr(torch, options.dtype)
+        self.encoder_names = [encoder.name for encoder in card.encoders]
+        if options.only not in (None, "llm", *self.encoder_names):
+            raise SettingError(
+                f"{card.name} has no part {options.only!r}; parts: {', '.join([*self.encoder_names, 'llm'])}"
+            )
+        self.tokenizer = tokenizers.find(
+            source.folder, card.llm.vocab if card.llm else 1, trained=source.trained and card.llm is not None
+        )
+        with weights.empty():
+            built = self.build()
+        self.parts = nn.ModuleDict({name: module for name, module in built.items() if self._wanted(name)})
+        if source.trained and options.device != "meta":
+            assert source.folder
+            self.load(source)
+        else:
+            weights.randomise(self.parts, options.seed, options.device, self.dtype)
+        self.encoder_side = options.side
+
+    # --- what a family says ---
+
+    @abstractmethod
+    def build(self) -> dict[str, nn.Module]:
+        """Return all modules by part name: each encoder's, "projector", "llm" (from `self.llm()`); none allocated."""
+
+    @abstractmethod
+    def rename(self, name: str) -> Target:
+        """Return where the checkpoint's tensor `name` belongs: "<part>.<its name there>", None, or several targets."""
+
+    @abstractmethod
+    def prepare(self, pictures: list[images.Picture]) -> Prepared:
+        """Turn decoded images into pixels on the device; raise `ExampleError` for what the family cannot take."""
+
+    @abstractmethod
+    def encode(self, name: str, prepared: Prepared) -> Tensor:
+        """Run one encoder: features (tiles, tokens, width)."""
+
+    @abstractmethod
+    def feature_shapes(self, prepared: Prepared) -> dict[str, tuple[int, ...]]:
+        """Return the shape `encode` gives for each encoder: for the LLM timed alone, with stand-in features."""
+
+    @abstractmethod
+    def project(self, features: Mapping[str, Tensor], prepared: Prepared) -> Tensor:
+        """Turn features into visual tokens in the LLM's space: (visual tokens, hidden)."""
+
+    @abstractmethod
+    def prompt(self, question: str) -> tuple[list[int], list[int]]:
+        """Return the ids before and after the visual tokens, by the family's chat template (with its BOS, if any)."""
+
+    def prefill_scope(
+        self, features: Mapping[str, Tensor], prepared: Prepared, position: int
+    ) -> AbstractContextManager[Any]:
+        """Return a context in which prefill runs, for families whose LLM looks at the features again (Cambrian-1)."""
+        return nullcontext()
+
+    def load(self, source: Source) -> None:
+        """Fill the parts from a checkpoint; families whose encoders come from other repositories extend this."""
+        assert source.folder
+        weights.fill(self.parts, weights.Tensors(source.folder), self.rename, self.device, self.dtype)
+
+    # --- what they share ---
+
+    def llm(self) -> nn.Module:
+        """Return the language model of the card, for `build`."""
+        assert self.card.llm, f"{self.card.name}: the card has no [llm]"
+        return llms.build(self.card.llm)
+
+    def _wanted(self, part: str) -> bool:
+        only = self.options.only
+        return only is None or part == only or (only == "llm" and part not in self.encoder_names)
+
+    @torch.inference_mode()
+    def answer(self, request: Request, /) -> Iterator[Event]:
+        """Answer one request (batch 1, greedy, caches made anew): see `model.Model`."""
+        only = self.options.only
+        pictures = [images.decode(data) for data in request.images]
+        prepared = self.prepare(pictures)
+        before, after = ([], []) if request.visual_only else self.prompt(request.question)
+        features: dict[str, Tensor] = {}
+        if only == "llm":
+            features = self._stand_in(prepared)
+        yield Done("preprocess")
+        if only != "llm":
+            for name in self.encoder_names if only is None else [only]:
+                features[name] = self.encode(name, prepared)
+                if len(self.encoder_names) > 1:
+                    yield Done("encode", name)
+            yield Done("encode")
+            if only or not self.card.llm:  # an encoder alone: its tokens are counted, nothing is said
+                tokens = (
+                    0 if self.card.llm else sum(feature.shape[0] * feature.shape[1] for feature in features.values())
+                )
+                yield self._seen(prepared, tokens, 0)
+                return
+        visual = self.project(features, prepared)
+        yield Done("project")
+        yield self._seen(prepared, len(visual), len(before) + len(after))
+        yield from self._generate(features, prepared, visual, before, after, request)
+
+    def _stand_in(self, prepared: Prepared) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(self.options.seed)
+        return {
+            name: torch.randn(shape, generator=generator).to(self.device, self.dtype)
+            for name, shape in self.feature_shapes(prepared).items()
+        }
+
+    def _seen(self, prepared: Prepared, visual_tokens: int, text_tokens: int) -> Seen:
+        return Seen(
+            prepared.original_px,
+            prepared.processed_px,
+            prepared.content_px,
+            prepared.tiles,
+            visual_tokens,
+            text_tokens,
+            prepared.conversions,
+            prepared.note,
+        )
+
+    def embed(self, visual: Tensor, before: list[int], after: list[int]) -> Tensor:
+        """Return the input embeddings (1, sequence, hidden): text before, visual tokens, text after."""
+        table = self.parts["llm"].get_input_embeddings()  # type: ignore[operator]
+        ids = torch.tensor(before + after, dtype=torch.long, device=self.device)
+        text: Tensor = table(ids)
+        return torch.cat([text[: len(before)], visual.to(text.dtype), text[len(before) :]])[None]
+
+    def prefill(self, embeds: Tensor, scope: AbstractContextManager[Any]) -> Any:
+        """Run the LLM over the whole prompt, logits of the last position only; returns transformers' output."""
+        with scope:
+            return self.parts["llm"](inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
+
+    def greedy(self, output: Any) -> Any:
+        """Return the likeliest next token, still on the device."""
+        return output.logits[0, -1].argmax()
+
+    def decode(self, token: Any, output: Any) -> Any:
+        """Run the LLM over one more token, on the cache of `output`."""
+        return self.parts["llm"](input_ids=token.view(1, 1), cache=output.cache, use_cache=True, logits_to_keep=1)
+
+    def _generate(
+        self,
+        features: Mapping[str, Tensor],
+        prepared: Prepared,
+        visual: Tensor,
+        before: list[int],
+        after: list[int],
+        request: Request,
+    ) -> Iterator[Event]:
+        embeds = self.embed(visual, before, after)
+        positions = self.card.llm.positions if self.card.llm else 0
+        if embeds.shape[1] + request.max_new_tokens > positions:
+            raise ExampleError(
+                f"{embeds.shape[1]} prompt tokens and {request.max_new_tokens} new ones exceed the {positions} "
+                f"positions of {self.card.name}; next: a lower --res"
+            )
+        output = self.prefill(embeds, self.prefill_scope(features, prepared, len(before)))
+        token = self.greedy(output)
+        yield Done("prefill")
+        stream = tokenizers.Stream(self.tokenizer)
+        stops = set() if request.ignore_eos or not self.card.llm else set(self.card.llm.eos)
+        for count in range(request.max_new_tokens):
+            value = int(token)  # waits for the device: the token is on the host only now
+            if value in stops:
+                if not count:
+                    yield Piece("")
+                return
+            yield Piece(stream.add(value))
+            if count + 1 < request.max_new_tokens:
+                output = self.decode(token, output)
+                token = self.greedy(output)
+
+    def describe(self) -> dict[str, str]:
+        """Return the effective settings for the log."""
+        return {
+            "dtype": self.options.dtype,
+            "attention": "sdpa",
+            "image_backend": self.image_backend,
+            "template": self.template or self.card.prompt,
+            "tokenizer": self.tokenizer.name,
+            "parts": self.options.only or "all",
+        }
+
+    @torch.inference_mode()
+    def work(self, seen: Seen, /) -> dict[str, Work]:
+        """Count FLOPs and weight bytes by stage on a twin without memory (meta device), for an example like `seen`."""
+        twin = self
+        if self.options.device != "meta":
+            twin = type(self)(self.card, Source("random"), replace(self.options, device="meta", only=None))
+        prepared = twin.prepare([images.blank(seen.original_px)])
+        shapes = twin.feature_shapes(prepared)
+        features = {name: torch.empty(shape, dtype=twin.dtype, device="meta") for name, shape in shapes.items()}
+        result = {}
+        for name in twin.encoder_names:
+            runs = len(prepared.pixels[name]) if twin.tiles_one_by_one else 1
+            flops = _flops(partial(twin.encode, name, prepared))
+            result[f"encode.{name}"] = Work(flops, runs * parameter_bytes(twin.parts[name]))
+        result["encode"] = Work(sum(w.flops for w in result.values()), sum(w.weight_bytes for w in result.values()))
+        if "projector" in twin.parts:
+            flops = _flops(lambda: twin.project(features, prepared))
+            result["project"] = Work(flops, parameter_bytes(twin.parts["projector"]))
+        if "llm" in twin.parts and twin.card.llm:
+            sequence = seen.visual_tokens + seen.text_tokens
+            embeds = torch.empty(1, sequence, twin.card.llm.hidden, dtype=twin.dtype, device="meta")
+            flops = _flops(lambda: twin.prefill(embeds, nullcontext()))
+            result["prefill"] = Work(
+                flops, parameter_bytes(twin.parts["llm"], but="embed_tokens" if not twin.card.llm.tied else None)
+            )
+        if len(twin.encoder_names) == 1:
+            del result[f"encode.{twin.encoder_names[0]}"]
+        return result
+
+    tiles_one_by_one = False
+    """Whether `encode` runs an encoder once per tile (and reads its weights each time) or over all tiles at once."""
+
+    def close(self) -> None:
+        """Free the weights."""
+        self.parts = nn.ModuleDict()
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+
+def _flops(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def parameter_bytes(module: nn.Module, but: str | None = None) -> int:
+    """Return the bytes of all parameters of `module`, tied ones once, without those whose name contains `but`."""
+    return sum(p.numel() * p.element_size() for name, p in module.named_parameters() if not (but and but in name))
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of parameters of `module`, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def to_device(pixels: Any, device: str, dtype: torch.dtype) -> Tensor:
+    """Return float32 numpy pixels as a tensor on `device` in `dtype` (meta: the shape alone)."""
+    return torch.from_numpy(pixels).to(device=device, dtype=dtype)
+
+
+def mlp(width: int, hidden: int) -> nn.Sequential:
+    """Return LLaVA's `mlp2x_gelu` projector: Linear, GELU (exact), Linear; keys `0.*` and `2.*`."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden))

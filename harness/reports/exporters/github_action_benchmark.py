@@ -1,0 +1,38 @@
+"""github-action-benchmark: its custom JSON, one file where smaller is better and one where bigger is."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.reports import metrics
+from harness.reports.metrics import Metric, Row
+
+
+def export(summary: Iterable[Row], target: str | Path, **options: Any) -> list[Path]:
+    """Write `target` (times, memory: tool `customSmallerIsBetter`) and `<target>-accuracy` (`customBiggerIsBetter`).
+
+    The second file is written only if anything was scored. `options` are added to each entry's `extra`.
+    """
+    smaller: list[dict[str, Any]] = []
+    bigger: list[dict[str, Any]] = []
+    for row in summary:
+        facts = {**metrics.facts(row), **options}
+        extra = "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None))
+        for metric in metrics.metrics(row):
+            if metric.name != "visual_tokens":
+                (bigger if metric.bigger_is_better else smaller).append(_entry(row, metric, extra))
+    path = Path(target)
+    files = [(path, smaller)]
+    if bigger:
+        files.append((path.with_name(f"{path.stem}-accuracy{path.suffix}"), bigger))
+    for file, entries in files:
+        file.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    return [file for file, _ in files]
+
+
+def _entry(row: Row, metric: Metric, extra: str) -> dict[str, Any]:
+    entry = {"name": f"{metrics.title(row)} {metric.name}", "unit": metric.unit, "value": metric.value, "extra": extra}
+    if metric.low is not None and metric.high is not None:
+        entry["range"] = f"{metric.low:.6g} to {metric.high:.6g} (95 %)"
+    return entry

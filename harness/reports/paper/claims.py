@@ -1,0 +1,133 @@
+"""The paper's headline ratios: the rows each compares, its split into encode and prefill, the same measured here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from harness.cards import Claim, ReportCard, Side
+from harness.reports import material
+from harness.reports.paper.evidence import PAPER, Evidence, Platform
+from harness.reports.paper.published import cite
+from harness.stats import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A claim on one platform by one protocol, or on none; all ratios are numerator over denominator."""
+
+    claim: Claim
+    published: float
+    published_encode: float | None
+    published_prefill: float | None
+    platform: Platform | None = None
+    protocol: str = ""
+    measured: Estimate | None = None
+    encode: Estimate | None = None
+    prefill: Estimate | None = None
+    matches: bool | None = None
+    why_not: str = ""
+    marks: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """`matches`, `differs by ...` or `not run here`."""
+        if self.matches is None or self.measured is None or self.measured.value is None:
+            return "not run here"
+        if self.matches:
+            return "matches"
+        if self.claim.saving:
+            points = 100 * (shown(self.claim, self.measured.value) - self.claim.claimed)
+            return f"differs by {points:+.0f} percentage points"
+        times = self.measured.value / self.claim.claimed
+        return f"differs by {times - 1:+.0%}" if 0.5 <= times <= 2 else f"differs by a factor of {times:.2g}"
+
+
+def shown(claim: Claim, ratio: float) -> float:
+    """Return a ratio in the claim's own terms: a saving is 1 - denominator/numerator."""
+    return 1 - 1 / ratio if claim.saving else ratio
+
+
+def printed(references: Sequence[str]) -> float | None:
+    """Return the sum of the cited figures, or None when none is cited."""
+    return sum(float(cite(reference)) for reference in references) if references else None
+
+
+def findings(card: ReportCard, evidence: Evidence) -> list[Finding]:
+    """Return every claim of the card, once for each platform and protocol that measured both sides."""
+    return [finding for claim in card.claims for finding in of_claim(claim, evidence)]
+
+
+def of_claim(claim: Claim, evidence: Evidence) -> list[Finding]:
+    """Return what there is about one claim: at least one finding."""
+    upper, lower = claim.numerator, claim.denominator
+    quantity = "count" if claim.quantity in ("params", "tokens") else "ttft"
+    published = _over(printed(getattr(upper, quantity)), printed(getattr(lower, quantity)))
+    assert published is not None, f"claim {claim.name}: no published figures"
+    base = Finding(
+        claim,
+        published,
+        _over(printed(upper.encode), printed(lower.encode)),
+        _over(printed(upper.prefill), printed(lower.prefill)),
+    )
+    if quantity == "count":
+        return [_counted(base, evidence)]
+    found = []
+    for platform in evidence.platforms([upper, lower]):
+        for protocol in PAPER:
+            finding = _timed(base, evidence, platform, protocol)
+            found += [finding] if finding else []
+    return found or [replace(base, why_not=_missing(evidence, upper, lower))]
+
+
+def _counted(base: Finding, evidence: Evidence) -> Finding:
+    upper, lower = base.claim.numerator, base.claim.denominator
+    if base.claim.quantity == "params":
+        values = [evidence.params_m(side) for side in (upper, lower)]
+    else:
+        values = [evidence.tokens(side) for side in (upper, lower)]
+    ratio = _over(*values)
+    if ratio is None:
+        return replace(base, why_not=_missing(evidence, upper, lower))
+    return replace(
+        base, measured=Estimate(ratio, None, None, 1), protocol="counted", matches=_fits(base.claim, ratio, ratio)
+    )
+
+
+def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str) -> Finding | None:
+    upper, lower = base.claim.numerator, base.claim.denominator
+    rows = [evidence.rows(side, platform, protocol, ("ttft",)) for side in (upper, lower)]
+    pair = evidence.pair(*rows)
+    ratio = evidence.ratio(*pair, ("ttft",)) if pair else None
+    if pair is None or ratio is None or ratio.value is None:
+        return None
+    return replace(
+        base,
+        platform=platform,
+        protocol=protocol,
+        measured=ratio,
+        encode=evidence.ratio(*pair, ("encode",)),
+        prefill=evidence.ratio(*pair, ("prefill",)),
+        matches=_fits(base.claim, ratio.low or ratio.value, ratio.high or ratio.value),
+        marks=material.all_marks(pair),
+    )
+
+
+def _fits(claim: Claim, low: float, high: float) -> bool:
+    """Whether the claimed ratio lies in our interval widened by the tolerance (of the ratio; of a saving: absolute)."""
+    if claim.saving:
+        return shown(claim, low) - claim.tolerance <= claim.claimed <= shown(claim, high) + claim.tolerance
+    return low * (1 - claim.tolerance) <= claim.claimed <= high * (1 + claim.tolerance)
+
+
+def _missing(evidence: Evidence, *sides: Side) -> str:
+    never = [side for side in sides if side.model is None]
+    if never:
+        return "; ".join(f"no card of this harness is {side.title}" for side in never)
+    absent = [side for side in sides if not evidence.platforms([side])]
+    if not absent:
+        return "both sides were measured, but never on the same machine, device and precision"
+    runs = (f"`harness run --model {s.model}{f' --res {s.resolution}' if s.resolution else ''}`" for s in absent)
+    return "not measured; next: " + " and ".join(runs)
+
+
+def _over(upper: float | None, lower: float | None) -> float | None:
+    return None if upper is None or not lower else upper / lower

@@ -1,0 +1,117 @@
+"""A report card and run logs → tables, figures and pages, in every format; the same logs give the same bytes.
+
+`render` is what `harness report NAME` calls; besides the run log writer it is the only thing that writes files.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness import cards, plugins
+from harness.cards import ReportCard
+from harness.errors import SettingError
+from harness.reports import material, tables
+from harness.reports.document import Picture, Report, Table
+from harness.reports.formats import delimited, html, latex, markdown
+from harness.reports.material import Material
+
+FORMATS = ("md", "tex", "csv", "html", "png", "svg", "pdf")
+
+
+def names() -> list[str]:
+    """Return the names of all report cards."""
+    return cards.names("reports")
+
+
+def render(name: str, logs: Path, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Render the report `name` from the run logs below `logs` into the folder `out`; return the files written.
+
+    Files of an earlier rendering that this one no longer has (a second platform's figure) are removed. Raises
+    `UnknownName`, `CardError`, `LogError` or `SettingError`.
+    """
+    return render_all([name], logs, out, formats)
+
+
+def render_all(wanted: Sequence[str], logs: Path, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Render several reports from one reading of the logs."""
+    for kind in formats:
+        if kind not in FORMATS:
+            raise SettingError(f"--format {kind}: known: {', '.join(FORMATS)}")
+    reports = [cards.report(name) for name in wanted]
+    data = material.of(logs)
+    written = []
+    for card in reports:
+        files = contents(build(card, data), card, formats)
+        _remove_stale(out, card, formats, files)
+        for file, content in files.items():
+            out.mkdir(parents=True, exist_ok=True)
+            (out / file).write_bytes(content)
+            written.append(out / file)
+    return written
+
+
+def build(card: ReportCard, data: Material) -> Report:
+    """Make the report from what is measured, without writing anything."""
+    blocks: list[Table | Picture] = []
+    text = [card.caption] if card.caption else []
+    if card.kind == "page":
+        sections = tuple(build(cards.report(name), data) for name in card.reports)
+        doubts = tuple(dict.fromkeys(doubt for section in sections for doubt in section.doubts))
+        return Report(
+            card.name, card.title, tuple(text), (), doubts, tables.provenance(data, data.rows), card.sources, sections
+        )
+    if card.kind == "cells":
+        blocks.append(tables.cells(card, data))
+    elif card.kind == "published":
+        blocks += tables.published(card, data)
+    elif card.kind == "claims":
+        blocks.append(tables.claims(card, data))
+    for number, figure in enumerate(card.figures):
+        part = msgspec.structs.replace(card, name=f"{card.name}-{figure}") if number else card
+        blocks += plugins.load("figures", figure).draw(data, part)
+    if not blocks:
+        nothing = "Nothing that this figure needs was measured."
+        reasons = dict.fromkeys(str(row["not_scored"]) for row in material.chosen(data, card) if row["not_scored"])
+        nothing += f" Cells without a score: {'; '.join(reasons)}." if reasons else ""
+        blocks.append(Table(card.name, card.title, empty=nothing, notes=tuple(card.footnotes.items())))
+    rows = tables.used(card, data)
+    return Report(
+        card.name,
+        card.title,
+        tuple(text),
+        tuple(blocks),
+        tables.doubts(data, rows),
+        tables.provenance(data, rows),
+        card.sources,
+    )
+
+
+def contents(report: Report, card: ReportCard, formats: Sequence[str]) -> dict[str, bytes]:
+    """Return the files of a report by name."""
+    files: dict[str, bytes] = {}
+    if "md" in formats and card.kind != "page":
+        files[f"{report.name}.md"] = markdown.write(report).encode()
+    if "tex" in formats and card.kind != "page":
+        files[f"{report.name}.tex"] = latex.write(report).encode()
+    if "html" in formats:
+        files[f"{report.name}.html"] = html.write(report).encode()
+    for block in report.blocks:
+        if "csv" in formats:
+            files[f"{block.name}.csv"] = delimited.table(block if isinstance(block, Table) else block.numbers).encode()
+        for kind in ("png", "svg", "pdf"):
+            if kind in formats and isinstance(block, Picture):
+                from harness.reports import style
+
+                files[f"{block.name}.{kind}"] = style.render(block.figure, kind)
+    return files
+
+
+def _remove_stale(out: Path, card: ReportCard, formats: Sequence[str], files: dict[str, bytes]) -> None:
+    parts = "|".join(["", *(f"-{figure}" for figure in card.figures[1:])])
+    mine = re.compile(rf"{re.escape(card.name)}({parts})(-\d+)?\.({'|'.join(formats)})")
+    if out.is_dir():
+        for path in out.iterdir():
+            if mine.fullmatch(path.name) and path.name not in files:
+                path.unlink()

@@ -1,0 +1,258 @@
+"""The tables of reports: all cells, a published table with ours beside it, the headline claims, provenance, doubts."""
+
+from collections.abc import Iterable, Sequence
+
+from harness.cards import Match, ReportCard, Side
+from harness.models.protocol import STAGES
+from harness.reports import material
+from harness.reports.document import Entry, Heading, Table
+from harness.reports.material import Material, Row
+from harness.reports.paper import claims as claims_
+from harness.reports.paper import published as published_
+from harness.reports.paper.claims import Finding, shown
+from harness.reports.paper.evidence import Evidence, Platform
+from harness.reports.paper.published import Comparison, Printed
+from harness.stats import Estimate
+
+
+def cells(card: ReportCard, data: Material) -> Table:
+    """Return a row for every measured cell."""
+    headings = (
+        Heading("model"), Heading("suite"), Heading("resolution", "px", True), Heading("visual tokens", "", True),
+        Heading("device"), Heading("protocol"), *(Heading(stage, "ms", True) for stage in STAGES),
+        Heading("TTFT", "ms", True), Heading("residual", "%", True), Heading("n", "", True),
+        Heading("peak memory", "GB", True), Heading("accuracy", "of 100", True),
+    )  # fmt: skip
+    lines = []
+    for row in material.chosen(data, card):
+        device = ", ".join(str(row[name]) for name in material.PLATFORM)
+        residual, memory = row.get("residual_percent"), row["peak_memory_bytes"]
+        name = " ".join(str(part) for part in (row["model"], row["settings"]) if part)
+        lines.append(
+            (
+                Entry(name, name, str(row["cell"]), tuple(row["marks"])),
+                Entry(str(row["suite"]), None, str(row["data_notice"] or "")),
+                Entry(str(row["resolution"]), row["resolution"], f"the encoder saw {row['processed_px']} px"),
+                Entry(material.count(row["visual_tokens"]), row["visual_tokens"]),
+                Entry(device),
+                Entry(str(row["protocol"])),
+                *(material.milliseconds(row, name) for name in (*STAGES, "ttft")),
+                Entry("–" if residual is None else f"{residual:+.1f}", residual, "TTFT minus the sum of its stages"),
+                Entry(str(row["n"]), row["n"], f"{row['refused']} refused, {row['failures']} failed"),
+                Entry(material.number(memory and memory / 1e9), memory, str(row["peak_memory_of"])),
+                material.accuracy(row),
+            )
+        )
+    long = material.long_form(card.name, card.title, material.chosen(data, card), (*STAGES, "ttft"))
+    return Table(card.name, card.title, headings, tuple(lines), data=long)
+
+
+def published(card: ReportCard, data: Material) -> list[Table]:
+    """Return the published table with ours in every cell; a second platform's gets only the rows it measured."""
+    evidence = Evidence(data)
+    platforms: Sequence[Platform | None] = evidence.platforms(card.matches) or [None]
+    tables = []
+    for number, platform in enumerate(platforms):
+        compared = {
+            row.label: list(published_.compare(card, row, evidence, platform)) for row in published_.select(card)
+        }
+        if number:
+            timed = {label for label, found in compared.items() if any(c.protocol for c in found)}
+            compared = {label: found for label, found in compared.items() if label in timed}
+            if not compared:
+                continue
+        name = card.name + (f"-{number + 1}" if number else "")
+        where = f": {material.platform_text(platform)}" if platform else ""
+        tables.append(_published(card, name, card.title + where, compared, platform))
+    return tables
+
+
+def _published(
+    card: ReportCard, name: str, title: str, compared: dict[str, list[Comparison]], platform: Platform | None
+) -> Table:
+    reasons: dict[str, str] = {}
+    used: dict[str, int] = {}
+    headings = [Heading("row")]
+    headings += [
+        Heading(column.title or column.name, column.unit, column.quantity not in ("shown",)) for column in card.columns
+    ]
+    lines = []
+    for row in published_.select(card):
+        if row.label not in compared:
+            continue
+        match = next((match for match in card.matches if row.label in match.rows), None)
+        hover = f"here: {match.model}" if match and match.model else "no card of this harness is this model"
+        line = [Entry(row.label + _notes(card, row.label, used), row.label, hover)]
+        for column in card.columns:
+            text = row.values.get(column.name) or "–"
+            if column.quantity == "shown":
+                line.append(Entry(text + _notes(card, f"{row.label}|{column.name}", used)))
+                continue
+            found = [c for c in compared[row.label] if c.column == column.name]
+            line.append(_compared(text, found, reasons, _notes(card, f"{row.label}|{column.name}", used)))
+        lines.append(tuple(line))
+    general = [("Note:", card.footnotes["*"])] if "*" in card.footnotes else []
+    notes = [("Read:", "published · measured here [95 % interval] · verdict."), *general]
+    notes += [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
+    notes += [(f"[{number}]", card.footnotes[key]) for key, number in used.items()]
+    data = _long(name, title, [c for found in compared.values() for c in found], platform)
+    return Table(name, title, tuple(headings), tuple(lines), tuple(notes), data)
+
+
+def _compared(text: str, found: Sequence[Comparison], reasons: dict[str, str], note: str) -> Entry:
+    """Return the entry `published · measured · verdict`; a reason for not running is a letter explained below."""
+    first = found[0]
+    if not first.printed:
+        return Entry(text + note, None, "not reported", (), "absent")
+    ratio = f" ({material.number(first.published)}×)" if any(c.unit == "×" for c in found) else ""
+    sort = float(first.published) if first.published is not None else None
+    if first.reference:
+        return Entry(f"{text} · reference{note}", sort, "times are divided by this row's", first.marks)
+    if all(c.matches is None for c in found):
+        letter = reasons.setdefault(first.why_not, _letter(len(reasons)))
+        return Entry(f"{text} · – · ({letter}){note}", sort, f"not run here: {first.why_not}", (), "absent")
+    parts = [text + ratio]
+    for c in found:
+        assert c.measured is not None
+        protocol = f"{c.protocol} " if len(found) > 1 else ""
+        parts.append(f"{protocol}{_value(c.measured, c.unit)} · {c.verdict}")
+    marks = tuple(dict.fromkeys(mark for c in found for mark in c.marks))
+    tone = "matches" if all(c.matches for c in found) else "differs"
+    hover = f"published {first.printed}; here n = {first.measured.n if first.measured else 0}"
+    return Entry(" · ".join(parts) + note, sort, hover, marks, tone)
+
+
+def _value(value: Estimate, unit: str) -> str:
+    return material.interval(value.value, value.low, value.high) + ("×" if unit == "×" else "")
+
+
+def _notes(card: ReportCard, key: str, used: dict[str, int]) -> str:
+    if key not in card.footnotes:
+        return ""
+    same = next((number for known, number in used.items() if card.footnotes[known] == card.footnotes[key]), None)
+    number = same or used.setdefault(key, len(used) + 1)
+    return f" [{number}]"
+
+
+def _letter(number: int) -> str:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return letters[number] if number < 26 else letters[number // 26 - 1] + letters[number % 26]
+
+
+def _long(name: str, title: str, found: Iterable[Comparison], platform: Platform | None) -> Table:
+    titles = (
+        "row", "column", "published", "compared_as", "measured", "low", "high", "unit", "protocol", "platform",
+        "verdict", "why_not",
+    )  # fmt: skip
+    lines = []
+    for c in found:
+        if not c.printed:
+            continue
+        m = c.measured
+        numbers = [material.exactly(v) for v in ((m.value, m.low, m.high) if m else (None, None, None))]
+        where = material.platform_text(platform) if platform and c.protocol else ""
+        entries = [Entry(c.row, None, "", c.marks), Entry(c.column), Entry(c.printed), material.exactly(c.published)]
+        entries += [*numbers, Entry(c.unit), Entry(c.protocol), Entry(where), Entry(c.verdict), Entry(c.why_not)]
+        lines.append(tuple(entries))
+    return Table(name, title, tuple(Heading(text) for text in titles), tuple(lines))
+
+
+def claims(card: ReportCard, data: Material) -> Table:
+    """Return a row for every claim, platform and protocol."""
+    headings = (
+        Heading("claim"), Heading("rows compared"), Heading("published ratio", "", True),
+        Heading("published encode", "", True), Heading("published prefill", "", True), Heading("here"),
+        Heading("measured ratio", "", True), Heading("encode", "", True), Heading("prefill", "", True),
+        Heading("verdict"),
+    )  # fmt: skip
+    used: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    lines = []
+    for finding in claims_.findings(card, Evidence(data)):
+        lines.append(_claim(finding, used, reasons))
+    notes = [("Read:", "every ratio is the slower (larger) side over FastVLM's; a saving is 1 − 1/ratio.")]
+    notes += [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
+    notes += [(f"[{number}]", text) for text, number in used.items()]
+    notes += [("Note:", card.footnotes["*"])] if "*" in card.footnotes else []
+    return Table(card.name, card.title, headings, tuple(lines), tuple(notes))
+
+
+def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> tuple[Entry, ...]:
+    claim = finding.claim
+    numbers = [used.setdefault(text, len(used) + 1) for text in claim.footnotes]
+    rows = f"{claim.numerator.title} / {claim.denominator.title}"
+    rows += "".join(f" [{number}]" for number in numbers)
+
+    def ratio(value: float | None) -> Entry:
+        return Entry("–" if value is None else f"{material.number(value)}×", value)
+
+    def ours(value: Estimate | None, marks: tuple[str, ...] = ()) -> Entry:
+        if value is None or value.value is None:
+            return Entry("–", None, "", (), "absent")
+        return Entry(_value(value, "×"), value.value, f"n = {value.n}", marks)
+
+    as_claimed = f" = {shown(claim, finding.published):.0%} less" if claim.saving else ""
+    here = (
+        f"{material.platform_text(finding.platform)}, protocol {finding.protocol}"
+        if finding.platform
+        else finding.protocol
+    )
+    verdict = finding.verdict
+    if finding.matches is None:
+        verdict += f" ({reasons.setdefault(finding.why_not, _letter(len(reasons)))})"
+    tone = {True: "matches", False: "differs", None: "absent"}[finding.matches]
+    return (
+        Entry(claim.name, claim.claimed, claim.text),
+        Entry(rows),
+        Entry(f"{material.number(finding.published, 4)}×{as_claimed}", finding.published, f"claimed: {claim.name}"),
+        ratio(finding.published_encode),
+        ratio(finding.published_prefill),
+        Entry(here or "–"),
+        ours(finding.measured, finding.marks),
+        ours(finding.encode, finding.marks),
+        ours(finding.prefill, finding.marks),
+        Entry(verdict, None, f"tolerance {claim.tolerance:.0%}", (), tone),
+    )
+
+
+def provenance(data: Material, rows: Iterable[Row]) -> Table | None:
+    """Return where the numbers come from: a row per log."""
+    wanted = [name for row in rows for name in row["logs"]]
+    if not wanted:
+        return None
+    headings = ("log", "machine", "processor", "device", "harness", "weights", "data", "started", "command")
+    lines = []
+    for name in sorted(wanted):
+        header = data.frame.records[name].header
+        machine = data.frame.logs.loc[data.frame.logs["log"] == name, "machine"].iloc[0]
+        version = " ".join(header.harness.get(key, "") for key in ("version", "commit")).strip()
+        texts = (
+            f"{name} ({data.frame.digests[name]})",
+            str(machine),
+            header.environment.get("cpu", ""),
+            header.device.get("name", str(header.cell.get("device"))),
+            version,
+            f"{header.weights.get('source', '')} {header.weights.get('digest', '')}".strip(),
+            f"{header.data.get('name', '')}, {header.data.get('origin', '')} {header.data.get('digest', '')}",
+            header.started_at,
+            header.command,
+        )
+        lines.append(tuple(Entry(text or "–") for text in texts))
+    return Table("provenance", "Provenance", tuple(Heading(text) for text in headings), tuple(lines))
+
+
+def used(card: ReportCard, data: Material) -> list[Row]:
+    """Return the rows that a report may quote: of the models that its card names, or all."""
+    subjects: list[Match | Side] = [*card.matches]
+    subjects += [side for claim in card.claims for side in (claim.numerator, claim.denominator)]
+    named = {model for subject in subjects for model in (subject.model, *subject.alike)}
+    return [row for row in material.chosen(data, card) if not named or row["model"] in named]
+
+
+def doubts(data: Material, rows: Iterable[Row]) -> tuple[str, ...]:
+    """Return everything that makes a number doubtful, and every log that could not be used."""
+    found = [f"{material.title(row)}, {row['machine']}: {doubt}" for row in rows for doubt in row["doubts"]]
+    return (*dict.fromkeys(found), *(str(skipped) for skipped in data.frame.skipped))
+
+
+__all__ = ["Printed", "cells", "claims", "doubts", "provenance", "published"]

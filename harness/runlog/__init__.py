@@ -1,0 +1,1 @@
+"""The file between the two halves: `records.py` says what a line holds, `log.py` writes and reads it."""

@@ -1,0 +1,1 @@
+"""From a suite's card to examples, and from answers to scores; only here is lmms-eval known."""

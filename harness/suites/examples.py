@@ -1,0 +1,248 @@
+"""From a suite card to examples: built once from the task's data by a child process, cached, and read back lazily.
+
+Order: `--data PATH`, the cached build, the Hub, the card's embedded stand-in. Nothing heavy is imported here; the child
+(`example_builder`) imports lmms-eval and datasets, and only when something is to be built.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from harness import cards
+from harness.cards import SuiteCard
+from harness.errors import CardError, DataError
+from harness.machine.lock import cache
+from harness.suites import cache as builds
+from harness.suites import definitions
+from harness.suites.cache import Build, Order
+
+Origin = Literal["hub", "local", "embedded"]
+
+PROBE_SECONDS = 4.0
+"""How long we wait for the Hub to answer at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question about one or more images."""
+
+    id: str
+    """Position in the data set, and the row's own id where it has one: `12-920013`."""
+    index: int
+    images: tuple[bytes, ...]
+    """Encoded image files as the data set has them."""
+    question: str
+    """The full text with the task's own prompt around it."""
+    max_new_tokens: int
+    references: tuple[str, ...]
+    """The right answers, each once, for people to read."""
+    image_ids: tuple[str, ...]
+    """Digest of each image file."""
+    doc: dict[str, Any]
+    """The row without its images: what the task's scorer needs."""
+
+
+class Examples(Sequence[Example]):
+    """The examples of a build; an example's images are read when it is taken, and checked against their digests."""
+
+    def __init__(self, build: Build, max_new_tokens: int, indices: range) -> None:
+        self._build = build
+        self._max_new_tokens = max_new_tokens
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Examples": ...
+    def __getitem__(self, at: int | slice) -> "Example | Examples":
+        if isinstance(at, slice):
+            return Examples(self._build, self._max_new_tokens, self._indices[at])
+        line = self._build.line(self._indices[at])
+        return Example(
+            id=line.id,
+            index=line.index,
+            images=tuple(self._build.image(digest) for digest in line.images),
+            question=line.question,
+            max_new_tokens=self._max_new_tokens,
+            references=line.references,
+            image_ids=line.images,
+            doc=line.doc,
+        )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The examples of one run, and where they come from."""
+
+    card: SuiteCard
+    """The card of the suite whose data these are: that of `pages` where it stands in for another."""
+    origin: Origin
+    name: str
+    digest: str
+    """Of the data, the task, lmms-eval's version and the builder; not of the limit: example 7 is the same in all."""
+    notice: str
+    """What the user must be told about the data."""
+    examples: Sequence[Example]
+
+
+def open_suite(card: SuiteCard, data: str | None = None, limit: int | None = None, offline: bool = False) -> Suite:
+    """Return the examples of `card`; `limit` takes the first N.
+
+    `data` is a Parquet file or a folder of them, with the columns of the task's data set. Raises `DataError`.
+    """
+    if card.origin == "embedded":
+        if data is not None:
+            raise DataError(f"--data {data}: the suite {card.name} is made by the program; next: leave --data out")
+        return _embedded(card, limit, "")
+    if data is not None:
+        return _local(card, Path(data).expanduser(), limit)
+    build, why = _hub(card, limit, offline)
+    if build is not None:
+        return _suite(card, "hub", build, limit, "")
+    repo = definitions.find(card.task).repo
+    if card.stand_in:
+        notice = (
+            f"{card.name}: {why}; the embedded suite `{card.stand_in}` stands in for it, and its scores are not "
+            f"those of {card.name}; next: run once where the Hub can be reached, or give --data PATH"
+        )
+        return _embedded(cards.suite(card.stand_in), limit, notice)
+    raise DataError(
+        f"suite {card.name}: {why}; next: run once where the Hub can be reached, or give --data PATH "
+        f"(Parquet files with the columns of {repo})"
+    )
+
+
+def present(card: SuiteCard) -> bool:
+    """Return whether the card's own data are on this machine (a limited build counts)."""
+    return card.origin == "embedded" or builds.remembered(card.task, None, any_size=True) is not None
+
+
+def _embedded(card: SuiteCard, limit: int | None, notice: str) -> Suite:
+    from harness.suites import pages  # an image library and fonts: only where they are needed
+
+    source = {"kind": "embedded", "name": card.name, "version": str(pages.VERSION), "count": pages.COUNT}
+    return _suite(card, "embedded", _local_build(card, source, limit, []), limit, notice)
+
+
+def _local(card: SuiteCard, path: Path, limit: int | None) -> Suite:
+    split = definitions.find(card.task).split
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if not files:
+        what = "no Parquet files in it" if path.is_dir() else "no such file or folder"
+        raise DataError(f"--data {path}: {what}; next: give a Parquet file or a folder of them")
+    mine = [file for file in files if file.name.startswith(split)]
+    notice = f"{card.name}: data from {path}"
+    if mine and len(mine) < len(files):
+        left = len(files) - len(mine)
+        notice += f" (its {len(mine)} files named {split}*, the task's split; the other {left} are left out)"
+        files = mine
+    source = {"kind": "local", "files": [builds.content_digest(file) for file in files]}
+    build = _local_build(card, source, limit, [str(file.resolve()) for file in files])
+    return _suite(card, "local", build, limit, notice)
+
+
+def _local_build(card: SuiteCard, source: dict[str, Any], limit: int | None, files: list[str]) -> Build:
+    digest = builds.digest(card.task, source)
+    build = builds.find(digest, limit)
+    if build is None:
+        build = _make(Order(task=card.task, suite=card.name, source=source, limit=limit, digest=digest, files=files))
+    return build
+
+
+def _hub(card: SuiteCard, limit: int | None, offline: bool) -> tuple[Build | None, str]:
+    """Return the build of the published data, or None and why it cannot be had."""
+    build = builds.remembered(card.task, limit)
+    if build is not None:
+        return build, ""
+    repo = definitions.find(card.task).repo
+    kept = builds.remembered(card.task, None, any_size=True)
+    some = f" (only its first {kept.count} examples are built: --limit {kept.count} uses them)" if kept else ""
+    asked = offline or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE)
+    unreachable = "we are asked to stay offline" if asked else _unreachable()
+    if unreachable and not _in_hub_cache(repo):
+        return None, f"{repo} is not in the cache ({cache()}){some}, and {unreachable}"
+    order = Order(task=card.task, suite=card.name, source={"kind": "hub"}, limit=limit, offline=bool(unreachable))
+    try:
+        return _make(order), ""
+    except DataError as error:
+        why = str(error).removeprefix(f"suite {card.name}: ").partition("; next:")[0]
+        return None, f"{why}{some}" + (f", and {unreachable}" if unreachable else "")
+
+
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HARNESS_OFFLINE")
+
+
+def _unreachable() -> str:
+    """Return why the Hub cannot be reached, or nothing; within `PROBE_SECONDS`, even where a name lookup hangs."""
+    import urllib.error
+    import urllib.request
+
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    outcome = [f"{endpoint} did not answer within {PROBE_SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PROBE_SECONDS):
+                outcome[0] = ""
+        except urllib.error.HTTPError:
+            outcome[0] = ""
+        except (OSError, ValueError) as error:
+            outcome[0] = f"{endpoint} cannot be reached ({getattr(error, 'reason', error)})"
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PROBE_SECONDS + 0.5)
+    return outcome[0]
+
+
+def _in_hub_cache(repo: str) -> bool:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    return any((hub / f"datasets--{repo.replace('/', '--')}" / "snapshots").rglob("*.parquet"))
+
+
+def _suite(card: SuiteCard, origin: Origin, build: Build, limit: int | None, notice: str) -> Suite:
+    longest = build.max_new_tokens or card.max_new_tokens
+    if longest is None:
+        raise CardError(
+            f"suite {card.name}: task {card.task} states no limit on answers; next: max_new_tokens in its card"
+        )
+    count = build.count if limit is None else min(limit, build.count)
+    if not count:
+        raise DataError(f"suite {card.name}: there are no examples in the data; next: look at --data")
+    notice = "; ".join(part for part in (notice, *build.notes) if part)
+    return Suite(card, origin, card.name, build.digest, notice, Examples(build, longest, range(count)))
+
+
+def _make(order: Order) -> Build:
+    """Let a child process build; its progress goes to our stderr, its one line of result comes back."""
+    home = str(Path(__file__).parents[2])
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    child = subprocess.run(
+        [sys.executable, "-P", "-m", "harness.suites.builder", json.dumps(order.as_dict())],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    try:
+        answer = json.loads(child.stdout or b"{}")
+    except json.JSONDecodeError:
+        answer = {}
+    if "folder" in answer:
+        build = builds.read(Path(answer["folder"]))
+        if build is not None:
+            return build
+    raise DataError(
+        answer.get("error")
+        or f"suite {order.suite}: building its examples failed (exit {child.returncode}); next: read the lines above"
+    )

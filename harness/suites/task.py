@@ -1,0 +1,263 @@
+"""The bridge to lmms-eval's tasks: their questions, images and scoring, called as they are, without their data set.
+
+Importing lmms-eval takes 8 s and brings torch, so it is imported inside the functions that need it. Loading a task here
+never touches the network: the data set that `ConfigurableTask` would download is replaced by the one row it looks at.
+"""
+
+import contextlib
+import importlib
+import inspect
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from harness.errors import DataError, MissingPackage
+from harness.images import decode, png
+from harness.suites import definitions
+
+Row = Mapping[str, Any]
+
+
+class Encoded:
+    """An image file's bytes where a task expects a PIL image: `.convert("RGB")` leaves them alone, all else decodes.
+
+    All tasks of our cards return `doc["image"].convert("RGB")`, and adapters convert to RGB themselves, so the model
+    gets the data set's own file. A task that crops or resizes gets a real PIL image, and its result is kept as PNG.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def convert(self, mode: str | None = None, *rest: Any, **named: Any) -> Any:
+        """Return the file itself for RGB, a decoded image for any other mode."""
+        if mode == "RGB" and not rest and not named:
+            return self
+        return decode(self.data).image.convert(mode, *rest, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(decode(self.data).image, name)
+
+
+class Task:
+    """One lmms-eval task, loaded afresh (some keep sums in their module) and without its data set."""
+
+    def __init__(self, name: str, first: Row) -> None:
+        """Load the task `name`; `first` is a row of its data set without images, which the task's class insists on.
+
+        Raises `UnknownName`, `MissingPackage`, or `DataError` where the row lacks a column that the task reads.
+        """
+        self.name = name
+        self.definition = definitions.find(name)
+        _import_evaluate_alone()
+        import lmms_eval.api.metrics  # noqa: F401 - registers the metrics that tasks name
+        from lmms_eval import utils
+        from lmms_eval.api.task import ConfigurableTask
+
+        def download(task: Any, _: object = None) -> None:
+            task.dataset = task.dataset_no_image = {self.definition.split: _Rows(first)}
+
+        detached = type("Detached", (ConfigurableTask,), {"download": download})
+        try:
+            with quiet(), _key_for_import():
+                config = utils.load_yaml_config(str(self.definition.path), mode="full")
+        except ModuleNotFoundError as error:
+            raise MissingPackage(error.name or "?", f"lmms-eval's task {name!r}") from error
+        try:
+            with quiet():
+                self._task: Any = detached(config=config)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(missing(name, first, error)) from error
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """The task's own limit on the answer's length, or None."""
+        limit = (self._task.config.generation_kwargs or {}).get("max_new_tokens")
+        return None if limit is None else int(limit)
+
+    @property
+    def joins_images(self) -> bool:
+        """Whether the rows get their images from another table (GQA)."""
+        process = self._task.config.process_docs
+        if process is not None and process.__name__ != "gqa_process_docs":
+            raise DataError(f"task {self.name}: its rows pass through {process.__name__}, which is not known here")
+        return process is not None
+
+    @property
+    def metrics(self) -> list[str]:
+        """The task's metrics, without those that only write a file for some server."""
+        return [metric for metric in self._task.aggregation() if "submission" not in metric]
+
+    def question(self, doc: Row) -> str:
+        """Return the full text of the question, with the task's own prompt around it."""
+        try:
+            return str(self._task.doc_to_text(doc))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(missing(self.name, doc, error)) from error
+
+    def visuals(self, doc: Row) -> list[bytes]:
+        """Return the images the task shows for `doc`, whose image columns hold `Encoded` (or lists of them, or None).
+
+        Files are untouched; what the task itself changed is PNG. A missing image where the task wants one is an empty
+        file, which fails when it is decoded and not before.
+        """
+        try:
+            shown = self._task.doc_to_visual(doc)
+        except (AttributeError, TypeError):
+            gaps = {name: Encoded(b"") for name, value in doc.items() if value is None}
+            shown = self._task.doc_to_visual({**doc, **gaps})
+        except KeyError as error:
+            raise DataError(missing(self.name, doc, error)) from error
+        return [image.data if isinstance(image, Encoded) else png(image) for image in shown or []]
+
+    def references(self, doc: Row) -> tuple[str, ...]:
+        """Return the right answers, each once, for people to read: scoring reads the row itself."""
+        wanted = self._task.config.doc_to_target
+        if isinstance(wanted, str) and wanted not in doc and "{{" not in wanted:
+            target = doc.get("answers")  # textvqa and vqav2 name a column that only other splits have
+        else:
+            target = self._task.doc_to_target(doc)
+        several = target if isinstance(target, list | tuple) else [target]
+        texts = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in several]
+        return tuple(dict.fromkeys(str(text) for text in texts if text is not None))
+
+    def filtered(self, docs: Sequence[Row], answers: Sequence[str]) -> dict[str, list[Any]]:
+        """Pass the answers through the task's filters, as the evaluator does; one list per filter."""
+        instances = [SimpleNamespace(resps=[answer], filtered_resps={}) for answer in answers]
+        for chain in self._task._filters:
+            chain.apply(instances, docs)
+        return {
+            chain.name: [instance.filtered_resps[chain.name] for instance in instances] for chain in self._task._filters
+        }
+
+    def results(self, doc: Row, answer: Any) -> dict[str, Any]:
+        """Return the task's own per-sample results; `doc` may be changed. An error is raised at once, not retried."""
+        process = inspect.unwrap(type(self._task).process_results)
+        with quiet():
+            return dict(process(self._task, doc, [answer]))
+
+    def aggregate(self, metric: str, values: list[Any]) -> float | None:
+        """Return the task's own aggregate of per-sample results; files that it writes go to a folder that vanishes."""
+        function = self._task.aggregation()[metric]
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            takes_args = "args" in inspect.signature(function).parameters
+            named = {"args": SimpleNamespace(output_path=folder)} if takes_args else {}
+            value = function(values, **named)
+        return None if value is None else float(value)
+
+
+class _Rows:
+    """The one-row data set that a task's constructor looks at."""
+
+    def __init__(self, first: Row) -> None:
+        self.features = dict.fromkeys(first)
+        self._first = first
+
+    def __getitem__(self, _: int) -> dict[str, Any]:
+        return dict(self._first)
+
+    def __len__(self) -> int:
+        return 1
+
+
+def encoded(row: Row, folder: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a row as Arrow gives it into (columns without images, image columns as `Encoded`, lists of them, or None).
+
+    An image is what `datasets` stores for one: a struct of `bytes` and `path`, or plain bytes. Without them, the file
+    at `path` (relative to `folder`) is read. What JSON cannot hold is made to fit: NaN becomes None.
+    """
+    doc: dict[str, Any] = {}
+    images: dict[str, Any] = {}
+    for name, value in row.items():
+        if _is_image(value):
+            images[name] = _image(value, folder)
+        elif isinstance(value, list) and value and all(_is_image(item) for item in value):
+            images[name] = [_image(item, folder) for item in value]
+        else:
+            doc[name] = _plain(value)
+    return doc, images
+
+
+def missing(task: str, doc: Row, error: Exception) -> str:
+    """Say which columns a row has when a task stumbles over it."""
+    return (
+        f"a row does not fit task {task}: {type(error).__name__}: {error}; it has the columns {', '.join(doc)}; "
+        f"next: give data with the columns of {definitions.find(task).repo}"
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what lmms-eval and its tasks print and log out of our output."""
+    from loguru import logger
+
+    noisy = ("lmms_eval", "utils", "en_utils")  # tasks' own modules go by their file names
+    for name in noisy:
+        logger.disable(name)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for name in noisy:
+            logger.enable(name)
+
+
+def _import_evaluate_alone() -> None:
+    """Import `evaluate` without transformers' pipelines, which it has an own way to do without.
+
+    Nothing here uses them, they take a third of lmms-eval's import time, and they import torchvision, which fails
+    wherever its build does not match torch's: scoring must not depend on that.
+    """
+    name = "transformers.pipelines"
+    if "evaluate" in sys.modules or name in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment] # an import of it now raises ImportError
+    try:
+        importlib.import_module("evaluate")
+    finally:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _key_for_import() -> Iterator[None]:
+    """mmvet's module makes an API client when it is imported, which wants a key though nothing is asked of it here."""
+    had = os.environ.get("OPENAI_API_KEY")
+    os.environ.setdefault("OPENAI_API_KEY", "none")
+    try:
+        yield
+    finally:
+        if had is None:
+            del os.environ["OPENAI_API_KEY"]
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, bytes) or (isinstance(value, Mapping) and set(value) == {"bytes", "path"})
+
+
+def _image(value: Any, folder: Path | None) -> Encoded | None:
+    if isinstance(value, bytes):
+        return Encoded(value)
+    if value["bytes"] is not None:
+        return Encoded(value["bytes"])
+    if not value["path"]:
+        return None
+    path = (folder or Path()) / value["path"]
+    return Encoded(path.read_bytes() if path.is_file() else b"")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if value == value else None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)

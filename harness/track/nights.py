@@ -1,0 +1,266 @@
+"""Which nights there are, and what their run logs say: broken, invalid, or a point of the series.
+
+History is the run logs themselves: `<out>/<night>/against-<baseline>/{checkpoint,baseline}/<machine>/*.jsonl`, or
+`<out>/<night>/alone/checkpoint/...`. Nothing else is kept, so histories merge by copying folders.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from harness.errors import DataError, SettingError
+from harness.machine import environment
+from harness.measure import cell as cells
+from harness.measure.cell import Asked
+from harness.reports import frame
+from harness.reports.frame import Frame, Skipped
+from harness.runlog.log import Log
+from harness.track import ratios
+from harness.track.ratios import Times
+
+State = Literal["missing", "broken", "invalid", "valid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """One checkpoint: a folder, or a commit of a Hub repository that becomes one when it is needed."""
+
+    name: str
+    folder: Path | None = None
+    repo: str = ""
+    commit: str = ""
+
+    def fetched(self, patterns: Sequence[str]) -> Path:
+        """Return the checkpoint's folder, downloading it if need be."""
+        if self.folder is not None:
+            return self.folder
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.repo, revision=self.commit, allow_patterns=list(patterns)))
+        except Exception as error:
+            raise DataError(
+                f"{self.repo} at {self.commit}: cannot be downloaded ({type(error).__name__}: {error}); "
+                "next: check the network and the token, or give a folder"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What must be equal for nights to be points of one series."""
+
+    machine: str
+    device: str
+    engine: str
+    dtype: str
+    resolution: int
+    model: str
+    suite: str
+    protocol: str
+
+    @property
+    def title(self) -> str:
+        """A readable name."""
+        rest = [] if self.protocol == "ttft" else [self.protocol]
+        parts = [self.model, self.suite, f"{self.resolution}px", self.device, self.engine, self.dtype, *rest]
+        return " ".join([*parts, "on", self.machine])
+
+    def has(self, log: Log) -> bool:
+        """Return whether `log` belongs to the series."""
+        cell = log.header.cell
+        named = {name: cell.get(name) for name in ("device", "engine", "dtype", "resolution", "model", "protocol")}
+        machine = log.header.environment.get("machine") or log.path.parent.name
+        mine = {name: getattr(self, name) for name in named}
+        return named == mine and machine == self.machine and cell.get("asked_suite") == self.suite
+
+
+def series(asked: Asked) -> Series:
+    """Return the series of what is asked, on this machine."""
+    settled, card, suite, _ = cells.settle(asked)
+    assert settled.res is not None
+    assert settled.dtype is not None
+    return Series(
+        environment.machine_name(),
+        settled.device,
+        settled.engine,
+        settled.dtype,
+        settled.res,
+        card.name,
+        suite.name,
+        settled.protocol,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What the logs say of one night. `rounds` are (baseline, candidate) pairs of runs of layer 1."""
+
+    night: str
+    state: State
+    reason: str = ""
+    candidate: Frame | None = None
+    baseline: Frame | None = None
+    rounds: tuple[tuple[Times, Times], ...] = ()
+    median_ns: float | None = None
+    n: int = 0
+    refused: int = 0
+    at: str = ""
+    fingerprint: tuple[tuple[str, str], ...] = ()
+    interleaved: bool = True
+    torn: bool = False
+    """Whether a run is unfinished; the same command resumes it."""
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the night counts for the history."""
+        return self.state == "valid"
+
+
+def discover(folder: Path) -> list[Night]:
+    """Return the checkpoint folders in `folder` by name, numbers by their value (step-100 after step-20)."""
+    if not folder.is_dir():
+        raise SettingError(f"{folder}: no such folder; next: give a folder of checkpoint folders, or --repo ID")
+    found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if not found:
+        raise SettingError(f"{folder}: has no folder in it; next: one folder for each nightly checkpoint")
+    return [Night(path.name, path) for path in sorted(found, key=lambda path: natural(path.name))]
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return what sorts names as people do."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def of_repo(repo: str, revision: str | None = None) -> list[Night]:
+    """Return the commits of a Hub repository, oldest first, as nights named by date and commit."""
+    from huggingface_hub import HfApi
+
+    try:
+        commits = HfApi().list_repo_commits(repo, revision=revision)
+    except Exception as error:
+        raise DataError(
+            f"--repo {repo}: its revisions cannot be listed ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "next: check the name, the network and HF_HUB_OFFLINE, or give a folder"
+        ) from error
+    ordered = sorted(commits, key=lambda commit: commit.created_at)
+    return [
+        Night(f"{each.created_at:%Y-%m-%d-%H%M}-{each.commit_id[:8]}", None, repo, each.commit_id) for each in ordered
+    ]
+
+
+def job_folder(out: Path, night: str, baseline: str | None) -> Path:
+    """Return where one job's logs of a night lie."""
+    return out / night / (f"against-{baseline}" if baseline else "alone")
+
+
+def read(out: Path, night: str, wanted: Series, baseline: str | None, theirs: Series | None = None) -> Reading:
+    """Read a night: the job against `baseline` (of the series `theirs`, if another) if there is one, else any job."""
+    first = job_folder(out, night, baseline)
+    others = sorted((path for path in (out / night).glob("*") if path.is_dir() and path != first), reverse=True)
+    skipped: list[Skipped] = []
+    chosen: Reading | None = None
+    for folder in [first, *others]:
+        if chosen is not None and chosen.state != "missing":
+            break
+        chosen = _read_job(folder, night, wanted, (theirs or wanted) if baseline and folder == first else None)
+        skipped += chosen.skipped
+    assert chosen
+    return replace(chosen, skipped=tuple(skipped))
+
+
+def _read_job(folder: Path, night: str, wanted: Series, theirs: Series | None) -> Reading:
+    mine, skipped = _logs(folder / "checkpoint", night, wanted)
+    others, more = _logs(folder / "baseline", night, theirs) if theirs else (None, ())
+    return reading(night, mine, others, (*skipped, *more))
+
+
+def reading(night: str, mine: Frame, theirs: Frame | None, skipped: tuple[Skipped, ...] = ()) -> Reading:
+    """Return what the logs of a candidate, and those of the baseline beside it, come to."""
+    if not mine.records:
+        return Reading(night, "missing", "not measured", skipped=skipped)
+    logs = sorted(mine.records.values(), key=_repetition)
+    timed = [sample for log in logs for sample in log.samples if sample.phase == "timed"]
+    failures = [failure for log in logs for failure in log.failures]
+    done = [log for log in logs if log.finished]
+    found = Reading(
+        night,
+        "valid",
+        candidate=mine,
+        baseline=theirs,
+        at=logs[0].header.started_at,
+        fingerprint=fingerprint(logs[0]),
+        refused=sum(not sample.valid for sample in timed),
+        torn=len(done) < len(logs),
+        skipped=skipped,
+    )
+    if failures and not timed:
+        return replace(found, state="broken", reason=failures[0].message)
+    times = {id(log): ratios.times(log) for log in done}
+    ttfts = [row["ttft"] for one in times.values() for row in one.values()]
+    if not ttfts:
+        reasons = Counter(reason for sample in timed for reason in sample.reasons)
+        told = ", ".join(f"{reason} {count} times" for reason, count in reasons.most_common())
+        why = "the run did not finish" if found.torn else f"the gate refused every sample ({told or 'no reason kept'})"
+        return replace(found, state="invalid", reason=why)
+    rounds, turns = [], True
+    for other in sorted(theirs.records.values(), key=_repetition) if theirs else ():
+        for log in done:
+            both = (ratios.times(other), times[id(log)])
+            if _repetition(log) == _repetition(other) and all(both):
+                rounds.append(both)
+                turns = turns and ratios.interleaved(other, log)
+    return replace(found, rounds=tuple(rounds), median_ns=median(ttfts), n=len(ttfts), interleaved=turns)
+
+
+def _repetition(log: Log) -> int:
+    return int(str(log.header.cell.get("repetition") or 0))
+
+
+def _logs(folder: Path, night: str, wanted: Series) -> tuple[Frame, tuple[Skipped, ...]]:
+    if not folder.is_dir():
+        return frame.frame({}, {}), ()
+    found = frame.load(folder)
+    skipped = tuple(Skipped(f"{night}/{one.log}", one.reason) for one in found.skipped)
+    return found.only(name for name, log in found.records.items() if wanted.has(log)), skipped
+
+
+ENVIRONMENT = ("os", "kernel", "architecture", "python", "cpu", "cores", "cores_usable", "cpu_quota_cores",
+               "cpu_governor", "virtual_machine", "container", "harness", "preloaded")  # fmt: skip
+UNIMPORTANT = ("env_HF_HUB_OFFLINE", "env_HF_DATASETS_OFFLINE", "env_HARNESS_OFFLINE", "env_PYTHONHASHSEED")
+DEVICE = ("model", "driver", "cuda", "cudnn", "threads", "isa", "power_limit_w", "os", "metal")
+
+
+def fingerprint(log: Log) -> tuple[tuple[str, str], ...]:
+    """Return what must stay the same for times to be of one segment: system, driver, packages, data, card."""
+    header = log.header
+    facts = {
+        name: value
+        for name, value in header.environment.items()
+        if name in ENVIRONMENT or (name.startswith(("package_", "env_")) and name not in UNIMPORTANT)
+    }
+    facts |= {f"device {name}": value for name, value in header.device.items() if name in DEVICE}
+    facts["data"] = str(header.cell.get("data_digest"))
+    facts["card"] = str(header.cell.get("model_digest"))
+    return tuple(sorted(facts.items()))
+
+
+def difference(before: Reading, after: Reading) -> str:
+    """Say what of the fingerprint changed: `os Debian 12 → Debian 13`; nothing where it did not."""
+    old, new = dict(before.fingerprint), dict(after.fingerprint)
+    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return ", ".join(f"{name} {old.get(name, 'none')} → {new.get(name, 'none')}" for name in names)
+
+
+def segment(readings: Sequence[Reading]) -> tuple[list[Reading], str]:
+    """Return the valid nights since the last change of the fingerprint, and what had changed then."""
+    points = [reading for reading in readings if reading.is_point]
+    for index in range(len(points) - 1, 0, -1):
+        changed = difference(points[index - 1], points[index])
+        if changed:
+            return points[index:], f"new segment from {points[index].night}: {changed}"
+    return points, ""

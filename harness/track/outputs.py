@@ -1,0 +1,177 @@
+"""What a verdict is written as: Markdown, JUnit XML, GitHub annotations, JSON for dashboards, and a static page."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from harness import plugins
+from harness.reports import accuracy as scoring
+from harness.reports import summary
+from harness.reports.document import Entry, Heading, Report, Table
+from harness.reports.formats import delimited, html, markdown
+from harness.track import page
+from harness.track.nights import Reading, Series
+from harness.track.verdict import BROKEN, REGRESSION, SAME, UNCLEAR, Judge, Verdict, states
+from harness.units import milliseconds
+
+LEVELS = {SAME: "notice", REGRESSION: "error", UNCLEAR: "warning", BROKEN: "error"}
+
+
+def write(folder: Path, verdict: Verdict, judge: Judge, series: Series) -> list[Path]:
+    """Write every output into `folder` and return the files; the same logs give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    history = page.table(judge, series)
+    files = {
+        "verdict.md": summary_text(verdict, series.title, judge.readings),
+        "verdict.json": json.dumps(verdict.as_dict() | {"series": series.title}, indent=2) + "\n",
+        "junit.xml": junit(verdict, series.title),
+        "annotations.txt": "\n".join(annotations(verdict)) + "\n",
+        "history.csv": delimited.table(history),
+        "history.html": html.write(page.report(verdict, judge, series, history)),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [*(folder / name for name in files), *_dashboards(folder, judge.readings[-1], verdict)]
+
+
+def _dashboards(folder: Path, tonight: Reading, verdict: Verdict) -> list[Path]:
+    if tonight.candidate is None or tonight.state != "valid":
+        return []
+    rows = summary.summary(tonight.candidate, scoring.of(tonight.candidate)).to_dict("records")
+    named = [{str(key): value for key, value in row.items()} for row in rows]
+    facts = {"checkpoint": verdict.night, "baseline": verdict.baseline, "verdict": verdict.word}
+    written: list[Path] = []
+    for name, file in (
+        ("pytorch_hud", "pytorch-hud.json"),
+        ("github_action_benchmark", "github-action-benchmark.json"),
+    ):
+        written += plugins.load("exporters", name).export(named, folder / file, **facts)
+    return written
+
+
+def text(verdict: Verdict) -> str:
+    """Return the verdict for a terminal."""
+    lines = [verdict.title, *(f"  {line}" for line in verdict.lines)]
+    if verdict.first_bad:
+        lines.append(
+            f"  first bad: {verdict.first_bad}" + (f", last good: {verdict.last_good}" * bool(verdict.last_good))
+        )
+    if verdict.latency and verdict.latency.ratios:
+        lines.append(f"  {'':10}  {'baseline':>9}  {'tonight':>9}  ratio")
+        for r in verdict.latency.ratios:
+            times = f"{milliseconds(r.a_ns):>9}  {milliseconds(r.b_ns):>9}"
+            lines.append(f"  {'TTFT' if r.name == 'ttft' else r.name:10}  {times}  {r.change}  {r.word}")
+    for change in verdict.accuracy.changed[:5] if verdict.accuracy else ():
+        lines.append(f"  {change.example}: {change.before!r} → {change.after!r}{_scores(change)}")
+    return "\n".join([*lines, *(f"! {notice}" for notice in verdict.notices)])
+
+
+def _scores(change: object) -> str:
+    before, after = getattr(change, "score_before", None), getattr(change, "score_after", None)
+    return "" if before is None or after is None else f" ({before:.2f} → {after:.2f})"
+
+
+def summary_text(verdict: Verdict, title: str, readings: Sequence[Reading] = ()) -> str:
+    """Return the Markdown for a job summary."""
+    blocks = tables(verdict)
+    counted = [f"{count} {name}" for name, count in states(readings).items() if count]
+    about = [f"Series: {title}."] + ([f"Nights: {', '.join(counted)}."] if counted else [])
+    return markdown.write(
+        Report(
+            "verdict", verdict.title, (*(f"{line}." for line in lines(verdict)), *about), tuple(blocks), verdict.notices
+        )
+    )
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """Return the reasons and where it began."""
+    found = list(verdict.lines)
+    if verdict.stage and verdict.stage not in ("load", "answers"):
+        found.append(f"The stage that lost most: {verdict.stage}")
+    if verdict.first_bad:
+        good = f"; last good: {verdict.last_good}" if verdict.last_good else ""
+        found.append(f"First bad checkpoint: {verdict.first_bad}{good}")
+    return found
+
+
+def tables(verdict: Verdict) -> list[Table]:
+    """Return tonight's ratios and the answers that changed."""
+    found: list[Table] = []
+    heads: tuple[Heading, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    if verdict.latency and verdict.latency.ratios:
+        tone = {"SLOWER": "differs", "FASTER": "matches"}
+        rows = tuple(
+            (
+                Entry("TTFT" if r.name == "ttft" else r.name),
+                Entry(milliseconds(r.a_ns), r.a_ns),
+                Entry(milliseconds(r.b_ns), r.b_ns),
+                Entry(r.change, r.value),
+                Entry(str(r.n), r.n),
+                Entry(r.word, tone=tone.get(r.word, "")),
+            )
+            for r in verdict.latency.ratios
+        )
+        heads = (Heading("stage"), Heading("baseline", "", True), Heading("tonight", "", True))
+        heads += (Heading("change, 95 % interval", "", True), Heading("pairs", "", True), Heading("verdict"))
+        found.append(Table("ratios", "Tonight beside the baseline (medians of the pairs)", heads, rows))
+    if verdict.accuracy and verdict.accuracy.changed:
+        rows = tuple(
+            (Entry(c.example), Entry(c.before), Entry(c.after), _share(c.score_before), _share(c.score_after))
+            for c in verdict.accuracy.changed
+        )
+        heads = (Heading("example"), Heading("baseline's answer"), Heading("tonight's answer"))
+        heads += (Heading("score before", "", True), Heading("score now", "", True))
+        more = verdict.accuracy.answers_changed - len(rows)
+        notes = (("more", f"{more} other answers changed as well"),) if more > 0 else ()
+        found.append(Table("answers", "Answers that changed", heads, rows, notes))
+    return found
+
+
+def _share(value: float | None) -> Entry:
+    return Entry("–" if value is None else f"{value:.2f}", value)
+
+
+def annotations(verdict: Verdict) -> list[str]:
+    """Return GitHub's workflow commands: one for the verdict, one for each notice."""
+    body = "; ".join([*lines(verdict)])
+    found = [f"::{LEVELS[verdict.code]} title={_property(verdict.title)}::{_data(body)}"]
+    return found + [f"::notice title=harness track::{_data(notice)}" for notice in verdict.notices]
+
+
+def _data(value: str) -> str:
+    return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(value: str) -> str:
+    return _data(value).replace(":", "%3A").replace(",", "%2C")
+
+
+def junit(verdict: Verdict, title: str) -> str:
+    """Return JUnit XML: the checkpoint, each stage, the answers and the history are test cases."""
+    cases: list[tuple[str, str, str]] = [
+        ("loads", "failure" if verdict.code == BROKEN else "", "; ".join(verdict.lines))
+    ]
+    latency, accuracy, trend = verdict.latency, verdict.accuracy, verdict.trend
+    slow = {r.name for r in latency.slower} if latency else set()
+    for r in latency.ratios if latency else ():
+        kind = "failure" if r.name in slow else "skipped" if r.word == "AMBIGUOUS" else ""
+        cases.append((f"latency.{r.name}", kind, f"{r.word}: {r.change}"))
+    if accuracy:
+        kind = {"WORSE": "failure", "NOT SCORED": "skipped"}.get(accuracy.word, "")
+        cases.append(("accuracy", kind, accuracy.text))
+    if trend:
+        failed = verdict.code == REGRESSION and trend.word == "slower" and latency is None
+        cases.append(("history", "failure" if failed else "", f"history: {trend.word}"))
+    if verdict.code == UNCLEAR:
+        cases.append(("verdict", "skipped", "; ".join(verdict.lines)))
+    suite = ElementTree.Element("testsuite", name=f"harness track: {title}", tests=str(len(cases)))
+    suite.set("failures", str(sum(kind == "failure" for _, kind, _ in cases)))
+    suite.set("skipped", str(sum(kind == "skipped" for _, kind, _ in cases)))
+    for name, kind, message in cases:
+        case = ElementTree.SubElement(suite, "testcase", classname=verdict.night, name=name)
+        if kind:
+            ElementTree.SubElement(case, kind, message=message)
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

@@ -1,0 +1,96 @@
+"""The fake device keeps its word: exact in virtual time, within 1 % in real time."""
+
+import statistics
+import time
+
+import pytest
+
+from harness import plugins
+from harness.clock import Monotonic, Scripted
+from harness.errors import DeviceError
+from harness.machine.devices import fake
+from harness.machine.devices.fake import Episode
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def clock():
+    clock = Scripted()
+    yield clock
+    fake.reset()
+
+
+def test_work_is_queued_and_sync_waits_for_it(clock):
+    device = plugins.load("devices", "fake").open("fake", clock)
+    first = device.stamp()
+    fake.enqueue(10 * MS)
+    fake.enqueue(5 * MS)
+    assert clock.now_ns() == 0, "asking takes no time: a measurement without sync would read 0"
+    second = device.stamp()
+    device.sync()
+    assert clock.now_ns() == 15 * MS
+    assert device.elapsed_ns(first, second) == 15 * MS
+    fake.host_work(2 * MS)
+    assert clock.now_ns() == 17 * MS
+    assert clock.cpu_ns() == 17 * MS
+
+
+def test_host_and_device_overlap(clock):
+    device = fake.open("fake", clock)
+    fake.enqueue(10 * MS)
+    fake.host_work(8 * MS)
+    device.sync()
+    assert clock.now_ns() == 10 * MS
+
+
+def test_episodes_slow_what_begins_in_them(clock):
+    device = fake.open("fake", clock)
+    fake.EPISODES.append(Episode(10 * MS, 20 * MS, 2.0, "contended", on_cpu=False))
+    for _ in range(3):
+        fake.enqueue(10 * MS)
+        device.sync()
+    assert clock.now_ns() == 10 * MS + 20 * MS + 10 * MS
+    assert clock.cpu_ns() == 30 * MS, "what others take is not our CPU time"
+
+
+def test_the_device_clock_can_be_wrong(clock):
+    device = fake.open("fake", clock)
+    fake.STATE.clock_rate = 0.9
+    start = device.stamp()
+    fake.enqueue(10 * MS)
+    assert device.elapsed_ns(start, device.stamp()) == 9 * MS
+
+
+def test_memory_is_scripted(clock):
+    device = fake.open("fake", clock)
+    fake.allocate(100)
+    fake.allocate(50)
+    fake.allocate(-120)
+    assert device.peak_bytes() == 150
+    assert device.memory()["allocated_bytes"] == 30
+    device.reset_peak()
+    assert device.peak_bytes() == 30
+
+
+def test_real_time_is_kept_to_one_percent():
+    device = fake.open("fake", Monotonic())
+
+    def median_ns(duration_ns):
+        took = []
+        for _ in range(30):
+            start = time.perf_counter_ns()
+            fake.enqueue(duration_ns)
+            device.sync()
+            took.append(time.perf_counter_ns() - start)
+        return statistics.median(took)
+
+    for duration_ns in (1 * MS, 5 * MS):
+        # Several tries: on a machine with more work than cores even a spinning process is not always running.
+        best = min((median_ns(duration_ns) for _ in range(5)), key=lambda ns: abs(ns - duration_ns))
+        assert best == pytest.approx(duration_ns, rel=0.01)
+
+
+def test_only_one_fake():
+    with pytest.raises(DeviceError, match="--device fake"):
+        fake.open("fake:1", Monotonic())

@@ -1,0 +1,63 @@
+"""What the log says of the machine: flat, without torch, and nothing private."""
+
+import getpass
+import json
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.machine import environment
+
+
+@pytest.mark.parametrize(
+    ("system", "cpu", "cores", "gpu", "name"),
+    [
+        ("linux", "AMD EPYC 9B45", 2, None, "linux-amd-epyc-9b45-2c"),
+        ("linux", "AMD EPYC 7763 64-Core Processor", 128, None, "linux-amd-epyc-7763-128c"),
+        ("linux", "Intel(R) Xeon(R) Platinum 8480C", 26, "NVIDIA H200", "linux-intel-xeon-8480c-26c-h200"),
+        ("linux", "Intel(R) Xeon(R) CPU @ 2.20GHz", 4, "Tesla T4", "linux-intel-xeon-4c-t4"),
+        ("linux", "Intel(R) Core(TM) i7-9700", 8, "NVIDIA GeForce RTX 4090", "linux-intel-core-i7-9700-8c-rtx-4090"),
+        ("linux", "AMD Ryzen 7 7840U with Radeon 780M Graphics", 16, None, "linux-amd-ryzen-7-7840u-16c"),
+        ("mac", "Apple M1 Max", 10, None, "mac-m1-max"),
+    ],
+)  # fmt: skip
+def test_machines_have_short_names(system, cpu, cores, gpu, name):
+    assert environment.slug(system, cpu, cores, gpu) == name
+
+
+def test_it_is_flat_text_and_fits_into_the_log():
+    told = environment.describe()
+    assert all(isinstance(key, str) and isinstance(value, str) for key, value in told.items())
+    assert told["machine"] == environment.machine_name()
+    assert told["python"].endswith(platform.python_version())
+    assert int(told["memory_bytes"]) > 2**28
+    assert told["package_numpy"] == __import__("numpy").__version__
+
+
+def test_nothing_private_is_in_it(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("LD_PRELOAD", "/home/somebody/libjemalloc.so.2:/usr/lib/libother.so")
+    told = environment.describe()
+    text = json.dumps(told)
+    assert told["env_OMP_NUM_THREADS"] == "3"
+    assert told["preloaded"] == "libjemalloc.so.2+libother.so"
+    for private in ("hf_secret", "somebody", str(Path.home()) + "/", socket.gethostname()):
+        assert private not in text
+    if len(getpass.getuser()) > 4:
+        assert getpass.getuser() not in text
+
+
+def test_it_needs_no_torch():
+    code = "import sys; from harness import environment; environment.describe(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_package_versions_come_from_metadata():
+    assert environment.installed("numpy")
+    assert environment.installed("no-such-package-at-all") is None

@@ -1,0 +1,62 @@
+"""Rooflines: by hand, and a peak of this machine that is measured once."""
+
+import json
+
+import pytest
+
+from harness.machine import peaks
+from harness.machine.peaks import Peak
+from harness.models.protocol import Work
+
+PEAK = Peak(1e12, 1e11, "by hand")
+
+
+@pytest.mark.parametrize(
+    ("work", "duration_ns", "share"),
+    [
+        (Work(10**9, 0), 2_000_000, 0.5),  # 1 ms of computing in 2 ms
+        (Work(10**9, 10**9), 20_000_000, 0.5),  # reading the weights takes 10 ms
+        (Work(0, 10**9), 10_000_000, 1.0),
+        (Work(0, 0), 1_000, None),
+        (Work(10**9, 0), 0, None),
+    ],
+)
+def test_fraction_is_the_least_time_over_the_time(work, duration_ns, share):
+    assert peaks.fraction(work, duration_ns, PEAK) == (None if share is None else pytest.approx(share))
+    assert peaks.fraction(work, duration_ns, None) is None
+
+
+def test_the_fake_device_has_no_peak():
+    assert peaks.measure("fake", "float32") is None
+
+
+def test_the_peak_is_kept_and_not_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path))
+    monkeypatch.setattr(peaks, "LONG_ENOUGH_NS", 1)
+    monkeypatch.setattr(peaks, "COPY_BYTES", {"cpu": 1 << 22})
+    assert peaks.known("cpu") is None
+    peaks.keep("cpu", "float32", 1)
+    peak = peaks.known("cpu", "float32")
+    assert 1e8 < peak.flops_per_s < 1e15
+    assert 1e8 < peak.bytes_per_s < 1e14
+    assert "random data" in peak.how
+    assert peaks.known("cpu", "bfloat16") is None
+    assert peaks.known("cuda") is None
+    (file,) = (tmp_path / "peaks").iterdir()
+    entries = json.loads(file.read_text())
+    assert list(entries) == ["float32 1 threads"]
+    entries["float32 1 threads"]["flops_per_s"] = 42.0
+    file.write_text(json.dumps(entries))
+    import torch
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert peaks.measure("cpu", "float32").flops_per_s == 42.0
+    file.write_text("{broken")
+    assert peaks.known("cpu") is None
+
+
+@pytest.mark.slow
+def test_measuring_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path))
+    peak = peaks.measure("cpu", "float32")
+    assert peak == peaks.known("cpu", "float32")

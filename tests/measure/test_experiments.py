@@ -1,0 +1,101 @@
+"""Experiments on the instrument, in virtual time: what is planted is found where it was planted."""
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from harness import cards
+from harness.clock import Scripted
+from harness.errors import SettingError
+from harness.images import blank, png
+from harness.machine.devices import fake
+from harness.measure import experiments, trials
+from harness.measure.trials import Ratio
+from harness.models.families.fake import FakeModel
+from harness.models.protocol import Event, Options, Request
+from harness.suites.examples import Example
+
+EXAMPLES = [Example("a", 0, (png(blank((64, 48)).image),), "Which one?", 4, ("one",), ("page",), {})]
+
+
+@pytest.fixture
+def clock() -> Iterator[Scripted]:
+    scripted = Scripted()
+    fake.reset(scripted)
+    yield scripted
+    fake.reset()
+
+
+def conduct(
+    clock: Scripted, kind: str, stage: str = "prefill", share: float = 0.05, **settings: float
+) -> tuple[list[Ratio], bool]:
+    card = cards.model("fake")
+    model = FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
+    rounds = list(experiments.pairs(kind, model, fake.Fake("fake"), clock, EXAMPLES, 20, stage, share))
+    names = list(rounds[0].a_ns)
+    ratios = [trials.ratio(n, [p.a_ns[n] for p in rounds], [p.b_ns[n] for p in rounds], len(names)) for n in names]
+    return ratios, trials.judge(kind, tuple(ratios), stage, share)[0]
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "encode", "project", "prefill"])
+def test_a_planted_delay_is_found_in_its_stage_and_nowhere_else(clock: Scripted, stage: str) -> None:
+    ratios, passed = conduct(clock, "injection", stage, jitter=0.01)
+    assert passed
+    found = {each.name: each.value for each in ratios}
+    assert found[stage] == pytest.approx(1.05, abs=0.01)
+    assert all(value == pytest.approx(1, abs=0.01) for name, value in found.items() if name not in (stage, "ttft"))
+
+
+def test_the_same_twice_cannot_be_told_apart(clock: Scripted) -> None:
+    ratios, passed = conduct(clock, "aa", jitter=0.03)
+    assert passed
+    assert all(each.half_width_percent and each.half_width_percent < 3 for each in ratios)
+
+
+def test_a_delay_too_small_for_the_noise_is_not_claimed(clock: Scripted) -> None:
+    _, passed = conduct(clock, "injection", share=0.002, jitter=0.05)
+    assert not passed
+
+
+def test_in_virtual_time_the_instrument_costs_nothing(clock: Scripted) -> None:
+    ratios, passed = conduct(clock, "overhead")
+    assert passed
+    assert ratios[0].value == 1
+
+
+def test_overhead_beyond_the_bound_fails() -> None:
+    dear = Ratio("ttft", 0.97, 0.96, 0.98, 20, 1.0)  # the bare loop takes 97 % of the instrumented one
+    assert not trials.judge("overhead", (dear,), "prefill", 0.05)[0]
+
+
+def test_a_stage_that_the_model_has_not_is_named(clock: Scripted) -> None:
+    with pytest.raises(SettingError, match="no sampling to look at"):
+        conduct(clock, "injection", "sampling")
+
+
+def test_freeing_what_the_model_held_is_outside_the_bare_loops_time(clock: Scripted) -> None:
+    """Else the bare loop looks slower than it is, and the instrument cheaper."""
+
+    class Heavy(FakeModel):
+        def answer(self, request: Request, /) -> Iterator[Event]:
+            try:
+                yield from super().answer(request)
+            finally:
+                fake.host_work(5_000_000)
+
+    card = cards.model("fake")
+    model = Heavy(card, Options(side=1024, settings=card.settings))
+    rounds = list(experiments.pairs("overhead", model, fake.Fake("fake"), clock, EXAMPLES, 6))
+    assert all(pair.a_ns == pair.b_ns for pair in rounds)
+
+
+def test_five_ratios_of_a_perfect_machine_seldom_raise_a_false_alarm() -> None:
+    """At 95 % each, about one experiment in five would say that this machine is not to be trusted."""
+    random = Random(1)
+    alarms = 0
+    for _ in range(400):
+        pairs = [[round(random.gauss(1e6, 1e4)) for _ in range(20)] for _ in range(10)]
+        ratios = tuple(trials.ratio(str(n), pairs[2 * n], pairs[2 * n + 1], 5) for n in range(5))
+        alarms += not trials.judge("aa", ratios, "prefill", 0.05)[0]
+    assert alarms / 400 < 0.07

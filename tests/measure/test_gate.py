@@ -1,0 +1,389 @@
+"""Each thing that spoils a sample is caught by its name: recorded system outputs, and virtual time."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from harness.clock import Scripted
+from harness.machine.devices import fake
+from harness.machine.devices.fake import Episode
+from harness.machine.probes import Span
+from harness.machine.probes.cpu import BatteryProbe, CpuProbe, CpuTimes, parse_stat
+from harness.machine.probes.mac import (
+    MacProbe,
+    parse_low_power,
+    parse_power_source,
+    parse_speed_limit,
+    parse_thermal_level,
+)
+from harness.machine.probes.nvml import NvmlProbe, nvml_index
+from harness.measure import gate
+from harness.measure.gate import Gate
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+STAT = """cpu  22093 12 8381 244324 1191 3 149 80 7 0
+cpu0 2355 0 2457 132933 228 0 13 35 0 0
+intr 323420 0 0
+"""
+
+
+class Judge:
+    """A gate in virtual time, given samples one by one."""
+
+    def __init__(self, probes=()):
+        self.clock = Scripted()
+        self.gate = Gate(list(probes), self.clock)
+
+    def sample(self, wall_ns=SECOND, cpu_ns=None, headline_ns=None, meanwhile=lambda: None):
+        before = self.gate.before()
+        cpu_ns = wall_ns if cpu_ns is None else cpu_ns
+        self.clock.advance(wall_ns, cpu_ns)
+        meanwhile()
+        return self.gate.after(before, wall_ns, cpu_ns, headline_ns)
+
+
+# --- CPU ---
+
+
+def test_proc_stat_is_read_as_proc_5_says():
+    assert parse_stat(STAT) == CpuTimes((22093 + 12 + 8381 + 3 + 149) / 100, 0.8)
+
+
+class FakeCpu:
+    def __init__(self, cores=2):
+        self.busy_s = self.steal_s = 0.0
+        self.mhz = 3000.0
+        self.probe = CpuProbe(lambda: CpuTimes(self.busy_s, self.steal_s), lambda: 1.5, lambda: self.mhz, cores)
+
+    def use(self, busy_s, steal_s=0.0):
+        self.busy_s += busy_s
+        self.steal_s += steal_s
+
+
+@pytest.mark.parametrize(
+    ("busy_s", "steal_s", "cores", "reasons"),
+    [
+        (2.0, 0.0, 2, ()),  # two seconds of CPU in one second: all our own
+        (2.2, 0.0, 2, ()),
+        (2.3, 0.0, 2, ("contended",)),
+        (4.5, 0.0, 64, ()),  # 2.5 of 64 cores
+        (6.0, 0.0, 64, ("contended",)),
+        (2.0, 0.04, 2, ()),
+        (2.0, 0.3, 2, ("contended",)),
+        (1.0, 0.0, 2, ()),  # ticks book less than the precise clock: never negative
+    ],
+)
+def test_foreign_cpu_use_and_steal_are_contention(busy_s, steal_s, cores, reasons):
+    cpu = FakeCpu(cores)
+    verdict = Judge([cpu.probe]).sample(SECOND, 2 * SECOND, meanwhile=lambda: cpu.use(busy_s, steal_s))
+    assert verdict.reasons == reasons
+    assert verdict.valid == (not reasons)
+    assert verdict.readings["foreign_cores"] == pytest.approx(max(0.0, busy_s - 2))
+    assert verdict.readings["load_1min"] == 1.5
+
+
+def test_single_ticks_do_not_condemn_a_short_sample():
+    cpu = FakeCpu()
+    judge = Judge([cpu.probe])
+    short = 20 * MS
+    assert judge.sample(short, short, meanwhile=lambda: cpu.use(0.04)).valid  # 20 ms of others: two ticks
+    assert not judge.sample(short, short, meanwhile=lambda: cpu.use(0.1)).valid
+
+
+def test_a_fallen_frequency_is_named():
+    cpu = FakeCpu()
+    judge = Judge([cpu.probe])
+    assert judge.sample().valid
+    cpu.mhz = 2400.0
+    assert judge.sample().valid
+    cpu.mhz = 2200.0
+    assert judge.sample().reasons == ("frequency_drop",)
+
+
+def test_a_machine_that_tells_nothing_refuses_nothing():
+    probe = CpuProbe(lambda: None, lambda: None, lambda: None, 2)
+    assert Judge([probe, BatteryProbe(lambda: None)]).sample().valid
+
+
+def test_battery():
+    plugged = [True, True, True, False]
+    judge = Judge([BatteryProbe(lambda: plugged.pop(0))])
+    assert judge.sample().valid
+    assert judge.sample().reasons == ("on_battery",)
+
+
+def test_this_machine_can_be_read():
+    for device in ("cpu", "cuda:0"):
+        probes = gate.probes_for(device)
+        verdict = Judge(probes).sample(meanwhile=lambda: None)
+        assert set(verdict.reasons) <= set(gate.REASONS)
+        assert "load_1min" in verdict.readings
+
+
+# --- starved, drifting ---
+
+
+def test_a_starved_process_is_named():
+    judge = Judge()
+    for _ in range(gate.HISTORY):
+        assert judge.sample(SECOND, 2 * SECOND).valid
+    assert judge.sample(SECOND, round(1.5 * SECOND)).valid
+    verdict = judge.sample(2 * SECOND, 2 * SECOND)
+    assert verdict.reasons == ("cpu_starved",)
+    assert verdict.readings["cpu_per_wall"] == 1.0
+
+
+def test_a_process_that_waits_for_a_gpu_is_not_starved():
+    judge = Judge()
+    for _ in range(10):
+        assert judge.sample(SECOND, SECOND // 10).valid
+    assert judge.sample(SECOND, SECOND // 50).valid
+
+
+def test_drift_is_named_and_one_slow_sample_is_not():
+    judge = Judge()
+    for _ in range(12):
+        assert judge.sample(headline_ns=100 * MS).valid
+    assert judge.sample(headline_ns=300 * MS).valid
+    assert judge.sample(headline_ns=101 * MS).valid
+    verdicts = [judge.sample(headline_ns=120 * MS).reasons for _ in range(7)]
+    assert verdicts == [()] * 4 + [("drift",)] * 3
+    assert judge.sample(headline_ns=100 * MS).valid
+
+
+# --- NVML, by a library that answers from a table ---
+
+
+class FakeNvml:
+    def __init__(self, **table):
+        self.table = {
+            "nvmlDeviceGetDefaultApplicationsClock": 1000,
+            "nvmlDeviceGetMaxClockInfo": 1980,
+            "nvmlDeviceGetApplicationsClock": 1000,
+            "nvmlDeviceGetClockInfo": 1000,
+            "nvmlDeviceGetCurrentClocksEventReasons": 0,
+            "nvmlDeviceGetTemperature": 40,
+            "nvmlDeviceGetPowerUsage": 250_000,
+            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=7)],
+        } | table
+
+    def __getattr__(self, name):
+        def answer(handle, *arguments):
+            value = self.table[name]
+            if value is None:
+                raise RuntimeError("Not Supported")
+            return value
+
+        return answer
+
+
+def nvml_verdict(alive=lambda pid: True, **table):
+    return Judge([NvmlProbe(FakeNvml(**table), "handle", 7, alive)]).sample()
+
+
+@pytest.mark.parametrize(
+    ("table", "reasons"),
+    [
+        ({}, ()),
+        ({"nvmlDeviceGetClockInfo": 749}, ("throttled",)),
+        ({"nvmlDeviceGetClockInfo": 751}, ()),
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x1, "nvmlDeviceGetClockInfo": 300}, ()),  # idle already
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x2}, ()),  # application clocks
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x100}, ()),  # display clocks
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x8}, ("throttled",)),
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x20}, ("throttled",)),
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x40}, ("throttled",)),
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x80}, ("throttled",)),
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x4}, ()),  # power cap with the clock up
+        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x4, "nvmlDeviceGetClockInfo": 880}, ("throttled",)),
+        # Clocks locked on purpose below the default: measured against what was chosen.
+        (
+            {
+                "nvmlDeviceGetCurrentClocksEventReasons": 0x2,
+                "nvmlDeviceGetApplicationsClock": 600,
+                "nvmlDeviceGetClockInfo": 600,
+            },
+            (),
+        ),
+        # No application clocks on this card: the maximum counts.
+        ({"nvmlDeviceGetDefaultApplicationsClock": None, "nvmlDeviceGetClockInfo": 1400}, ("throttled",)),
+        (
+            {"nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=7), SimpleNamespace(pid=8)]},
+            ("other_process_on_device",),
+        ),
+        ({"nvmlDeviceGetComputeRunningProcesses": None}, ()),
+        (dict.fromkeys(FakeNvml().table), ()),  # a card that tells nothing
+    ],
+)
+def test_nvml_tells_throttling_and_company(table, reasons):
+    assert nvml_verdict(**table).reasons == reasons
+
+
+def test_in_a_container_our_own_host_number_is_not_another_process():
+    ours_only = {"nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=90210)]}
+    assert nvml_verdict(alive=lambda pid: False, **ours_only).valid
+    assert not nvml_verdict(alive=lambda pid: True, **ours_only).valid
+    two = {"nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=90210), SimpleNamespace(pid=90211)]}
+    assert not nvml_verdict(alive=lambda pid: False, **two).valid
+
+
+def test_nvml_readings_are_named():
+    verdict = nvml_verdict(nvmlDeviceGetCurrentClocksEventReasons=0x44, nvmlDeviceGetClockInfo=990)
+    assert verdict.readings["gpu_reasons"] == "sw_power_cap+hw_thermal_slowdown"
+    assert verdict.readings["gpu_clock_share"] == 0.99
+    assert verdict.readings["gpu_power_w"] == 250.0
+    assert verdict.readings["gpu_temperature_c"] == 40
+
+
+def test_throttling_before_the_sample_counts_too():
+    library = FakeNvml(nvmlDeviceGetCurrentClocksEventReasons=0x40)
+    judge = Judge([NvmlProbe(library, "handle", 7)])
+    verdict = judge.sample(meanwhile=lambda: library.table.update(nvmlDeviceGetCurrentClocksEventReasons=0))
+    assert verdict.reasons == ("throttled",)
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "index"),
+    [
+        ("cuda", None, 0),
+        ("cuda:1", None, 1),
+        ("cuda:1", "3,5", 5),
+        ("cuda", "2", 2),
+        ("cuda:2", "0", 2),
+        ("cuda", "", 0),
+    ],
+)
+def test_nvml_index_minds_visible_devices(device, visible, index):
+    assert nvml_index(device, visible) == index
+
+
+# --- Macs, by outputs as these commands print them ---
+
+THERM_QUIET = """Note: No thermal warning level has been recorded
+Note: No performance warning level has been recorded
+Note: No CPU power status has been recorded
+"""
+THERM_LIMITED = """Note: No thermal warning level has been recorded
+Note: No performance warning level has been recorded
+2020-11-24 13:10:40 +0100 CPU Power notify
+\tCPU_Scheduler_Limit \t= 100
+\tCPU_Available_CPUs \t= 8
+\tCPU_Speed_Limit \t= 35
+"""
+MAINS = "Now drawing from 'AC Power'\n -InternalBattery-0 (id=4653155)\t100%; charged; 0:00 remaining present: true\n"
+BATTERY = "Now drawing from 'Battery Power'\n -InternalBattery-0 (id=4653155)\t19%; discharging; 1:02 remaining\n"
+IN_USE = """System-wide power settings:
+Currently in use:
+ standby              1
+ powernap             1
+ hibernatemode        3
+ displaysleep         10
+ lowpowermode         {}
+ womp                 1
+"""
+
+
+def mac(level="0", therm=THERM_QUIET, source=MAINS, low="0"):
+    outputs = {
+        (
+            "notifyutil",
+            "-g",
+            "com.apple.system.thermalpressurelevel",
+        ): f"com.apple.system.thermalpressurelevel {level}\n",
+        ("pmset", "-g", "therm"): therm,
+        ("pmset", "-g", "batt"): source,
+        ("pmset", "-g"): IN_USE.format(low),
+    }
+    return MacProbe(lambda *command: outputs[command])
+
+
+@pytest.mark.parametrize(
+    ("state", "reasons"),
+    [
+        ({}, ()),
+        ({"level": "1"}, ("thermal_pressure",)),
+        ({"level": "2"}, ("thermal_pressure",)),
+        ({"therm": THERM_LIMITED}, ("throttled",)),
+        ({"source": BATTERY}, ("on_battery",)),
+        ({"low": "1"}, ("low_power_mode",)),
+        ({"level": "1", "source": BATTERY, "low": "1"}, ("thermal_pressure", "on_battery", "low_power_mode")),
+    ],
+)
+def test_macs(state, reasons):
+    assert Judge([mac(**state)]).sample().reasons == reasons
+
+
+def test_mac_outputs_that_say_nothing():
+    probe = MacProbe(lambda *command: "")
+    verdict = Judge([probe]).sample()
+    assert verdict.valid
+    assert [parse_thermal_level(""), parse_speed_limit(THERM_QUIET), parse_power_source(""), parse_low_power("")] == [
+        None
+    ] * 4
+    assert parse_low_power(" powermode            2\n") is False
+    assert parse_low_power(" powermode            1\n") is True
+
+
+def test_mac_settings_are_not_asked_around_every_sample():
+    asked, seconds = [], [0.0]
+
+    def run(*command):
+        asked.append(command[0])
+        return MAINS
+
+    judge = Judge([MacProbe(run, lambda: seconds[0])])
+    for _ in range(5):
+        judge.sample()
+    assert asked.count("notifyutil") == 10
+    assert asked.count("pmset") == 3
+    seconds[0] = 60.0
+    judge.sample()
+    assert asked.count("pmset") == 6
+
+
+# --- retries ---
+
+
+def test_delays_grow_and_end():
+    delays = [gate.retry_delay_ns(attempt) for attempt in range(1, 9)]
+    assert delays == sorted(delays)
+    assert delays[:3] == [250 * MS, 500 * MS, SECOND]
+    assert max(delays) == gate.LONGEST_DELAY_NS == gate.retry_delay_ns(10**6)
+
+
+def test_a_machine_that_is_never_quiet_is_not_waited_for_for_ever():
+    cpu = FakeCpu()
+    judge = Judge([cpu.probe])
+    for _ in range(gate.PATIENCE):
+        assert judge.gate.retry_delay_ns(3) == SECOND
+        assert not judge.sample(meanwhile=lambda: cpu.use(3.0)).valid
+    assert judge.gate.retry_delay_ns(3) == gate.SHORTEST_DELAY_NS
+    assert judge.sample(meanwhile=lambda: cpu.use(1.0)).valid
+    assert judge.gate.retry_delay_ns(3) == SECOND
+
+
+# --- the fake machine's own episodes ---
+
+
+def test_episodes_reach_the_gate_by_name():
+    judge = Judge(gate.probes_for("fake"))
+    fake.reset(judge.clock)
+    fake.EPISODES.append(Episode(2 * SECOND, 3 * SECOND, 1.5, "throttled"))
+    fake.EPISODES.append(Episode(5 * SECOND, 6 * SECOND, 1.0, "on_battery"))
+    verdicts = [judge.sample().reasons for _ in range(7)]
+    fake.reset()
+    assert verdicts == [(), (), ("throttled",), (), (), ("on_battery",), ()]
+    assert {"throttled", "on_battery"} <= set(gate.REASONS)
+
+
+def test_span_is_measured_by_the_gate_itself():
+    """What happened between the readings and outside the sample is our own as well: it must not count as foreign."""
+    cpu = FakeCpu()
+    judge = Judge([cpu.probe])
+    before = judge.gate.before()
+    judge.clock.advance(2 * SECOND, 2 * SECOND)
+    cpu.use(2.0)
+    assert judge.gate.after(before, SECOND, SECOND).valid
+    assert Span(1, 0).wall_ns == 1

@@ -1,0 +1,257 @@
+"""The measuring loop in virtual time: the fake device and model say what is true, the log must say the same."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from harness import cards
+from harness.clock import Monotonic, Scripted
+from harness.errors import ExampleError
+from harness.images import blank, png
+from harness.machine.devices import fake
+from harness.machine.devices.fake import Episode
+from harness.machine.energy import Counter
+from harness.measure.gate import Gate, probes_for
+from harness.measure.loop import MAXIMUM_ATTEMPTS, MAXIMUM_CONSECUTIVE_FAILURES, Plan, measure, time_stages, time_whole
+from harness.measure.stopping import Rule, Stopping
+from harness.models.families.fake import FakeModel
+from harness.models.protocol import Done, Event, Options, Piece, Request
+from harness.runlog.records import Counted, Failure, Footer, Sample
+from harness.suites.examples import Example
+
+MS = 1_000_000
+PAGE = png(blank((64, 48)).image)
+
+
+@pytest.fixture
+def clock() -> Iterator[Scripted]:
+    scripted = Scripted()
+    fake.reset(scripted)
+    yield scripted
+    fake.reset()
+
+
+def examples(count: int) -> list[Example]:
+    return [
+        Example(str(n), n, (PAGE,), f"Which number is {n}?", 4, (str(n),), ("page",), {"n": n}) for n in range(count)
+    ]
+
+
+def model(clock: Scripted | Monotonic, **settings: float | str) -> FakeModel:
+    card = cards.model("fake")
+    return FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
+
+
+def run(clock: Scripted | Monotonic, plan: Plan, **settings: float | str) -> list[Sample | Failure | Counted | Footer]:
+    return list(measure(model(clock, **settings), fake.Fake("fake"), clock, Gate(probes_for("fake"), clock), plan))
+
+
+def plan(count: int, rule: Rule | None = None, **options: object) -> Plan:
+    patient = Rule(minimum_samples=count, minimum_seconds=0, maximum_samples=1000, maximum_seconds=1e6, precision=0)
+    return Plan(examples(count), Stopping(rule or patient), **options)  # type: ignore[arg-type]
+
+
+def timed(records: list[Sample | Failure | Counted | Footer]) -> list[Sample]:
+    return [r for r in records if isinstance(r, Sample) and r.phase == "timed"]
+
+
+def test_stage_and_whole_passes_are_the_models_truth(clock: Scripted) -> None:
+    records = run(clock, plan(4))
+    for sample in timed(records):
+        assert sample.stages
+        assert sample.whole
+        assert sample.stages.stage_ns == {
+            "preprocess": 2 * MS,
+            "encode": 10 * MS,
+            "project": 1 * MS,
+            "prefill": 20 * MS,
+        }
+        assert sample.whole.ttft_ns == 33_000_000
+        assert sample.stages.output_tokens == 16
+        assert sample.stages.piece_ns == tuple(33_000_000 + 2 * MS * n for n in range(16))
+        assert (sample.visual_tokens, sample.text_tokens, sample.clock) == (256, 4, "scripted")
+        assert sample.valid
+    assert [s.answer for s in timed(records)] == ["0", "1", "2", "3"]
+    assert [s.phase for s in records if isinstance(s, Sample)] == ["cold", "warmup"] + ["timed"] * 4
+    assert records[-1] == replace_ended(records[-1], Footer(ended_at="", samples=4, failures=0, stopped="examples"))
+
+
+def replace_ended(footer: object, like: Footer) -> Footer:
+    assert isinstance(footer, Footer)
+    return Footer(**{f: getattr(like, f) for f in like.__struct_fields__} | {"ended_at": footer.ended_at})
+
+
+def test_a_residual_that_no_stage_owns_shows_between_the_passes(clock: Scripted) -> None:
+    late = timed(run(clock, plan(2), sample_ms=5.0))[0]
+    assert late.stages
+    assert late.whole
+    assert late.whole.ttft_ns is not None
+    assert late.whole.ttft_ns - sum(late.stages.stage_ns.values()) == 5 * MS
+
+
+def test_overlap_that_syncs_destroy_is_a_negative_residual(clock: Scripted) -> None:
+    sample = timed(run(clock, plan(2), launch_ms=1.0))[0]
+    assert sample.stages
+    assert sample.whole
+    assert sample.whole.ttft_ns is not None
+    assert sample.whole.ttft_ns < sum(sample.stages.stage_ns.values())
+
+
+def test_a_slow_first_run_stays_out_of_the_timed_samples(clock: Scripted) -> None:
+    records = run(clock, plan(3), slow_first=9.0)
+    cold = next(r for r in records if isinstance(r, Sample) and r.phase == "cold")
+    assert cold.whole
+    assert cold.whole.ttft_ns == 9 * 33_000_000
+    assert {s.whole.ttft_ns for s in timed(records) if s.whole} == {33_000_000}
+
+
+def test_a_throttled_sample_is_kept_marked_and_measured_again(clock: Scripted) -> None:
+    warm_ns = 3 * 70 * MS
+    fake.EPISODES.append(Episode(warm_ns, warm_ns + 150 * MS, factor=3.0, reason="throttled"))
+    records = run(clock, plan(6))
+    bad = [s for s in timed(records) if not s.valid]
+    assert bad
+    assert {reason for s in bad for reason in s.reasons} == {"throttled"}
+    for each in bad:
+        again = [s for s in timed(records) if s.example == each.example]
+        assert [s.attempt for s in again] == list(range(1, len(again) + 1))
+        assert again[-1].valid
+    footer = records[-1]
+    assert isinstance(footer, Footer)
+    assert footer.refused == len(bad)
+
+
+def test_a_drift_is_named(clock: Scripted) -> None:
+    reasons = {reason for s in timed(run(clock, plan(40), drift=0.02)) for reason in s.reasons}
+    assert reasons == {"drift"}
+
+
+def test_a_machine_that_is_never_quiet_still_finishes(clock: Scripted) -> None:
+    fake.EPISODES.append(Episode(0, 10**15, factor=2.0, reason="contended"))
+    records = run(clock, plan(3))
+    assert len(timed(records)) == 3 * MAXIMUM_ATTEMPTS
+    assert not any(s.valid for s in timed(records))
+
+
+def test_timing_stops_when_it_is_precise_and_the_rest_is_only_answered(clock: Scripted) -> None:
+    rule = Rule(minimum_samples=8, minimum_seconds=0, maximum_samples=100, maximum_seconds=1e6, precision=0.02)
+    records = run(clock, plan(20, rule))
+    assert len([s for s in timed(records) if s.stages]) == 8
+    assert [s.answer for s in timed(records)] == [str(n) for n in range(20)]
+    unscored = run(clock, plan(20, rule, score=False))
+    assert len(timed(unscored)) == 8
+    footer = unscored[-1]
+    assert isinstance(footer, Footer)
+    assert footer.stopped == "precision"
+
+
+def test_examples_that_were_measured_before_are_left_alone(clock: Scripted) -> None:
+    records = run(clock, plan(4, finished=frozenset({"0", "2"})))
+    assert [s.example for s in timed(records)] == ["1", "3"]
+
+
+def test_a_corrupt_image_is_a_failure_and_never_a_score(clock: Scripted) -> None:
+    torn = [replace(e, images=(b"",)) if e.id == "1" else e for e in examples(3)]
+    records = run(clock, replace(plan(3), examples=torn))
+    failure = next(r for r in records if isinstance(r, Failure))
+    assert (failure.example, failure.error) == ("1", "ExampleError")
+    assert "Traceback" in failure.traceback
+    assert [s.example for s in timed(records)] == ["0", "2"]
+
+
+class Broken(FakeModel):
+    """Runs out of memory on every request but the first three."""
+
+    def answer(self, request: Request, /) -> Iterator[Event]:
+        if self._answered >= 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        yield from super().answer(request)
+
+
+def test_errors_that_keep_coming_end_the_cell_with_a_record_each(clock: Scripted) -> None:
+    card = cards.model("fake")
+    broken = Broken(card, Options(side=1024, settings=card.settings))
+    gate = Gate(probes_for("fake"), clock)
+    records = list(measure(broken, fake.Fake("fake"), clock, gate, plan(20)))
+    failures = [r for r in records if isinstance(r, Failure)]
+    assert len(failures) == MAXIMUM_CONSECUTIVE_FAILURES
+    assert "out of memory" in failures[0].message
+    assert "next: --isolate-stages" in failures[0].message
+    footer = records[-1]
+    assert isinstance(footer, Footer)
+    assert footer.stopped == "failures"
+
+
+def test_the_papers_protocol_has_no_text_and_no_whole_pass(clock: Scripted) -> None:
+    for sample in timed(run(clock, plan(3, protocol="paper", score=False))):
+        assert sample.whole is None
+        assert sample.text_tokens == 0
+        assert sample.stages
+        assert sample.stages.output_tokens == 1
+
+
+def test_the_devices_own_clock_is_kept_beside_the_hosts(clock: Scripted) -> None:
+    fake.STATE.clock_rate = 0.98
+    measured, _ = time_stages(model(clock), Request((PAGE,), "What?"), fake.Fake("fake"), clock)
+    assert measured.device_ns == {name: round(ns * 0.98) for name, ns in measured.stage_ns.items()}
+
+
+def test_peak_memory_is_each_stages_own(clock: Scripted) -> None:
+    measured, _ = time_stages(model(clock), Request((PAGE,), "What?"), fake.Fake("fake"), clock)
+    mib = 2**20
+    assert measured.stage_peak_bytes["preprocess"] == 100 * mib
+    assert measured.stage_peak_bytes["encode"] == 150 * mib
+
+
+def test_a_whole_pass_counts_its_tokens_and_their_times(clock: Scripted) -> None:
+    measured, seen, answer = time_whole(
+        model(clock, answer="one two three"), Request((PAGE,), "What?"), fake.Fake("fake"), clock
+    )
+    assert answer == "one two three"
+    assert measured.piece_ns == (33_000_000, 35_000_000, 37_000_000)
+    assert measured.total_ns == 37_000_000
+    assert seen
+    assert seen.original_px == (64, 48)
+
+
+def test_an_example_error_says_what_to_do() -> None:
+    with pytest.raises(ExampleError, match="next:"):
+        next(
+            iter(
+                FakeModel(cards.model("fake"), Options(side=64, settings=cards.model("fake").settings)).answer(
+                    Request((), "?")
+                )
+            )
+        )
+
+
+class TwoEncoders(FakeModel):
+    """Two encoders of 4 and 6 ms, one after the other, and 1 ms to put their features side by side."""
+
+    def answer(self, request: Request, /) -> Iterator[Event]:
+        for part, duration_ms in (("a", 4), ("b", 6), ("", 1)):
+            fake.host_work(duration_ms * MS)
+            yield Done("encode", part)
+        yield Piece("x")
+
+
+def test_a_stage_of_parts_is_the_sum_of_them_on_every_counter(clock: Scripted) -> None:
+    """Time, CPU time and energy alike: here a watt is drawn, so a millisecond is a millijoule."""
+    card = cards.model("fake")
+    meter = Counter(lambda: clock.now_ns() / MS, "scripted", "1 ns", 1)
+    both = TwoEncoders(card, Options(side=1024, settings=card.settings))
+    measured, _ = time_stages(both, Request((PAGE,), "What?"), fake.Fake("fake"), clock, meter)
+    expected = {"encode.a": 4, "encode.b": 6, "encode": 11}
+    assert measured.stage_ns == {name: ms * MS for name, ms in expected.items()}
+    assert {name: measured.stage_cpu_ns[name] for name in expected} == measured.stage_ns
+    assert measured.stage_energy_mj == pytest.approx(expected)
+
+
+def test_a_first_example_that_fails_leaves_the_first_request_to_the_next(clock: Scripted) -> None:
+    torn = [replace(e, images=(b"",)) if e.id == "0" else e for e in examples(4)]
+    records = run(clock, replace(plan(4), examples=torn), slow_first=3)
+    assert [r.example for r in records if isinstance(r, Failure)] == ["0"]
+    assert [(s.example, s.phase) for s in records if isinstance(s, Sample)] == [
+        ("1", "cold"), ("1", "warmup"), ("1", "timed"), ("2", "timed"), ("3", "timed")
+    ]  # fmt: skip

@@ -1,0 +1,96 @@
+"""Runs of cells: commands that can be run again, logs that are resumed and then read as one."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import catalogue, cli
+from harness.clock import Scripted
+from harness.errors import DeviceError
+from harness.machine import lock
+from harness.machine.devices import fake
+from harness.machine.devices.fake import Episode
+from harness.measure import run
+from harness.measure.cell import Asked
+from harness.runlog import log as runlog
+from harness.runlog.records import Sample
+
+ASKED = Asked(
+    model="fake", device="fake", suite="pages", limit=6, precision=0, minimum_seconds=0, decode_tokens=2, offline=True
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def asked(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(cache))
+    yield replace(ASKED, out=str(tmp_path))
+    fake.reset()
+    lock.HELD.clear()
+
+
+@pytest.mark.parametrize("best", ["cuda", "cpu"])
+def test_a_cells_command_asks_for_this_very_cell_on_any_machine(best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read back by the command line's own parser: also where another device would be the default."""
+    asked = Asked(device="cpu", settings={"decode": True, "answer": "5", "jitter": 0.5}, limit=3, threads=2)
+    monkeypatch.setattr(catalogue, "best_device", lambda: best)
+    context = cli.program.commands["run"].make_context("run", run.command(asked)[1:])
+    left = {"protocol", "processes", "again", "as_json", "bare"}
+    given = {name: value for name, value in context.params.items() if name not in left}
+    assert cli._asked(given) == asked
+
+
+def test_a_resumed_log_reads_as_one(asked: Asked) -> None:
+    fake.reset()
+    fake.EPISODES[:] = [Episode(0, 400_000_000, 1.0, "throttled")]
+    job = run.prepare(asked)
+    first = run.carry_out(job, lambda _: None, Scripted())
+    timed = 0
+    for record in first:
+        timed += isinstance(record, Sample) and record.phase == "timed"
+        if timed == 3:
+            break
+    first.close()  # as an interrupt would
+    before = runlog.read(job.path.with_name(job.path.name + ".part"))
+    refused = [s for s in before.samples if s.phase == "timed" and not s.valid]
+    assert refused
+    fake.EPISODES.clear()
+    for _ in run.carry_out(job, lambda _: None, Scripted()):
+        pass
+    log = runlog.read(job.path)
+    assert log.footer
+    measured = [s for s in log.samples if s.phase == "timed"]
+    assert log.footer.samples == len(measured)
+    assert log.footer.refused == len(refused)
+    assert len({s.example for s in measured if s.valid}) == len([s for s in measured if s.valid]) == 6
+
+
+def test_a_resumed_run_counts_what_was_timed_before_whatever_the_protocol(asked: Asked) -> None:
+    """Ten samples are asked for; nine are there: one more is measured, not ten."""
+    job = run.prepare(replace(asked, protocol="paper", limit=20, minimum_samples=10, maximum_samples=10))
+    first = run.carry_out(job, lambda _: None, Scripted())
+    timed = 0
+    for record in first:
+        timed += isinstance(record, Sample) and record.phase == "timed"
+        if timed == 9:
+            break
+    first.close()
+    for _ in run.carry_out(job, lambda _: None, Scripted()):
+        pass
+    log = runlog.read(job.path)
+    assert len([s for s in log.samples if s.phase == "timed"]) == 10
+
+
+def test_a_model_that_does_not_fit_is_one_line(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("harness.models.families.fake.load", load)
+    with pytest.raises(DeviceError, match=r"fake in float32 does not fit into .* of fake; next: --isolate-stages"):
+        list(run.carry_out(run.prepare(replace(asked, limit=1)), lambda _: None, Scripted()))

@@ -1,0 +1,97 @@
+"""Every doubt is raised where it should be, and nowhere else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.reports import checks
+
+QUIET = np.random.default_rng(0).normal(100e6, 1e6, 50)
+
+
+def names(*arguments, **options):
+    return [doubt.name for doubt in checks.examine(*arguments, **options)]
+
+
+def test_a_good_run_raises_no_doubt():
+    assert names(QUIET, QUIET * 0.99, valid=[True] * 50, cold_ns=120e6, host_ns=QUIET, device_ns=QUIET * 0.995) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [
+        ("unstable", (np.where(np.arange(50) % 2, 100e6, 140e6),), {}),
+        ("unstable", (np.where(np.arange(50) == 20, 300e6, QUIET),), {}),
+        ("residual", (QUIET, QUIET * 0.93), {}),
+        ("residual", (QUIET, QUIET * 1.07), {}),
+        ("few_samples", (QUIET[:7],), {}),
+        ("imprecise", (np.random.default_rng(1).lognormal(18, 0.4, 30),), {}),
+        ("slow_first", (np.where(np.arange(50) == 0, 130e6, QUIET),), {}),
+        ("drift", (QUIET * np.linspace(1, 1.1, 50),), {}),
+        ("drift", (QUIET * np.linspace(1.1, 1, 50),), {}),
+        ("cold_start", (QUIET,), {"cold_ns": 160e6}),
+        ("clock_gap", (QUIET,), {"host_ns": QUIET, "device_ns": QUIET * 0.97}),
+        ("torn", (QUIET,), {"finished": False}),
+        ("refused", (QUIET,), {"valid": [True] * 8 + [False] * 2}),
+        ("throttled", (QUIET,), {"valid": [True] * 3 + [False], "reasons": [[], [], [], ["throttled"]]}),
+    ],
+)
+def test_each_doubt_by_name(name, arguments, options):
+    found = checks.examine(*arguments, **options)
+    assert name in [doubt.name for doubt in found]
+    assert all(doubt.text and doubt.advice for doubt in found)
+
+
+def test_a_drift_that_is_small_or_not_significant_is_none():
+    assert checks.drift(QUIET * np.linspace(1, 1.03, 50)) is None
+    assert checks.drift([100, 140, 90, 150, 95, 130, 110, 160]) is None
+    assert checks.drift(QUIET[:5] * np.linspace(1, 2, 5)) is None
+    assert checks.drift(np.tile(QUIET, 40)) is None
+    assert checks.drift(np.tile(QUIET, 40) * np.linspace(1, 1.2, 2000)).amount == pytest.approx(0.18, abs=0.02)
+
+
+def test_false_drift_alarms_are_rare():
+    rng = np.random.default_rng(2)
+    alarms = sum(checks.drift(rng.lognormal(18, 0.1, 20)) is not None for _ in range(1000))
+    assert alarms <= 20
+
+
+def test_refusals_are_counted_by_reason():
+    valid = [True] * 4 + [False] * 6
+    reasons = [[]] * 4 + [["contended"]] * 4 + [["contended", "throttled"]] * 2
+    found = checks.refused(valid, reasons)
+    assert [(doubt.name, doubt.amount) for doubt in found] == [("contended", 0.6), ("throttled", 0.2)]
+
+
+def test_a_slow_first_sample_that_is_not_the_slowest_is_only_scatter():
+    values = np.where(np.arange(50) == 0, 130e6, QUIET)
+    assert checks.slow_first(values).amount == pytest.approx(1.3, abs=0.01)
+    assert checks.slow_first(np.where(np.arange(50) == 20, 140e6, values)) is None
+
+
+def test_residual_says_which_way():
+    assert checks.residual([110.0] * 9, [100.0] * 9).amount == pytest.approx(0.0909, abs=1e-3)
+    assert "sync" in checks.residual([90.0] * 9, [100.0] * 9).text
+
+
+def test_nothing_measured_is_no_crash():
+    assert names() == ["few_samples"]
+    assert checks.refused([]) == []
+    assert checks.cold(1e9, []) is None
+    assert checks.cold(None, QUIET) is None
+
+
+@given(st.lists(st.floats(1, 1e12), max_size=30), st.floats(1e-3, 1e3))
+def test_doubts_do_not_depend_on_the_unit(values, factor):
+    assert names(values) == names([value * factor for value in values]) or _at_an_edge(values)
+
+
+def _at_an_edge(values):
+    """Rounding may tip a value that lies exactly on a threshold."""
+    return any(
+        abs(doubt.amount - limit) < 1e-9
+        for doubt in checks.examine(values)
+        if doubt.amount is not None
+        for limit in (checks.UNSTABLE_CV, checks.PRECISION, checks.SLOW_FIRST, checks.DRIFT)
+    )

@@ -1,0 +1,92 @@
+"""Exporters: the files have the shape their readers expect, marks travel along, a missing package is named."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import synthetic_logs
+
+from harness import plugins
+from harness.errors import MissingPackage
+from harness.reports import accuracy, frame, material
+from harness.reports.summary import cell_name, groups
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list:
+    synthetic_logs.write(tmp_path / "logs" / "a.jsonl", suite="docvqa", n=20)
+    synthetic_logs.write(tmp_path / "logs" / "b.jsonl", suite="docvqa", n=20, protocol="paper", weights="random")
+    data = frame.load(tmp_path / "logs")
+    accuracies = {
+        cell_name(facts): accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50)
+        for facts, _ in groups(data)
+        if facts["weights"] != "random"
+    }
+    return list(material.gather(data, accuracies).rows)
+
+
+def test_there_is_one_file_each() -> None:
+    assert plugins.names("exporters") == ["github_action_benchmark", "mlflow", "pytorch_hud", "wandb"]
+
+
+def test_pytorch_hud(rows: list, tmp_path: Path) -> None:
+    (path,) = plugins.load("exporters", "pytorch_hud").export(rows, tmp_path / "hud.json", branch="main")
+    records = json.loads(path.read_text())
+    for record in records:
+        assert set(record) == {"benchmark", "model", "metric", "runners"}
+        (value,) = record["metric"]["benchmark_values"]
+        assert isinstance(value, float)
+        assert record["benchmark"]["extra_info"]["branch"] == "main"
+    found = {(r["model"]["name"], r["metric"]["name"]): r["metric"]["benchmark_values"][0] for r in records}
+    plain = next(row for row in rows if row["trained"])
+    assert found["fastvlm-0.5b docvqa 1024px cpu float32 ttft", "ttft_ms"] == plain["ttft_ns"] / 1e6
+    assert any("[random, paper]" in name for name, _ in found), "marks are part of the name"
+
+
+def test_github_action_benchmark(rows: list, tmp_path: Path) -> None:
+    files = plugins.load("exporters", "github_action_benchmark").export(rows, tmp_path / "bench.json")
+    assert [path.name for path in files] == ["bench.json", "bench-accuracy.json"]
+    smaller, bigger = (json.loads(path.read_text()) for path in files)
+    for entry in smaller + bigger:
+        assert {"name", "unit", "value", "extra"} <= set(entry)
+        assert isinstance(entry["value"], int | float)
+    assert {entry["unit"] for entry in smaller} == {"ms", "bytes"}
+    assert [(entry["value"], entry["range"]) for entry in bigger] == [(0.7, "0.6 to 0.8 (95 %)")]
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "options"), [("mlflow", "mlflow", {}), ("wandb", "trackio", {"library": "trackio"})]
+)
+def test_a_missing_package_is_named(rows: list, tmp_path: Path, name: str, package: str, options: dict) -> None:
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed here")
+    with pytest.raises(MissingPackage, match=rf"pip install 'vlm-pareto\[{package}\]'"):
+        plugins.load("exporters", name).export(rows, "target", **options)
+
+
+def test_mlflow(rows: list, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: its exporter is not run")
+    pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed: MLflow has no store here")
+    target = f"sqlite:///{tmp_path}/mlflow.db"
+    assert len(plugins.load("exporters", "mlflow").export(rows, target)) == 2
+    runs = mlflow.search_runs(experiment_names=["vlm-pareto"], output_format="list")
+    assert {run.data.metrics["ttft_ms"] for run in runs} == {row["ttft_ns"] / 1e6 for row in rows}
+    assert {run.data.tags["marks"] for run in runs} == {"", "random paper"}
+
+
+def test_trackio(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio", reason="trackio is not installed: the W&B calls are not run against it")
+    names = plugins.load("exporters", "wandb").export(rows, "project", library="trackio")
+    assert len(names) == 2
+    assert list((tmp_path / "trackio").rglob("*.db"))
+
+
+def test_wandb_offline(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed: its exporter is not run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    names = plugins.load("exporters", "wandb").export(rows, "project", mode="offline")
+    assert len(names) == 2
+    assert len(list((tmp_path / "wandb").rglob("*.wandb"))) >= 2

@@ -1,0 +1,163 @@
+"""Run logs to rows and summaries: nothing is dropped in silence, medians are the truth up to the noise put in."""
+
+from pathlib import Path
+
+import pytest
+import synthetic_logs
+
+from harness.errors import LogError
+from harness.reports import accuracy as scoring
+from harness.reports import frame, material, summary
+
+
+def rows_of(folder: Path) -> list[dict]:
+    data = frame.load(folder)
+    return list(material.gather(data, scoring.of(data, remember=False)).rows)
+
+
+def test_a_row_per_sample_with_units(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "box" / "a.jsonl", n=10)
+    data = frame.load(tmp_path)
+    assert len(data.samples) == 11
+    assert list(data.samples["phase"]).count("cold") == 1
+    for column in ("encode_ns", "prefill_ns", "ttft_ns", "visual_tokens", "original_width_px", "rss_bytes", "machine"):
+        assert column in data.samples
+    first = data.records["box/a.jsonl"].samples[3]
+    assert data.samples["encode_ns"][3] == first.stages.stage_ns["encode"]
+    assert data.samples["stages_ns"][3] == sum(first.stages.stage_ns.values())
+
+
+def test_unreadable_logs_are_named(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "good.jsonl")
+    synthetic_logs.write(tmp_path / "future.jsonl", schema=99)
+    (tmp_path / "copy.jsonl").write_bytes((tmp_path / "good.jsonl").read_bytes())
+    (tmp_path / "junk.jsonl").write_text("not JSON\n")
+    (tmp_path / "empty.jsonl").write_text("")
+    data = frame.load(tmp_path)
+    assert len(data.records) == 1
+    reasons = {skipped.log: skipped.reason for skipped in data.skipped}
+    assert set(reasons) == {"future.jsonl", "good.jsonl", "junk.jsonl", "empty.jsonl"}
+    assert "schema 99" in reasons["future.jsonl"]
+    assert "same bytes" in reasons["good.jsonl"]
+    with pytest.raises(LogError, match="no such file"):
+        frame.load(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_gives_no_rows(tmp_path: Path) -> None:
+    assert rows_of(tmp_path) == []
+
+
+def test_medians_residual_and_refused_samples(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl", n=60, refused=5, residual_ms=3.0, failures=2)
+    (row,) = rows_of(tmp_path)
+    assert row["n"] == 60
+    assert row["refused"] == 5
+    for stage, truth_ms in synthetic_logs.TIMES_MS.items():
+        assert row[f"{stage}_ns"] / 1e6 == pytest.approx(truth_ms, rel=0.02)
+        assert row[f"{stage}_low_ns"] <= row[f"{stage}_ns"] <= row[f"{stage}_high_ns"]
+    assert row["ttft_ns"] / 1e6 == pytest.approx(159, rel=0.02)
+    assert row["residual_percent"] == pytest.approx(100 * 3 / 159, rel=0.05)
+    assert row["tpot_ns"] == 10_000_000
+    assert any("2 examples failed" in doubt for doubt in row["doubts"])
+
+
+def test_a_big_residual_is_a_doubt(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl", residual_ms=40)
+    (row,) = rows_of(tmp_path)
+    assert any(doubt.startswith("the stages miss TTFT by") for doubt in row["doubts"])
+
+
+def test_the_papers_protocol_adds_encoder_and_prefill(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl", protocol="paper", n=40)
+    (row,) = rows_of(tmp_path)
+    assert row["additive"]
+    assert row["ttft_ns"] == row["encode_ns"] + row["prefill_ns"]
+    assert row["ttft_low_ns"] < row["ttft_ns"] < row["ttft_high_ns"]
+    assert row["marks"] == ("paper",)
+    assert "no question is answered" in row["not_scored"]
+
+
+def test_isolated_parts_are_one_row(tmp_path: Path) -> None:
+    encoder, llm = {"preprocess": 5.0, "encode": 100.0}, {"project": 1.0, "prefill": 50.0}
+    synthetic_logs.write(tmp_path / "e.jsonl", part="fastvithd", times_ms=encoder, n=30, visual_tokens=0)
+    (row,) = rows_of(tmp_path)
+    assert row["ttft_ns"] is None
+    assert "part llm" in row["missing"]
+    synthetic_logs.write(tmp_path / "l.jsonl", part="llm", times_ms=llm, n=30)
+    (row,) = rows_of(tmp_path)
+    assert row["missing"] == ""
+    assert row["ttft_ns"] / 1e6 == pytest.approx(156, rel=0.02)
+    assert row["marks"] == ("isolated",)
+    assert row["visual_tokens"] == 256
+
+
+def test_fresh_processes_are_one_row_with_their_spread(tmp_path: Path) -> None:
+    for process in range(3):
+        times = {**synthetic_logs.TIMES_MS, "encode": 100.0 + 10 * process}
+        synthetic_logs.write(tmp_path / f"{process}.jsonl", repetition=process, times_ms=times, noise=0.001)
+    (row,) = rows_of(tmp_path)
+    assert row["processes"] == 3
+    assert row["n"] == 36
+    assert row["between_process_percent"] == pytest.approx(100 * 20 / 166.5, rel=0.05)
+
+
+def test_marks(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl.part", weights="random", data="embedded", device="fake", finished=False)
+    (row,) = rows_of(tmp_path)
+    assert row["marks"] == ("random", "embedded", "emulated", "torn")
+    assert row["mark"] == "".join(summary.MARKS[mark][0] for mark in row["marks"])
+    assert row["not_scored"] == "random weights are never scored"
+
+
+def test_different_weights_are_different_rows(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl", weights="random")
+    synthetic_logs.write(tmp_path / "b.jsonl", weights="local", seed=1)
+    assert [row["weights"] for row in rows_of(tmp_path)] == ["local", "random"]
+
+
+def test_answers_take_one_sample_per_example(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl", n=8, refused=3, answers=["yes", "no"])
+    data = frame.load(tmp_path)
+    answers = scoring.answers(data, list(data.records))
+    assert [sample.index for sample in answers] == list(range(8))
+
+
+def test_unknown_suites_and_judges_give_reasons(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl", suite="no-such-suite")
+    synthetic_logs.write(tmp_path / "b.jsonl", suite="mmvet")
+    reasons = [row["not_scored"] for row in rows_of(tmp_path)]
+    assert any("judge" in reason for reason in reasons)
+    assert any("unknown suite" in reason for reason in reasons)
+
+
+def test_answers_are_scored_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lmms_eval", reason="lmms_eval is not installed: nothing can be scored")
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+    doc = {"questionId": 1, "question": "?", "answers": ["yes"]}
+    synthetic_logs.write(
+        tmp_path / "logs" / "a.jsonl", suite="docvqa", n=20, answers=["yes", "no", "yes", "yes"], doc=doc
+    )
+    data = frame.load(tmp_path / "logs")
+    (accuracy,) = scoring.of(data).values()
+    assert accuracy.value == pytest.approx(0.75)
+    assert accuracy.n == 20
+    assert accuracy.low < 0.75 < accuracy.high
+    assert len(set(accuracy.clusters)) == 10
+    (kept,) = (tmp_path / "cache" / "scores").glob("*.json")
+    kept.write_text(kept.read_text().replace("0.75", "0.5", 1))
+    (again,) = scoring.of(data).values()
+    assert again.value == 0.5, "read from the cache, not scored anew"
+    (row,) = material.gather(data, scoring.of(data)).rows
+    assert row["accuracy"] == 0.5
+
+
+def test_processes_of_an_isolated_cell_are_compared_by_their_sums(tmp_path: Path) -> None:
+    """Not by the median of a heap of encoder's and LLM's samples: 120 + 40 ms against 100 + 40 ms is 13 %."""
+    for repetition, encode_ms in enumerate((100.0, 120.0)):
+        for part, times in (("fastvithd", {"preprocess": 0.0, "encode": encode_ms}), ("llm", {"prefill": 40.0})):
+            path = tmp_path / f"{part}-{repetition}.jsonl"
+            synthetic_logs.write(
+                path, part=part, times_ms=times, repetition=repetition, noise=0, n=12 if part == "llm" else 5
+            )
+    (row,) = rows_of(tmp_path)
+    assert row["between_process_percent"] == pytest.approx(100 * 20 / 150)

@@ -1,0 +1,83 @@
+"""The frontier: nothing on it is dominated, what the data do not decide is called a tie."""
+
+import random
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.reports.pareto import Point, draw, frontier, places
+
+candidates = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=15)
+
+
+def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+@given(candidates)
+def test_no_frontier_point_is_dominated_and_every_other_is(points: list[tuple[float, float]]) -> None:
+    on = set(frontier([p[0] for p in points], [p[1] for p in points]))
+    for i, point in enumerate(points):
+        assert any(dominates(other, point) for other in points) == (i not in on)
+
+
+@given(candidates)
+@settings(max_examples=30, deadline=None)
+def test_without_noise_places_are_certain(points: list[tuple[float, float]]) -> None:
+    found = places([Point(str(i), "s", cost, merit) for i, (cost, merit) in enumerate(points)], draws=20)
+    for place in found:
+        assert place.on_frontier == (place.verdict == "frontier")
+        assert place.probability in (0.0, 1.0)
+        assert place.rivals == ()
+
+
+def measured(name: str, cost_ms: float, right: float, rng: random.Random, n: int = 60) -> Point:
+    parts = tuple(cost_ms * rng.lognormvariate(0, 0.05) for _ in range(n))
+    scores = tuple(float(rng.random() < right) for _ in range(n))
+    return Point(
+        name, name, float(np.median(parts)), float(np.mean(scores)), cost_parts=(parts,), scores=scores,
+        clusters=tuple(f"{name}{i // 2}" for i in range(n)), questions=name,
+    )  # fmt: skip
+
+
+def test_a_tie_that_flips_with_the_seed_is_reported_as_a_tie() -> None:
+    on, verdicts = set(), []
+    for seed in range(12):
+        rng = random.Random(seed)
+        twins = [measured("a", 100, 0.6, rng), measured("b", 100, 0.6, rng)]
+        found = places(twins)
+        on.add(tuple(place.on_frontier for place in found))
+        verdicts.append({place.verdict for place in found})
+        flipped = [place for place in found if not place.on_frontier]
+        assert all(place.verdict == "tie" and place.rivals for place in flipped)
+    assert len(on) > 1, "the frontier of the point estimates flips"
+    assert all("tie" in each for each in verdicts)
+
+
+def test_a_clear_winner_is_no_tie() -> None:
+    rng = random.Random(1)
+    found = places([measured("fast and right", 50, 0.95, rng), measured("slow and wrong", 100, 0.2, rng)])
+    assert [place.verdict for place in found] == ["frontier", "dominated"]
+
+
+def test_the_same_questions_are_drawn_together() -> None:
+    scores = tuple(float(i % 3 == 0) for i in range(30))
+    better = tuple(max(score, float(i == 1)) for i, score in enumerate(scores))
+    clusters = tuple(str(i) for i in range(30))
+    common = {"cost": 1.0, "clusters": clusters, "questions": "same"}
+    first = Point("a", "a", merit=float(np.mean(scores)), scores=scores, **common)
+    second = Point("b", "b", merit=float(np.mean(better)), scores=better, **common)
+    _, merits = draw([first, second], 0, 500)
+    assert (merits[:, 1] >= merits[:, 0]).all(), "what b has more is never lost to the draw"
+
+
+def test_the_same_seed_gives_the_same_places() -> None:
+    rng = random.Random(2)
+    points = [measured("a", 100, 0.6, rng), measured("b", 101, 0.62, rng)]
+    assert places(points, seed=3) == places(points, seed=3)
+
+
+def test_bounds_without_samples_are_taken_as_normal() -> None:
+    points = [Point("a", "a", 1.0, 50.0, merit_low=40, merit_high=60), Point("b", "b", 1.0, 50.5)]
+    assert {place.verdict for place in places(points)} == {"tie"}

@@ -1,0 +1,181 @@
+"""Published figures are shown exactly as printed; verdicts compare what may be compared and say why not."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+import synthetic_logs
+
+from harness import cards
+from harness.errors import CardError
+from harness.reports import accuracy as scoring
+from harness.reports import frame, material, tables
+from harness.reports.formats import delimited
+from harness.reports.paper import published
+from harness.reports.paper.claims import findings, shown
+from harness.reports.paper.evidence import Evidence
+from harness.reports.summary import cell_name, groups
+
+PAPER = cards.ROOT / "reports" / "paper"
+REPORTS = [name for name in cards.names("reports") if cards.report(name).kind == "published"]
+NOTHING = material.gather(frame.frame({}, {}), {})
+
+
+def timed(folder: Path, *cells: tuple, **more: object) -> material.Material:
+    for model, side, encode, prefill in cells:
+        times = {"preprocess": 1.0, "encode": encode, "prefill": prefill}
+        synthetic_logs.write(
+            folder / f"{model}-{side}.jsonl", model=model, resolution=side, times_ms=times, n=20, residual_ms=0, **more
+        )
+    data = frame.load(folder)
+    return material.gather(data, scoring.of(data, remember=False))
+
+
+def test_the_copied_files_are_the_originals(shared: Path) -> None:
+    for path in sorted(PAPER.glob("*.csv")):
+        assert path.read_bytes() == (shared / "paper" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_every_published_number_in_a_table_is_the_files(name: str, tmp_path: Path) -> None:
+    card = cards.report(name)
+    data = timed(tmp_path, ("fastvlm-0.5b", 1024, 100, 50), ("llava-onevision-0.5b", 1152, 900, 4000))
+    with (PAPER / card.csv).open(encoding="utf-8", newline="") as lines:
+        truth = [row for row in csv.DictReader(lines) if not card.tables or row["table"] in card.tables]
+    for table in tables.published(card, data)[:1]:
+        assert len(table.rows) == len(truth)
+        for row, entries in zip(truth, table.rows, strict=True):
+            for column, entry in zip(card.columns, entries[1:], strict=True):
+                assert re.split(r" \(\d| · | \[", entry.text)[0] == (row[column.name] or "–")
+        long = list(csv.DictReader(io.StringIO(delimited.table(table))))
+        printed = {(row["row"], row["column"]): row["published"] for row in long}
+        labels = [row.label for row in published.select(card)]
+        compared = [column.name for column in card.columns if column.quantity != "shown"]
+        expected = {(k, c): r[c] for k, r in zip(labels, truth, strict=True) for c in compared if r[c]}
+        assert printed == expected
+
+
+@pytest.mark.parametrize("name", cards.names("reports"))
+def test_cards_name_what_exists(name: str) -> None:
+    card = cards.report(name)
+    labels = {row.label for row in published.select(card)} if card.csv else set()
+    subjects = [*card.matches, *(side for claim in card.claims for side in (claim.numerator, claim.denominator))]
+    for match in card.matches:
+        assert set(match.rows) <= labels
+        assert set(match.scored) <= set(match.rows)
+    for subject in subjects:
+        for model in filter(None, (subject.model, *subject.alike)):
+            known = cards.model(model)
+            if subject.resolution:
+                assert known.resolution.problem(subject.resolution) is None, (name, model, subject.resolution)
+    for column in card.columns:
+        assert all(suite in cards.names("suites") for suite in column.suites)
+        assert column.tolerance > 0 or column.quantity in ("shown", "tokens") or not column.suites
+    for key in card.footnotes:
+        assert key == "*" or key.partition("|")[0] in labels
+        assert not key.partition("|")[2] or key.partition("|")[2] in {column.name for column in card.columns}
+    assert not card.reference or card.reference in labels
+    assert set(card.reports) <= set(cards.names("reports"))
+
+
+def test_a_figure_that_is_not_there_is_an_error() -> None:
+    assert published.cite("fastvlm_main_table.csv|T6|R4|ttft_ms") == "166"
+    with pytest.raises(CardError, match="no such published figure"):
+        published.cite("fastvlm_main_table.csv|T6|R99|ttft_ms")
+    with pytest.raises(CardError, match="no such published figure"):
+        published.cite("fastvlm_main_table.csv|T6|R10|ttft_ms")  # not reported
+    with pytest.raises(CardError, match="cannot be read"):
+        published.read("nothing.csv")
+
+
+def verdicts(card_name: str, data: material.Material, row: str, column: str) -> list[published.Comparison]:
+    card, evidence = cards.report(card_name), Evidence(data)
+    platform = (evidence.platforms(card.matches) or [None])[0]
+    printed = next(r for r in published.select(card) if r.label == row)
+    return [c for c in published.compare(card, printed, evidence, platform) if c.column == column]
+
+
+def test_times_are_compared_as_ratios(tmp_path: Path) -> None:
+    # The same ratio as printed (2721.4/116.3), on a machine ten times slower: it matches.
+    data = timed(tmp_path, ("fastvlm-0.5b", 1024, 116.3, 50.5), ("llava-onevision-0.5b", 1152, 2721.4, 114.0))
+    (encode,) = verdicts("fastvlm-table6", data, "R2", "vision_enc_latency_ms")
+    assert encode.verdict == "matches"
+    assert encode.measured.value == pytest.approx(23.4, rel=0.03)
+    (prefill,) = verdicts("fastvlm-table6", data, "R2", "llm_prefill_ms")
+    assert prefill.verdict.startswith("differs by a factor of 0.01")
+    (itself,) = verdicts("fastvlm-table6", data, "R4", "ttft_ms")
+    assert itself.verdict == "reference"
+
+
+def test_what_was_not_run_says_why(tmp_path: Path) -> None:
+    data = timed(tmp_path, ("fastvlm-0.5b", 1024, 116.3, 50.5), weights="random")
+    (absent,) = verdicts("fastvlm-table6", data, "R44", "ttft_ms")
+    assert (absent.verdict, absent.why_not) == ("not run here", "no run of cambrian-1-8b")
+    (stranger,) = verdicts("fastvlm-table6", data, "R1", "ttft_ms")
+    assert stranger.why_not == "no card of this harness is this model"
+    (untrained,) = verdicts("fastvlm-table6", data, "R5", "GQA")
+    assert untrained.why_not == "gqa was not run"
+    (empty,) = verdicts("fastvlm-table6", data, "R10", "GQA")
+    assert empty.why_not == "not reported"
+
+
+def scored(folder: Path, value: float, half: float) -> material.Material:
+    synthetic_logs.write(folder / "a.jsonl", suite="docvqa")
+    data = frame.load(folder)
+    (facts, _), *_ = groups(data)
+    accuracy = scoring.Accuracy("ANLS", value, value - half, value + half, 100)
+    return material.gather(data, {cell_name(facts): accuracy})
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "verdict"),
+    [(0.796, 0.001, "matches"), (0.60, 0.01, "differs by -19.1 points (our interval ±1.0)"), (0.75, 0.06, "matches")],
+)
+def test_scores_have_the_cards_tolerance_and_our_interval(
+    tmp_path: Path, value: float, half: float, verdict: str
+) -> None:
+    data = scored(tmp_path, value, half)  # row R5 prints DocVQA 79.1
+    (found,) = verdicts("fastvlm-table6", data, "R5", "DocVQA")
+    assert found.verdict == verdict
+    (other,) = verdicts("fastvlm-table6", data, "R4", "DocVQA")
+    assert "other training" in other.why_not
+
+
+def test_claims_add_up_to_what_is_claimed() -> None:
+    found = {f.claim.name: f for f in findings(cards.report("claims"), Evidence(NOTHING))}
+    assert set(found) == {"85x", "7.9x", "3.2x", "2.3x", "22 %", "2x", "3.4x smaller", "4x fewer tokens"}
+    for finding in found.values():
+        assert shown(finding.claim, finding.published) == pytest.approx(finding.claim.claimed, rel=0.02)
+        assert finding.verdict == "not run here"
+        assert "harness run" in finding.why_not
+    assert found["85x"].published_encode == pytest.approx(23.4, abs=0.05)
+    assert found["85x"].published_prefill == pytest.approx(226, abs=0.5)
+    assert found["7.9x"].published_encode == pytest.approx(33.2, abs=0.05)
+    assert found["7.9x"].published_prefill == pytest.approx(2.33, abs=0.01)
+
+
+def test_a_claim_is_measured_per_platform_and_protocol(tmp_path: Path) -> None:
+    cells = (("fastvlm-0.5b", 1024, 116.3, 50.5), ("llava-onevision-0.5b", 1152, 2721.4, 11402.4))
+    for device in ("cpu", "cuda"):
+        for protocol in ("ttft", "paper"):
+            data = timed(tmp_path / device / protocol, *cells, device=device, protocol=protocol)
+    data = frame.load(tmp_path)
+    data = material.gather(data, scoring.of(data, remember=False))
+    found = [f for f in findings(cards.report("claims"), Evidence(data)) if f.claim.name == "85x"]
+    assert [(f.platform[1], f.protocol) for f in found] == [
+        ("cpu", "ttft"), ("cpu", "paper"), ("cuda", "ttft"), ("cuda", "paper"),
+    ]  # fmt: skip
+    for finding in found:
+        assert finding.verdict == "matches"
+        assert finding.measured.low < 85 * 1.02
+        assert finding.encode.value == pytest.approx(23.4, rel=0.03)
+
+
+def test_a_saving_is_compared_in_percentage_points(tmp_path: Path) -> None:
+    data = timed(tmp_path, ("convllava-7b-768", 768, 200.0, 300.0), ("fastvlm-vicuna-7b", 768, 150.0, 300.0))
+    (finding,) = [f for f in findings(cards.report("claims"), Evidence(data)) if f.claim.name == "22 %"]
+    assert shown(finding.claim, finding.measured.value) == pytest.approx(0.1, abs=0.02)
+    assert finding.verdict.startswith("differs by -1")
+    assert finding.verdict.endswith("percentage points")

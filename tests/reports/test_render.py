@@ -1,0 +1,153 @@
+"""Reports from logs: the same logs give the same bytes, every mark is visible in every form, nothing stale is left."""
+
+import csv
+import io
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+import synthetic_logs
+
+from harness import cards
+from harness.errors import SettingError, UnknownName
+from harness.reports import accuracy, frame, material, render
+from harness.reports.summary import MARKS, cell_name, groups
+from harness.stats import mean_interval_clustered
+
+
+def made(folder: Path, **more: object) -> material.Material:
+    """Return the material of a small sweep whose accuracies are made up: rising with the resolution."""
+    for side in (256, 512, 1024):
+        times = {"preprocess": 4.0, "encode": 100 * (side / 1024) ** 2, "project": 1.0, "prefill": 50.0}
+        synthetic_logs.write(folder / f"{side}.jsonl", resolution=side, times_ms=times, n=20, **more)
+    return with_accuracies(frame.load(folder))
+
+
+def with_accuracies(data: frame.Frame) -> material.Material:
+    accuracies = {}
+    for facts, _ in groups(data):
+        rng = random.Random(facts["resolution"])
+        scores = tuple(float(rng.random() < facts["resolution"] / 1500) for _ in range(40))
+        clusters = tuple(f"i{i // 2}" for i in range(40))
+        mean = mean_interval_clustered(scores, clusters)
+        accuracies[cell_name(facts)] = accuracy.Accuracy(
+            "ANLS", mean.value, mean.low, mean.high, 40, "", scores, clusters
+        )
+    return material.gather(data, accuracies)
+
+
+def test_the_same_logs_give_the_same_bytes(tmp_path: Path) -> None:
+    card = cards.report("pareto")
+    first = render.contents(render.build(card, made(tmp_path)), card, render.FORMATS)
+    second = render.contents(render.build(card, made(tmp_path)), card, render.FORMATS)
+    assert set(first) == {f"pareto.{kind}" for kind in render.FORMATS}
+    for name in first:
+        assert first[name] == second[name], name
+    assert b"2026" not in first["pareto.svg"]
+    assert b"CreationDate" not in first["pareto.pdf"]
+
+
+def test_every_mark_is_in_every_form(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl.part", weights="random", data="embedded", device="fake", finished=False)
+    for part, times in (("fastvithd", {"encode": 100.0}), ("llm", {"prefill": 50.0})):
+        synthetic_logs.write(tmp_path / f"{part}.jsonl", part=part, times_ms=times, protocol="paper")
+    data = material.gather(frame.load(tmp_path), {})
+    card = cards.report("cells")
+    files = render.contents(render.build(card, data), card, ("md", "tex", "csv", "html"))
+    expected = ("random", "embedded", "isolated", "paper", "emulated", "torn")
+    for mark in expected:
+        symbol, meaning = MARKS[mark]
+        assert symbol in files["cells.md"].decode()
+        assert meaning in files["cells.md"].decode()
+        assert f'<abbr title="{meaning}'[:30] in files["cells.html"].decode()
+    text = files["cells.csv"].decode()
+    assert {mark for row in csv.DictReader(io.StringIO(text)) for mark in row["marks"].split()} == set(expected)
+    for sign in (r"\textdagger", r"\textdaggerdbl", r"\S{}", r"\P{}", r"$\diamond$"):
+        assert sign in files["cells.tex"].decode()
+    assert "did not finish" in files["cells.md"].decode()
+
+
+def test_csv_is_unrounded(tmp_path: Path) -> None:
+    data = made(tmp_path)
+    card = cards.report("breakdown")
+    text = render.contents(render.build(card, data), card, ("csv",))["breakdown.csv"].decode()
+    found = {(row["resolution"], row["quantity"]): row for row in csv.DictReader(io.StringIO(text))}
+    for row in data.rows:
+        line = found[str(row["resolution"]), "encode"]
+        assert float(line["median_ms"]) == pytest.approx(row["encode_ns"] / 1e6, abs=1e-6)
+        assert float(line["low_ms"]) == pytest.approx(row["encode_low_ns"] / 1e6, abs=1e-6)
+
+
+def test_the_paretos_numbers_and_labels(tmp_path: Path) -> None:
+    built = render.build(cards.report("pareto"), made(tmp_path, data="embedded"))
+    (picture,) = built.blocks
+    labels = {text.get_text() for text in picture.figure.axes[0].texts}
+    assert labels == {"256·16‡", "512·64‡", "1024·256‡"}
+    assert picture.figure.axes[0].get_xscale() == "log"
+    assert picture.figure.get_figwidth() == 3.3
+    assert len(picture.numbers.rows) == 3
+    assert len(picture.hovers) == 3
+
+
+def test_accuracy_against_tokens_has_other_numbers(tmp_path: Path) -> None:
+    built = render.build(cards.report("pareto-tokens"), made(tmp_path))
+    assert [row[1].text for row in built.blocks[0].numbers.rows] == ["16.00", "64.00", "256.0"]
+
+
+def test_render_writes_removes_the_stale_and_keeps_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    synthetic_logs.write(logs / "a.jsonl", weights="random", machine="one")
+    synthetic_logs.write(logs / "b.jsonl", weights="random", machine="two")
+    written = render.render("breakdown", logs, out, ("md", "csv"))
+    assert sorted(path.name for path in written) == ["breakdown-2.csv", "breakdown.csv", "breakdown.md"]
+    (out / "breakdown.toml").write_text("a card")
+    (out / "breakdown-of-something.csv").write_text("another report's")
+    (logs / "b.jsonl").unlink()
+    render.render("breakdown", logs, out, ("md", "csv"))
+    left = sorted(path.name for path in out.iterdir())
+    assert left == ["breakdown-of-something.csv", "breakdown.csv", "breakdown.md", "breakdown.toml"]
+    assert not list(logs.glob("*.tmp")), "results are never written while reporting"
+
+
+def test_every_report_renders_without_any_log(tmp_path: Path) -> None:
+    nothing = material.gather(frame.frame({}, {}), {})
+    for name in render.names():
+        card = cards.report(name)
+        files = render.contents(render.build(card, nothing), card, ("md", "tex", "csv", "html"))
+        assert files
+        if card.kind == "figure":
+            assert b"Nothing that this figure needs was measured" in files[f"{name}.md"]
+
+
+def test_wrong_names_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="known: md, tex"):
+        render.render("pareto", tmp_path, tmp_path, ("docx",))
+    with pytest.raises(UnknownName, match="did you mean 'pareto'"):
+        render.render("paretto", tmp_path, tmp_path)
+
+
+def test_skipped_logs_are_doubts(tmp_path: Path) -> None:
+    (tmp_path / "junk.jsonl").write_text("x\n")
+    built = render.build(cards.report("cells"), material.gather(frame.load(tmp_path), {}))
+    assert any("junk.jsonl: skipped" in doubt for doubt in built.doubts)
+
+
+def test_encoders_are_drawn_with_published_merits_marked(tmp_path: Path) -> None:
+    for model, side, encode in (("encoder-fastvithd", 1024, 116.0), ("encoder-siglip-so400m-384", 384, 272.0)):
+        times = {"preprocess": 1.0, "encode": encode}
+        synthetic_logs.write(
+            tmp_path / f"{model}.jsonl", model=model, resolution=side, times_ms=times, weights="random"
+        )
+    data = material.gather(frame.load(tmp_path), {})
+    (picture,) = render.build(cards.report("pareto-encoders"), data).blocks
+    assert picture.marks == {"random", "published"}
+    values = {row[0].text: (row[4].text, row[8].text) for row in picture.numbers.rows}
+    assert values["FastViTHD@1024/256"] == ("55.90", "frontier")
+    assert values["SigLIP ViT-SO400M@384/729"] == ("55.50", "dominated")
+
+
+def test_cards_are_frozen_facts() -> None:
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({"title": "t", "kind": "figure", "figurs": ["pareto"]}, cards.ReportCard)

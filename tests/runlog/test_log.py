@@ -1,0 +1,148 @@
+"""The run log survives what kills a run: torn lines, full disks, two writers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import LogError
+from harness.runlog.log import Writer, find, read
+from harness.runlog.records import Failure, Footer, Header, Resumed, Sample
+
+HEADER = Header(
+    schema=1,
+    cell={"model": "m"},
+    key="k",
+    command="harness run",
+    started_at="now",
+    harness={},
+    environment={},
+    device={},
+    requested={},
+    effective={},
+    cards={},
+    weights={"source": "random"},
+    data={"name": "pages"},
+)
+FOOTER = Footer(ended_at="later", samples=2, failures=0, stopped="examples")
+
+
+def sample(name: str) -> Sample:
+    return Sample(example=name, index=0, attempt=1, phase="timed", at="now", clock="scripted", answer="é \u2028 x")
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    failure = Failure(example="b", index=1, stage="encode", error="ExampleError", message="m", traceback="t", at="now")
+    resumed = Resumed(started_at="now", environment={}, device={}, lines_kept=2, bytes_dropped=7)
+    with Writer(tmp_path / "a.jsonl") as writer:
+        assert writer.open() is None
+        for record in (HEADER, sample("a"), failure, resumed):
+            writer.append(record)
+        assert not (tmp_path / "a.jsonl").exists()
+        writer.finish(FOOTER)
+    log = read(tmp_path / "a.jsonl")
+    assert (log.header, log.samples, log.failures, log.resumed) == (HEADER, (sample("a"),), (failure,), (resumed,))
+    assert log.footer == FOOTER
+    assert log.torn_bytes == 0
+    assert not (tmp_path / "a.jsonl.part").exists()
+
+
+def test_every_cut_of_a_log_is_read_and_resumed(tmp_path: Path) -> None:
+    """Wherever a dying process stops writing, all whole lines are kept and nothing else."""
+    path = tmp_path / "a.jsonl"
+    with Writer(path) as writer:
+        writer.open()
+        for record in (HEADER, sample("a"), sample("b")):
+            writer.append(record)
+    whole = writer.part.read_bytes()
+    ends = [position + 1 for position, byte in enumerate(whole) if byte == 10]
+    for cut in range(len(whole) + 1):
+        writer.part.write_bytes(whole[:cut])
+        complete = sum(end <= cut for end in ends)
+        with Writer(path) as again:
+            left = again.open()
+            if not complete:
+                assert left is None
+                assert writer.part.stat().st_size == 0
+                continue
+            assert left is not None
+            assert len(left.samples) == complete - 1
+            assert left.torn_bytes == cut - ends[complete - 1]
+            again.append(sample("c"))
+        assert [s.example for s in read(writer.part).samples] == [*["a", "b"][: complete - 1], "c"]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    with Writer(tmp_path / "a.jsonl") as writer:
+        writer.open()
+        writer.append(HEADER)
+        writer.append(sample("a"))
+    lines = writer.part.read_bytes().splitlines(keepends=True)
+    writer.part.write_bytes(lines[0] + b'{"kind":"sample"\n' + lines[1])
+    with pytest.raises(LogError, match=r"a\.jsonl\.part:2: not a line of a run log"):
+        read(writer.part)
+
+
+def test_a_log_of_the_future_is_refused_by_its_schema(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"kind":"header","schema":99,"new":1}\n{"kind":"sample"}\n')
+    with pytest.raises(LogError, match="schema 99 is newer"):
+        read(path)
+
+
+def test_two_runs_cannot_write_one_log(tmp_path: Path) -> None:
+    with Writer(tmp_path / "a.jsonl") as first, Writer(tmp_path / "a.jsonl") as second:
+        first.open()
+        with pytest.raises(LogError, match="another run is writing it"):
+            second.open()
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    """A child with a file size limit stands for the full disk: the write fails half way through a line."""
+    code = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_log import HEADER, sample
+from harness.errors import LogError
+from harness.runlog.log import Writer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
+with Writer(Path(sys.argv[1])) as writer:
+    writer.open()
+    writer.append(HEADER)
+    try:
+        for number in range(100):
+            writer.append(sample(str(number)))
+    except LogError as error:
+        print(number, error)
+"""
+    target = tmp_path / "a.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    written, _, message = done.stdout.partition(" ")
+    assert "everything before is kept; next: free space" in message
+    assert int(written) >= 1
+    log = read(target.with_name("a.jsonl.part"))
+    assert [s.example for s in log.samples] == [str(n) for n in range(int(written))]
+    assert log.torn_bytes == 0
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.raises(LogError, match="cannot be written"):
+        Writer(blocked / "a.jsonl").open()
+
+
+def test_logs_are_found_finished_or_not_in_a_stable_order(tmp_path: Path) -> None:
+    for name in ("b/x.jsonl", "a/y.jsonl.part", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert [os.path.relpath(p, tmp_path) for p in find(tmp_path)] == ["a/y.jsonl.part", "b/x.jsonl"]

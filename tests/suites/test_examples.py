@@ -1,0 +1,347 @@
+"""Examples are built once, from the data set's own bytes, whole or not at all, and read back without anything heavy."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from harness import cards
+from harness.errors import CardError, DataError
+from harness.suites import builder, examples
+from harness.suites import cache as builds
+
+WORD = "Answer the question using a single word or phrase."
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of our own, and no Hub."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(folder))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as the Hub's Parquet files have them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def chart(question: str, image: bytes) -> dict[str, Any]:
+    """Return a row in the columns of ChartQA."""
+    return {"type": "human_test", "question": question, "answer": "3", "image": {"bytes": image, "path": "x.png"}}
+
+
+@pytest.fixture
+def charts(tmp_path: Path) -> Path:
+    """Four questions on three images, of which one file is empty and one is no image at all."""
+    images = [b"\x89PNG not really", b"\x89PNG not really", b"", b"GIF? no"]
+    return write(tmp_path / "data" / "test.parquet", [chart(f"Q{at}?", image) for at, image in enumerate(images)])
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build in this process: the child's own import of lmms-eval takes 5 s; three tests below have real ones."""
+
+    def make(order: builds.Order) -> builds.Build:
+        with builds.writing():
+            build = builds.read(builder.build(order))
+        assert build
+        return build
+
+    monkeypatch.setattr(examples, "_make", make)
+
+
+def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, starting a child process is an error."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a child process was started")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(examples, "_make", refuse)
+
+
+def test_real_documents_keep_their_bytes_and_ask_as_lmms_eval_does(
+    shared: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shared / "data" / "docvqa_mini"
+    (file,) = data.glob("*.parquet")
+    rows = parquet.read_table(file).to_pylist()
+    suite = examples.open_suite(cards.suite("docvqa"), str(data))
+    assert (suite.origin, suite.name, suite.card.name, len(suite.examples)) == ("local", "docvqa", "docvqa", 49)
+    for example, row in zip(suite.examples, rows, strict=True):
+        assert example.images == (row["image"]["bytes"],)
+        assert example.image_ids == (hashlib.blake2b(row["image"]["bytes"], digest_size=16).hexdigest(),)
+        assert example.question == f"{row['question']}\n{WORD}"
+        assert example.references == tuple(dict.fromkeys(row["answers"]))
+        assert example.max_new_tokens == 32
+        assert example.doc == {name: value for name, value in row.items() if name != "image"}
+        assert example.id == f"{example.index}-{row['questionId']}"
+    assert len(os.listdir(builds.cache() / "examples" / suite.digest / "images")) == 12, "each image is kept once"
+
+    no_child(monkeypatch)
+    again = examples.open_suite(cards.suite("docvqa"), str(file), limit=5)
+    assert again.digest == suite.digest
+    assert list(again.examples) == list(suite.examples[:5])
+
+    monkeypatch.undo()
+    program = f"""
+import sys
+def refuse(event, _):
+    assert event not in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "socket.connect"), event
+sys.addaudithook(refuse)
+from harness import cards, examples
+assert len(examples.open_suite(cards.suite("docvqa"), {str(data)!r}).examples[48].images[0]) > 1000
+heavy = {{"lmms_eval", "datasets", "pandas", "torch", "pyarrow", "transformers", "PIL", "yaml", "huggingface_hub"}}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "VLM_PARETO_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]", "a second run has what it needs without lmms-eval, and without a child"
+
+
+@pytest.mark.usefixtures("quick")
+def test_files_that_are_no_images_do_not_stop_the_building(charts: Path) -> None:
+    suite = examples.open_suite(cards.suite("chartqa"), str(charts))
+    assert [example.images for example in suite.examples] == [(b"\x89PNG not really",)] * 2 + [(b"",), (b"GIF? no",)]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_limit_builds_no_more_and_a_later_run_without_it_builds_the_rest(
+    charts: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = examples.open_suite(cards.suite("chartqa"), str(charts), limit=2)
+    assert [example.doc["question"] for example in few.examples] == ["Q0?", "Q1?"]
+    assert os.listdir(cache / "examples") == [f"{few.digest}-first-2"]
+    whole = examples.open_suite(cards.suite("chartqa"), str(charts))
+    assert (whole.digest, len(whole.examples)) == (few.digest, 4)
+    no_child(monkeypatch)
+    assert len(examples.open_suite(cards.suite("chartqa"), str(charts), limit=100).examples) == 4
+    assert list(examples.open_suite(cards.suite("chartqa"), str(charts), limit=2).examples) == list(few.examples)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_digest_is_of_the_contents_and_not_of_the_place(charts: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    suite = examples.open_suite(cards.suite("chartqa"), str(charts))
+    moved = tmp_path / "elsewhere" / "validation-0.parquet"
+    moved.parent.mkdir()
+    moved.write_bytes(charts.read_bytes())
+    with monkeypatch.context() as patch:
+        no_child(patch)
+        assert examples.open_suite(cards.suite("chartqa"), str(moved)).digest == suite.digest
+    time.sleep(0.01)
+    write(charts, [chart("Q0?", b"other")])
+    assert examples.open_suite(cards.suite("chartqa"), str(charts)).digest != suite.digest
+
+
+@pytest.mark.parametrize("damage", ["manifest", "cut", "edited", "image lost", "image cut"])
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_build_is_built_anew(damage: str, charts: Path, cache: Path) -> None:
+    suite = examples.open_suite(cards.suite("chartqa"), str(charts))
+    wanted = list(suite.examples)
+    folder = cache / "examples" / suite.digest
+    lines, image = folder / "examples.jsonl", folder / "images" / wanted[0].image_ids[0]
+    if damage == "manifest":
+        (folder / "manifest.json").write_bytes(b"{")
+    elif damage == "cut":
+        lines.write_bytes(lines.read_bytes()[:-20])
+    elif damage == "edited":
+        lines.write_bytes(lines.read_bytes().replace(b"Q0?", b"Q9?"))
+    elif damage == "image lost":
+        image.unlink()
+    else:
+        image.write_bytes(image.read_bytes()[:-1])
+    assert list(examples.open_suite(cards.suite("chartqa"), str(charts)).examples) == wanted
+    assert os.listdir(cache / "examples") == [suite.digest]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_image_that_changed_in_the_cache_is_never_measured(charts: Path, cache: Path) -> None:
+    suite = examples.open_suite(cards.suite("chartqa"), str(charts))
+    image = cache / "examples" / suite.digest / "images" / suite.examples[0].image_ids[0]
+    image.write_bytes(image.read_bytes()[::-1])
+    with pytest.raises(DataError, match="has changed; next: delete"):
+        suite.examples[0]
+
+
+def test_of_two_builders_at_once_one_build_is_kept_whole(cache: Path) -> None:
+    facts = {"task": "chartqa", "source": {}, "complete": True}
+    line = {"id": "0", "index": 0, "question": "Q?", "references": ("3",), "doc": {}}
+    first, second = builds.Writer(), builds.Writer()
+    for writer in (first, second):
+        writer.add([b"image"], line)
+    (cache / "examples" / "name").mkdir()
+    (cache / "examples" / "name" / "manifest.json").write_bytes(b"torn")
+    assert first.finish("name", **facts) == second.finish("name", **facts) == cache / "examples" / "name"
+    assert os.listdir(cache / "examples") == ["name"]
+    build = builds.read(cache / "examples" / "name")
+    assert build
+    assert build.image(build.line(0).images[0]) == b"image"
+
+
+def test_a_killed_builder_leaves_no_build_and_the_next_one_sweeps(cache: Path) -> None:
+    writer = subprocess.Popen(
+        [sys.executable, "-c", "from harness import builds; builds.Writer(); print('x', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout
+    writer.stdout.readline()
+    assert len(os.listdir(cache / "examples")) == 1
+    alive = builds.Writer()
+    assert len(os.listdir(cache / "examples")) == 2, "a builder that lives is left alone"
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    alive.discard()
+    builds.Writer().discard()
+    assert os.listdir(cache / "examples") == []
+
+
+def test_no_room_is_one_clear_error_and_leaves_nothing(charts: Path, cache: Path) -> None:
+    write(charts, [chart(f"Q{at}?", b"x") for at in range(20)])
+    program = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
+from harness import cards, examples
+try:
+    examples.open_suite(cards.suite("chartqa"), {str(charts)!r})
+except examples.DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "no room for the examples" in done.stdout
+    assert "VLM_PARETO_CACHE" in done.stdout
+    assert os.listdir(cache / "examples") == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_from_other_trouble(number: int) -> None:
+    with pytest.raises(DataError, match="free space"), builds.writing():
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(FileNotFoundError), builds.writing():
+        raise FileNotFoundError(errno.ENOENT, "x")
+
+
+def test_ctrl_c_while_building_leaves_nothing(charts: Path, cache: Path) -> None:
+    write(charts, [chart(f"Q{at}?", os.urandom(2000)) for at in range(20_000)])
+    order = builds.Order("chartqa", "chartqa", {"kind": "local"}, None, "d", [str(charts)])
+    child = subprocess.Popen(
+        [sys.executable, "-m", "harness.suites.builder", json.dumps(order.as_dict())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not list((cache / "examples").glob(".building-*/images/*")):
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert os.listdir(cache / "examples") == []
+    assert b"Traceback" not in told
+
+
+@pytest.mark.usefixtures("quick")
+def test_rows_of_another_data_set_are_refused_with_their_columns(tmp_path: Path) -> None:
+    file = write(tmp_path / "data" / "a.parquet", [{"colour": "red"}])
+    with pytest.raises(
+        DataError, match=r"does not fit task chartqa: .*it has the columns colour; next: .*lmms-lab-encoder/ChartQA"
+    ):
+        examples.open_suite(cards.suite("chartqa"), str(file))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file"):
+        examples.open_suite(cards.suite("chartqa"), str(tmp_path / "a.parquet"))
+    with pytest.raises(DataError, match="no such file or folder"):
+        examples.open_suite(cards.suite("chartqa"), str(tmp_path / "b.parquet"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no Parquet files in it"):
+        examples.open_suite(cards.suite("chartqa"), str(tmp_path / "empty"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_folder_with_several_splits_gives_the_tasks_own(charts: Path) -> None:
+    write(charts.with_name("train-00000-of-00001.parquet"), [chart("Train?", b"x")])
+    suite = examples.open_suite(cards.suite("chartqa"), str(charts.parent))
+    assert [example.doc["question"] for example in suite.examples] == ["Q0?", "Q1?", "Q2?", "Q3?"]
+    assert "its 1 files named test*, the task's split; the other 1 are left out" in suite.notice
+
+
+@pytest.mark.usefixtures("quick")
+def test_gqa_joins_its_two_tables(tmp_path: Path) -> None:
+    questions = [{"id": f"q{at}", "imageId": f"n{at % 2}", "question": "Red?", "answer": "yes"} for at in range(3)]
+    write(tmp_path / "gqa" / "testdev-questions.parquet", questions)
+    images = [{"id": f"n{at}", "image": {"bytes": f"file {at}".encode(), "path": None}} for at in range(2)]
+    write(tmp_path / "gqa" / "testdev-images.parquet", images)
+    suite = examples.open_suite(cards.suite("gqa"), str(tmp_path / "gqa"))
+    assert [example.images for example in suite.examples] == [(b"file 0",), (b"file 1",), (b"file 0",)]
+    with pytest.raises(DataError, match=r"GQA's image 'n0' is not in the data; next: add a column `image`"):
+        examples.open_suite(cards.suite("gqa"), str(tmp_path / "gqa" / "testdev-questions.parquet"))
+
+
+def test_a_suite_without_data_says_what_to_do() -> None:
+    with pytest.raises(
+        DataError, match=r"lmms-lab-encoder/textvqa is not in the cache.*stay offline.*next: .*--data PATH"
+    ):
+        examples.open_suite(cards.suite("textvqa"))
+    assert not examples.present(cards.suite("textvqa"))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["docvqa", "infovqa"])
+def test_the_embedded_suite_stands_in_for_documents_and_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = examples.open_suite(cards.suite(name), limit=3)
+    assert (suite.origin, suite.name, suite.card.name, suite.card.task) == ("embedded", "pages", "pages", "docvqa_val")
+    assert "`pages` stands in for it, and its scores are not those of " + name in suite.notice
+    assert "lmms-lab-encoder/DocVQA is not in the cache" in suite.notice
+    assert [example.question.endswith(f"\n{WORD}") for example in suite.examples] == [True] * 3
+    assert suite.examples[0].images[0].startswith(b"\x89PNG")
+    assert suite.examples[0].doc["answers"] == list(suite.examples[0].references)
+    no_child(monkeypatch)
+    own = examples.open_suite(cards.suite("pages"), limit=3)
+    assert (own.notice, own.digest, list(own.examples)) == ("", suite.digest, list(suite.examples))
+    with pytest.raises(DataError, match="the suite pages is made by the program"):
+        examples.open_suite(cards.suite("pages"), "x")
+
+
+def test_an_unreachable_hub_is_noticed_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9 cannot be reached"):
+        examples.open_suite(cards.suite("textvqa"))
+    assert time.monotonic() - began < examples.PROBE_SECONDS + 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_card_must_state_the_limit_that_its_task_does_not(tmp_path: Path) -> None:
+    row = {"question": "what?", "question_id": 1, "answers": ["x"], "image": {"bytes": b"x", "path": None}}
+    file = write(tmp_path / "t.parquet", [row])
+    card = tmp_path / "mine.toml"
+    card.write_text('title = "T"\ntask = "textvqa_val"\nmetric = "exact_match"\n')
+    with pytest.raises(CardError, match="states no limit on answers; next: max_new_tokens"):
+        examples.open_suite(cards.suite(str(card)), str(file))
+    assert examples.open_suite(cards.suite("textvqa"), str(file)).examples[0].max_new_tokens == 32

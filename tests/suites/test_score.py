@@ -1,0 +1,161 @@
+"""Our scores equal those of lmms-eval's own evaluator on the same answers; what cannot be scored says so."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cards
+from harness.errors import DataError
+from harness.suites import definitions, score
+
+SETS = {
+    "docvqa_mini": "docvqa",
+    "sroie_mini": "docvqa",
+    "fara_mini": "docvqa",
+    "textvqa_mini": "textvqa",
+    "chartqa_mini": "chartqa",
+    "charxiv_mini": "chartqa",
+    "visonlyqa_charts_mini": "chartqa",
+}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A sample as the run log has it, without what scoring does not read."""
+
+    example: str
+    doc: dict[str, Any]
+    answer: str | None
+
+
+def invent(reference: str, at: int) -> str:
+    """Return an answer that is right, right in other letters, half right, nearly the number, wrong or empty."""
+    rng = random.Random(f"{reference} {at}")
+    half = reference[: max(1, (2 * len(reference)) // 3)]
+    return rng.choice([reference, f" {reference.upper()}. ", half, f"{reference}x", _near(reference), "no idea", ""])
+
+
+def _near(reference: str) -> str:
+    try:
+        return str(float(reference.rstrip("%")) * 1.03)
+    except ValueError:
+        return reference.lower()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run where nothing may be written, offline; lmms-eval's tasks leave files in the working directory."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """Read a set's rows without its images."""
+    from pyarrow import parquet
+
+    names = [name for name in parquet.read_schema(file).names if name != "image"]
+    return list(parquet.read_table(file, columns=names).to_pylist())
+
+
+def right(row: dict[str, Any]) -> str:
+    """Return one right answer of a row of docvqa, textvqa or chartqa."""
+    return str(row["answers"][0] if "answers" in row else row["answer"])
+
+
+def evaluate(task: str, file: Path, answers: list[str]) -> dict[str, Any]:
+    """Let lmms-eval's own evaluator score `answers` on the rows of `file`."""
+    from lmms_eval.api.model import lmms
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    class Replay(lmms):  # type: ignore[misc]
+        is_simple = False
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            return [answers[request.args[3]] for request in requests]
+
+        def loglikelihood(self, requests: Any) -> Any:
+            raise NotImplementedError
+
+        generate_until_multi_round = loglikelihood
+
+    definition = definitions.find(task)
+    manager = TaskManager(include_path=str(definition.path.parent), include_defaults=False)
+    files = {"data_files": {definition.split: str(file)}}
+    local = {"task": task, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": files}
+    loaded = list(manager.load_task_or_group([local], "chat").values())
+    for one in loaded:  # pixels play no part in the score, and decoding them takes a minute
+        for name, split in one.dataset.items():
+            one.dataset[name] = split.remove_columns("image")
+        one.task_docs = one.dataset[definition.split]
+        one.config.doc_to_visual = None
+    found = simple_evaluate(
+        model=Replay(), tasks=loaded, task_manager=manager, bootstrap_iters=0, process_docs_parallel=1
+    )
+    return dict(found)
+
+
+@pytest.mark.parametrize("data", SETS)
+def test_our_scores_are_lmms_evals_own(data: str, shared: Path) -> None:
+    card = cards.suite(SETS[data])
+    (file,) = (shared / "data" / data).glob("*.parquet")
+    rows = rows_of(file)
+    answers = [invent(right(row), at) for at, row in enumerate(rows)]
+    ours = score.score([Answered(str(at), row, answers[at]) for at, row in enumerate(rows)], card)
+
+    theirs = evaluate(card.task, file, answers)
+
+    results = theirs["results"][card.task]
+    for metric, value in ours.aggregates.items():
+        assert value == pytest.approx(results[f"{metric},none"], abs=1e-9)
+    assert set(ours.aggregates) == {
+        key.removesuffix(",none")
+        for key, value in results.items()
+        if key.endswith(",none") and "stderr" not in key and "submission" not in key and isinstance(value, float)
+    }
+    each = {sample["doc_id"]: sample[card.metric] for sample in theirs["samples"][card.task]}
+    assert ours.values == pytest.approx(tuple(each[at] for at in range(len(rows))), abs=1e-9)
+    assert ours.value == pytest.approx(results[f"{card.metric},none"], abs=1e-9)
+    assert 0 < (ours.value or 0) < 1, "the answers must be a mixture, or equality says little"
+
+
+def test_ocrbench_divides_by_the_answers_there_are() -> None:
+    row = {"dataset": "x", "question": "What?", "question_type": "Doc-oriented VQA", "answer": ["10", "ten"]}
+    samples = [Answered(str(at), row, answer) for at, answer in enumerate(["It is TEN", "10442", "11"])]
+    scores = score.score(samples, cards.suite("ocrbench"))
+    assert scores.aggregates["ocrbench_accuracy"] == pytest.approx(2 / 1000)
+    assert scores.value == pytest.approx(2 / 3)
+    assert "1000" in scores.notes[0]
+
+
+def test_mmmus_guess_is_the_same_each_time_and_leaves_the_random_state_alone() -> None:
+    row = {"question": "Which?", "question_type": "multiple-choice", "options": "['1', '2']", "answer": "B"}
+    samples = [Answered(f"{at}", {**row, "id": f"validation_Math_{at}"}, "no letter") for at in range(40)]
+    state = random.getstate()
+    scores = score.score(samples, cards.suite("mmmu"))
+    assert random.getstate() == state
+    assert scores.values == score.score(samples, cards.suite("mmmu")).values
+    assert scores.values[7:] == score.score(samples[7:], cards.suite("mmmu")).values
+    assert 0 < sum(value or 0 for value in scores.values) < 40
+
+
+@pytest.mark.parametrize("name", ["mmvet", "llava_in_the_wild", "mathvista"])
+def test_what_needs_a_judge_says_so(name: str) -> None:
+    scores = score.score([Answered("1", {}, "x")], cards.suite(name))
+    assert (scores.scored, scores.value) == (False, None)
+    assert "needs a judge" in scores.reason
+
+
+def test_nothing_answered_is_no_score_and_not_zero() -> None:
+    scores = score.score([Answered("1", {}, None)], cards.suite("docvqa"))
+    assert (scores.value, scores.failures, scores.reason) == (None, 1, score.NO_ANSWERS)
+
+
+def test_a_row_of_another_data_set_names_its_columns() -> None:
+    with pytest.raises(DataError, match=r"columns colour.*next: give data with the columns of lmms-lab-encoder/DocVQA"):
+        score.score([Answered("1", {"colour": "red"}, "x")], cards.suite("docvqa"))
