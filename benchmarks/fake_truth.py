@@ -8,11 +8,11 @@ Prints each stage's truth, its measured median, and the difference in per cent; 
 import argparse
 import statistics
 
-from harness import cards
 from harness.clock import Monotonic
 from harness.images import blank, png
 from harness.machine.devices import fake
 from harness.measure.loop import time_stages, time_whole
+from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
 from harness.models.protocol import STAGES, Options, Request
 
@@ -24,7 +24,7 @@ def main() -> None:
     passes = parser.parse_args().passes
     clock = Monotonic()
     fake.reset(clock)
-    card = cards.model("fake")
+    card = load_model_card("fake")
     model, device = FakeModel(card, Options(side=1024, settings=card.settings)), fake.Fake("fake")
     request = Request((png(blank((64, 48)).image),), "What is this?", max_new_tokens=1, ignore_eos=True)
     stages, ttft_ns = [], []

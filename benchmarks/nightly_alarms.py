@@ -26,13 +26,13 @@ from typing import Any
 
 from PIL import Image
 
-from harness import cards
 from harness.clock import Scripted
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
 from harness.measure.gate import Gate
 from harness.measure.loop import Plan, measure
 from harness.measure.stopping import Rule, Stopping
+from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
 from harness.models.protocol import Options
 from harness.runlog.log import Log
@@ -62,7 +62,7 @@ def measured(rng: random.Random, arms: Sequence[float], night: float, process_sd
     """Measure the arms (their planted slow-downs, as shares of TTFT) side by side once; return their samples."""
     clock = Scripted()
     fake.reset(clock)
-    card = cards.model("fake")
+    card = load_model_card("fake")
     total = sum(TIMES_MS.values())
     about_ns = int(2e6 * total * len(arms) * RULE.maximum_samples)
     if rng.random() < THROTTLED:

@@ -32,11 +32,12 @@ def main() -> None:
 
     import torch
 
-    from harness import cards, plugins
+    from harness import plugins
+    from harness.models.card import load_model_card
     from harness.models.protocol import Options
     from harness.models.weights import Source
 
-    card = cards.model(asked.card)
+    card = load_model_card(asked.card)
     adapter = plugins.load("adapters", card.adapter)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far (imports) is forgotten
     before = resident_bytes("VmRSS")

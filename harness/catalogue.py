@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 from harness import cards, plugins
+from harness.cards import Card
 from harness.errors import HarnessError
 from harness.models import weights
+from harness.models.card import ModelCard, check_side, load_model_card
+from harness.reports.card import ReportCard, load_report_card
 from harness.suites import examples
+from harness.suites.card import SuiteCard, load_suite_card
 
 DEFAULT_MODEL = "fastvlm-0.5b"
 
@@ -19,10 +23,10 @@ def default_model(asked_weights: str | None, offline: bool) -> tuple[str, str]:
     Without weights for it, and none asked for, the small model that ships with the package: a first command that ends
     with a score says more than one that cannot.
     """
-    small = cards.model(weights.SHIPPED_MODEL)
+    small = load_model_card(weights.SHIPPED_MODEL)
     if asked_weights is not None or not weights.present(small):
         return DEFAULT_MODEL, ""
-    if weights.resolve(cards.model(DEFAULT_MODEL), None, offline).trained:
+    if weights.resolve(load_model_card(DEFAULT_MODEL), None, offline).trained:
         return DEFAULT_MODEL, ""
     return small.name, (
         f"no model was named and the weights of {DEFAULT_MODEL} cannot be had here: measuring {small.title}, which "
@@ -47,7 +51,7 @@ def tables(kinds: list[str]) -> dict[str, list[dict[str, str]]]:
 def _models() -> list[dict[str, str]]:
     rows = []
     for name in cards.names("models"):
-        card = cards.model(name)
+        card = load_model_card(name)
         rule = card.resolution
         sides = {"multiple": f"multiples of {rule.of}", "fixed": "its own, fixed", "any": "any"}.get(
             rule.rule, ", ".join(map(str, rule.values))
@@ -65,7 +69,7 @@ def _models() -> list[dict[str, str]]:
     return rows
 
 
-def _where(card: cards.ModelCard) -> str:
+def _where(card: ModelCard) -> str:
     if weights.present(card):
         return "ships with the package" if card.shipped else "here"
     return "on the Hub" if card.hub else "random only"
@@ -74,7 +78,7 @@ def _where(card: cards.ModelCard) -> str:
 def _suites() -> list[dict[str, str]]:
     rows = []
     for name in cards.names("suites"):
-        card = cards.suite(name)
+        card = load_suite_card(name)
         here = card.origin == "embedded" or examples.present(card)
         rows.append(
             {
@@ -120,29 +124,32 @@ def _has(module: str) -> bool:
 def _reports() -> list[dict[str, str]]:
     rows = []
     for name in cards.names("reports"):
-        card = cards.load("reports", name)
-        rows.append({"report": name, "title": getattr(card, "title", ""), "kind": getattr(card, "kind", "")})
+        card = load_report_card(name)
+        rows.append({"report": name, "title": card.title, "kind": card.kind})
     return rows
 
 
 ROWS = {"models": _models, "suites": _suites, "devices": _devices, "reports": _reports}
 
 
+KINDS: dict[str, type[Card]] = {"models": ModelCard, "suites": SuiteCard, "reports": ReportCard}
+
+
 def check() -> tuple[list[str], int]:
     """Load every card and plug-in; return what is wrong, a line each, and how many were loaded."""
     problems: list[str] = []
     count = 0
-    for kind in cards.KINDS:
+    for kind, struct in KINDS.items():
         for name in cards.names(kind):
             count += 1
             try:
-                card = cards.load(kind, name)
-                if isinstance(card, cards.ModelCard):
+                card = cards.load(kind, name, struct)
+                if isinstance(card, ModelCard):
                     if card.adapter not in plugins.names("adapters"):
                         problems.append(f"models/{name}.toml: adapter {card.adapter!r} is not there")
-                    cards.check_side(card, card.resolution.default)
-                if isinstance(card, cards.SuiteCard) and card.stand_in:
-                    cards.suite(card.stand_in)
+                    check_side(card, card.resolution.default)
+                if isinstance(card, SuiteCard) and card.stand_in:
+                    load_suite_card(card.stand_in)
             except HarnessError as error:
                 problems.append(str(error))
     for group in plugins.GROUPS:

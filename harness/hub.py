@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError
-from harness.suites import cache
+from harness.files import FULL
 
 Wanted = Sequence[tuple[str | None, str, int | None]]
 """(configuration, split, number of rows needed or None for all)."""
@@ -38,7 +38,7 @@ def fetch(repo: str, wanted: Wanted, count_rows: Callable[[Path], int]) -> tuple
     except DataError:
         raise
     except Exception as error:  # the libraries' exceptions differ between versions; some of them are OSErrors
-        if isinstance(error, OSError) and error.errno in cache.FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise DataError(_told(repo, error)) from error
     return revision, files

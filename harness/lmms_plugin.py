@@ -52,11 +52,12 @@ class Answers:
         **settings: str | int | float | bool,
     ) -> None:
         """Build the model of `card`; further arguments are the card's settings. Raises `HarnessError`."""
-        from harness import cards, plugins
+        from harness import plugins
         from harness.clock import Monotonic
         from harness.errors import SettingError, WeightsError
         from harness.measure import cell
         from harness.models import weights as weights_module
+        from harness.models.card import check_settings
         from harness.models.protocol import Options
 
         if str(batch_size) not in ("1", "auto"):
@@ -79,7 +80,7 @@ class Answers:
             side=settled.res,
             device=opened.torch_name,
             dtype=settled.dtype,
-            settings=cards.check_settings(chosen, dict(settled.settings)),
+            settings=check_settings(chosen, dict(settled.settings)),
         )
         self.model = plugins.load("adapters", chosen.adapter).load(chosen, source, options)
         self.longest, self.mark = max_new_tokens, failures == "mark"
@@ -166,6 +167,7 @@ def _device() -> str:
 def _card_limit(task: str) -> int | None:
     """Return the limit that our own card of `task` states where the task has none."""
     from harness import cards
+    from harness.suites.card import load_suite_card
 
-    ours = (cards.suite(name) for name in cards.names("suites"))
+    ours = (load_suite_card(name) for name in cards.names("suites"))
     return next((card.max_new_tokens for card in ours if card.task == task and card.max_new_tokens), None)

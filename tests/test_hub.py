@@ -18,8 +18,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from harness import cards
 from harness.suites import examples
+from harness.suites.card import load_suite_card
 
 REPO = "lmms-lab-encoder/DocVQA"
 REVISION = "a" * 40
@@ -133,8 +133,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def fetch(program: str) -> list[Any]:
     """Run `program` where the libraries see the environment from the start; return what it printed, line by line."""
     head = (
-        "import json\nfrom harness import hub_data\nfrom harness.errors import DataError\n"
-        "from harness.example_builder import count_rows\n"
+        "import json\nfrom harness import hub\nfrom harness.errors import DataError\n"
+        "from harness.suites.builder import count_rows\n"
         "def say(found): print(json.dumps([found[0], [path.name for path in found[1]]]))\n"
         "def told(act):\n"
         "    try: say(act())\n"
@@ -148,11 +148,11 @@ def fetch(program: str) -> list[Any]:
 def test_only_what_is_needed_is_fetched_and_a_part_of_a_cache_is_not_the_data_set(hub: Hub) -> None:
     first, part, both, whole, wrong = fetch(
         f"def wanted(rows): return [('DocVQA', 'validation', rows)]\n"
-        f"told(lambda: hub_data.fetch('{REPO}', wanted(2), count_rows))\n"
-        f"told(lambda: hub_data.cached('{REPO}', wanted(2)))\n"
-        f"told(lambda: hub_data.fetch('{REPO}', wanted(None), count_rows))\n"
-        f"told(lambda: hub_data.cached('{REPO}', wanted(None)))\n"
-        f"told(lambda: hub_data.fetch('{REPO}X', wanted(None), count_rows))\n"
+        f"told(lambda: hub.fetch('{REPO}', wanted(2), count_rows))\n"
+        f"told(lambda: hub.cached('{REPO}', wanted(2)))\n"
+        f"told(lambda: hub.fetch('{REPO}', wanted(None), count_rows))\n"
+        f"told(lambda: hub.cached('{REPO}', wanted(None)))\n"
+        f"told(lambda: hub.fetch('{REPO}X', wanted(None), count_rows))\n"
     )
     names = [f"validation-0000{at}-of-00002.parquet" for at in (0, 1)]
     assert first == [REVISION, names[:1]]
@@ -163,11 +163,11 @@ def test_only_what_is_needed_is_fetched_and_a_part_of_a_cache_is_not_the_data_se
 
 
 def test_a_suite_from_the_hub_is_built_once_and_needs_no_hub_after(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = examples.open_suite(cards.suite("docvqa"), limit=2)
+    suite = examples.open_suite(load_suite_card("docvqa"), limit=2)
     assert (suite.origin, suite.name, suite.notice) == ("hub", "docvqa", "")
     assert [example.images for example in suite.examples] == [(b"page 0",), (b"page 1",)]
-    assert examples.present(cards.suite("docvqa"))
+    assert examples.present(load_suite_card("docvqa"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(examples, "_make", lambda _: pytest.fail("built again"))
-    again = examples.open_suite(cards.suite("docvqa"), limit=2)
+    again = examples.open_suite(load_suite_card("docvqa"), limit=2)
     assert (again.digest, list(again.examples)) == (suite.digest, list(suite.examples))

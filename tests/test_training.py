@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tokenizers import Tokenizer
 
-from harness import cards
+from harness.models.card import load_model_card
 from harness.models.families import fastvlm
 from harness.models.protocol import Options
 from harness.models.weights import Source
@@ -26,7 +26,7 @@ from training import exercises, lessons, network, nightlies, train, vocabulary
 ROOT = Path(__file__).parent.parent
 PLAN = msgspec.toml.decode((ROOT / "training" / "fastvlm-nano.toml").read_bytes(), type=train.Plan)
 SMALL = lessons.Kind(sides=(704, 1152), window=256, pages=2, windows=2, readable_px=3, repeats=1, fields=3, lines=2)
-CARD = cards.model("fastvlm-nano")
+CARD = load_model_card("fastvlm-nano")
 SHIPPED = ROOT / "models" / CARD.shipped
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from harness import cards
 from harness.models import weights
+from harness.models.card import ModelCard
 from harness.models.families import fastvlm
 from harness.models.protocol import Options
 from training import reading
@@ -38,7 +38,7 @@ Form = Literal["letters", "stages", "answers"]
 class Network(nn.Module):
     """The parts of FastVLM under the names that the adapter gives them, and the heads of the dense losses."""
 
-    def __init__(self, card: cards.ModelCard, seed: int) -> None:
+    def __init__(self, card: ModelCard, seed: int) -> None:
         super().__init__()
         self.form: Form = "letters"
         torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from harness import cards
+from harness.models.card import load_model_card
 
 GROUP = 64
 """Numbers that share a scale."""
@@ -88,7 +89,7 @@ def unpack_all(out: Path) -> None:
 
 
 def _shipped() -> Path:
-    return cards.ROOT / "models" / cards.model("fastvlm-nano").shipped
+    return cards.ROOT / "models" / load_model_card("fastvlm-nano").shipped
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness import cards
+from harness.models.card import load_model_card
 from training import lessons, vocabulary
 from training.exercises import IGNORED, PLACES, Exercise, exercise, in_cells
 from training.network import LOOKING, STRIDES, Form, Network, export
@@ -250,7 +250,7 @@ def main(path: Path, out: Path, stop_at: int | None) -> None:
     """Train, or go on training."""
     plan = msgspec.toml.decode(path.read_bytes(), type=Plan)
     torch.set_num_threads(plan.threads)
-    card = cards.model(plan.model)
+    card = load_model_card(plan.model)
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "tokenizer.json").is_file():
         vocabulary.save(vocabulary.build(plan.seed, plan.vocabulary_pages), out)

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import psutil
 
-from harness.machine import environment, lock
+from harness.files import cache_folder
+from harness.machine import environment
 from harness.machine.devices.cpu import usable_cores
 from harness.machine.probes import Readings, Span
 
@@ -64,7 +65,7 @@ def examine() -> list[Finding]:
         *torchvision(imports),
         *nvml(gpu, environment.gpu_name() is not None, environment.installed("nvidia-ml-py")),
         *extras({name: environment.installed(name) for name in OPTIONAL}, sys.platform),
-        *cache(lock.cache()),
+        *cache(cache_folder()),
     ]
     return found
 

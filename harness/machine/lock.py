@@ -1,24 +1,16 @@
-"""Where things lie on this machine: the cache, and the lock of each device."""
+"""The lock of each device: two timed runs on one device would measure each other."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from harness.errors import DeviceError
+from harness.files import cache_folder
 
 try:
     import fcntl
 except ImportError:  # Windows: two runs at once are then not noticed
     fcntl = None  # type: ignore[assignment]
-
-
-def cache() -> Path:
-    """Return the cache folder: VLM_PARETO_CACHE, or `vlm-pareto` below XDG_CACHE_HOME or ~/.cache."""
-    named = os.environ.get("VLM_PARETO_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-pareto"
 
 
 SAME = {"mlx": "mps", "mlx:cpu": "cpu", "coreml": "mps"}
@@ -34,7 +26,7 @@ def hold(device: str) -> Iterator[None]:
     if device in HELD:
         yield
         return
-    path = cache() / "locks" / f"{SAME.get(device, device).replace(':', '-')}.lock"
+    path = cache_folder() / "locks" / f"{SAME.get(device, device).replace(':', '-')}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115 - held until the run ends

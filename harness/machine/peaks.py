@@ -1,7 +1,6 @@
 """What the machine can do at best, measured once: a matrix product per precision, and a copy. Rooflines follow."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from harness import plugins
 from harness.clock import Clock, Monotonic
-from harness.machine import environment, lock
+from harness.files import cache_folder, write_atomically
+from harness.machine import environment
 from harness.machine.device import Device
-from harness.models.protocol import Work
 
 if TYPE_CHECKING:
     import torch
@@ -67,17 +66,6 @@ def known(device: str, dtype: str | None = None) -> Peak | None:
     return max(found, key=lambda peak: peak.flops_per_s, default=None)
 
 
-def fraction(work: Work, duration_ns: int, peak: Peak | None) -> float | None:
-    """Return the share of the roofline that was reached: the least time `work` could take, over the time it took.
-
-    The least time is the longer of computing and of reading the weights. None when the peak or the work is unknown.
-    """
-    if peak is None or duration_ns <= 0 or (work.flops <= 0 and work.weight_bytes <= 0):
-        return None
-    least_s = max(work.flops / peak.flops_per_s, work.weight_bytes / peak.bytes_per_s)
-    return least_s / (duration_ns / 1e9)
-
-
 def keep(device: str, dtype: str, threads: int) -> None:
     """Measure a peak and write it into the cache folder; raises `OSError` where that cannot be written."""
     import torch
@@ -87,10 +75,7 @@ def keep(device: str, dtype: str, threads: int) -> None:
     opened = plugins.load("devices", device.partition(":")[0]).open(device, clock)
     peaks = {**_read(device), _entry(dtype, threads): _measure(opened, getattr(torch, dtype), clock)}
     path = _path(device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps({entry: asdict(peak) for entry, peak in peaks.items()}, indent=1))
-    part.replace(path)
+    write_atomically(path, json.dumps({entry: asdict(peak) for entry, peak in peaks.items()}, indent=1))
 
 
 def _entry(dtype: str, threads: int) -> str:
@@ -99,7 +84,7 @@ def _entry(dtype: str, threads: int) -> str:
 
 def _path(device: str) -> Path:
     names = [environment.machine_name(), device.replace(":", "-"), f"torch-{environment.installed('torch')}"]
-    return lock.cache() / "peaks" / f"{'-'.join(names)}.json"
+    return cache_folder() / "peaks" / f"{'-'.join(names)}.json"
 
 
 def _read(device: str) -> dict[str, Peak]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from harness import cards, plugins
-from harness.cards import ModelCard, SuiteCard
+from harness import plugins
 from harness.errors import SettingError, UnknownName
 from harness.measure.stopping import Rule
+from harness.models.card import ModelCard, check_settings, check_side, load_model_card
 from harness.runlog.records import SCHEMA
+from harness.suites.card import SuiteCard, load_suite_card
 
 Protocol = Literal["ttft", "paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("ttft", "paper")
@@ -126,14 +127,14 @@ def settle(asked: Asked) -> tuple[Asked, ModelCard, SuiteCard, list[str]]:
     Returns the settled wishes, the two cards, and notices about what was changed. Raises `UnknownName`, `CardError` or
     `SettingError`.
     """
-    card, suite = cards.model(asked.model), cards.suite(asked.suite)
+    card, suite = load_model_card(asked.model), load_suite_card(asked.suite)
     notices = []
     side = card.resolution.default if asked.res is None else asked.res
     if card.resolution.rule == "fixed":
         if side != card.resolution.default:
             notices.append(f"{card.name} has fixed input sizes: --res {side} is measured as its one point")
         side = card.resolution.default
-    cards.check_side(card, side)
+    check_side(card, side)
     if asked.protocol not in PROTOCOLS:
         raise SettingError(f"--protocol {asked.protocol}: known: {', '.join(PROTOCOLS)}")
     if asked.device.partition(":")[0] not in plugins.names("devices"):
@@ -142,7 +143,7 @@ def settle(asked: Asked) -> tuple[Asked, ModelCard, SuiteCard, list[str]]:
     device = runner.place(asked.device)
     dtype = asked.dtype or DTYPES.get(device.partition(":")[0], "float32")
     own = {name: value for name, value in asked.settings.items() if name in runner.SETTINGS}
-    settings = cards.check_settings(card, {k: v for k, v in asked.settings.items() if k not in own})
+    settings = check_settings(card, {k: v for k, v in asked.settings.items() if k not in own})
     changed = {name: value for name, value in settings.items() if card.settings[name] != value}
     changed |= {name: value for name, value in own.items() if runner.SETTINGS[name] != value}
     at_least_one = {"--limit": asked.limit, "--threads": asked.threads, "--decode-tokens": asked.decode_tokens}
@@ -174,8 +175,3 @@ def engine(name: str) -> ModuleType:
     if name not in known:
         raise SettingError(f"--engine {name}: known: {', '.join(known)}")
     return plugins.load("engines", name.replace("+", "_"))
-
-
-def parts(card: ModelCard) -> list[str]:
-    """Return the parts that `--isolate-stages` loads one after the other: each encoder, then the LLM."""
-    return [*(encoder.name for encoder in card.encoders), *(["llm"] if card.llm else [])]

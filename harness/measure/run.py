@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 from harness import __version__, plugins
-from harness.cards import ModelCard, SuiteCard
 from harness.clock import Clock, Monotonic
 from harness.errors import LESS_MEMORY, DeviceError, out_of_memory
 from harness.machine import energy, environment, lock, peaks
@@ -23,11 +22,13 @@ from harness.measure.gate import Gate, probes_for
 from harness.measure.loop import MeasureRecord, Plan, headline_ns, measure, now_text
 from harness.measure.stopping import Stopping
 from harness.models import weights
+from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
 from harness.runlog.log import Log, Writer, read
 from harness.runlog.records import SCHEMA, Footer, Header, Resumed
 from harness.suites import examples
+from harness.suites.card import SuiteCard
 from harness.suites.examples import Suite
 
 Notify = Callable[[str], None]
@@ -60,7 +61,7 @@ class Job:
 def expand(asked: Asked, protocols: tuple[cells.Protocol, ...], processes: int) -> list[Asked]:
     """Return the runs that one command means: protocols × parts × processes, each to be a process of its own."""
     card = cells.settle(asked)[1]
-    parts: list[str | None] = [*cells.parts(card)] if asked.isolate and card.llm else [None]
+    parts: list[str | None] = [*card.part_names] if asked.isolate and card.llm else [None]
     return [
         replace(asked, protocol=protocol, part=part, repetition=asked.repetition + process)
         for protocol in protocols

@@ -148,10 +148,10 @@ def _in_words(code: int) -> str:
 
 def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
     """Predict what a cell takes: FLOPs over half the machine's measured peak, twice per sample, and loading."""
-    from harness import cards
     from harness.models import counts
+    from harness.models.card import load_model_card
 
-    card = cards.model(asked.model)
+    card = load_model_card(asked.model)
     try:
         counted = counts.row(card, asked.res or card.resolution.default)
     except HarnessError:

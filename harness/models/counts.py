@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from harness import cards, images, plugins
-from harness.cards import ModelCard
 from harness.errors import HarnessError
 from harness.models import pipeline
+from harness.models.card import ModelCard, load_model_card
 from harness.models.protocol import Options, Seen
 from harness.models.weights import Source
 
@@ -125,7 +125,7 @@ def table(names: Sequence[str] | None = None, progress: Callable[[str], None] | 
     for name in names if names is not None else cards.names("models"):
         if progress:
             progress(name)
-        card = cards.model(name)
+        card = load_model_card(name)
         try:
             counted = rows(card)
         except HarnessError as error:

@@ -9,8 +9,8 @@ import torch
 from mlx_lm.models import cache, llama, qwen2
 from torch import nn
 
-from harness.cards import Llm
 from harness.errors import SettingError
+from harness.models.card import Llm
 
 CLASSES: dict[str, Any] = {"qwen2": qwen2, "llama": llama}
 GROUP = 64

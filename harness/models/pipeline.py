@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
-from harness.cards import ModelCard
 from harness.errors import ExampleError, SettingError
 from harness.models import llms, tokenizers, weights
+from harness.models.card import ModelCard
 from harness.models.protocol import Done, Event, Options, Piece, Request, Seen, Work
 from harness.models.weights import Source, Target
 

@@ -65,6 +65,15 @@ class Work(NamedTuple):
     flops: int
     weight_bytes: int
 
+    def share_of_roofline(self, duration_ns: float, flops_per_s: float, bytes_per_s: float) -> float | None:
+        """Return the least time this could take, over the time it took; None where either is unknown.
+
+        The least time is the longer of computing and of reading the weights, at the machine's measured peaks.
+        """
+        if duration_ns <= 0 or (self.flops <= 0 and self.weight_bytes <= 0):
+            return None
+        return max(self.flops / flops_per_s, self.weight_bytes / bytes_per_s) / (duration_ns / 1e9)
+
 
 class Model(Protocol):
     """Anything that can be timed. Adapters never import `time`."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness import cards
-from harness.cards import ModelCard
 from harness.errors import WeightsError
+from harness.models.card import ModelCard, load_model_card
 from harness.models.checkpoints import Tensors as Tensors
 from harness.models.checkpoints import is_complete
 
@@ -73,7 +73,7 @@ def resolve(card: ModelCard, asked: str | None, offline: bool = False) -> Source
     if fetched:
         return Source("hub", fetched, digest=fetched.name)
     notice = f"{reason}: random weights of the exact architecture (timings are honest, answers are not)"
-    if card.hub and present(small := cards.model(SHIPPED_MODEL)):
+    if card.hub and present(small := load_model_card(SHIPPED_MODEL)):
         notice += f"; for answers that can be scored: --model {small.name}, a small model that ships with the package"
     return Source("random", folder=kept, notice=notice)
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 
-from harness import cards, stats
+from harness import stats
 from harness.errors import HarnessError
-from harness.machine import lock
+from harness.files import cache_folder
 from harness.reports import summary
 from harness.reports.frame import Frame
 from harness.runlog.records import Sample
 from harness.stats import Estimate
 from harness.suites import definitions
+from harness.suites.card import SuiteCard, load_suite_card
 
 CACHE_VERSION = 1
 
@@ -72,7 +73,7 @@ def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Fr
     if not samples:
         return Accuracy("", reason="no example was answered")
     try:
-        suite = cards.suite(str(facts["suite"]))
+        suite = load_suite_card(str(facts["suite"]))
     except HarnessError as error:
         return Accuracy("", reason=str(error))
     if suite.judge:
@@ -81,7 +82,7 @@ def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Fr
         )
     scorer = [suite.digest, definitions.release(), str(CACHE_VERSION)]
     digest = summary.digest([frame.digests.get(name, name) for name in logs] + scorer)
-    kept = lock.cache() / "scores" / f"{digest}.json"
+    kept = cache_folder() / "scores" / f"{digest}.json"
     if remember and kept.is_file():
         try:
             return msgspec.json.decode(kept.read_bytes(), type=Accuracy)
@@ -99,7 +100,7 @@ def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Fr
     return accuracy
 
 
-def _score(samples: list[Sample], suite: cards.SuiteCard) -> Accuracy:
+def _score(samples: list[Sample], suite: SuiteCard) -> Accuracy:
     from harness.suites import score
 
     name = suite.unit or suite.metric

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.cards import ReportCard
 from harness.models.protocol import STAGES
 from harness.reports import accuracy as scoring
 from harness.reports import frame, summary
 from harness.reports.accuracy import Accuracy
+from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Table
 from harness.reports.frame import Frame
 

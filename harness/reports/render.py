@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 
 from harness import cards, plugins
-from harness.cards import ReportCard
 from harness.errors import SettingError
 from harness.reports import material, tables
+from harness.reports.card import ReportCard, load_report_card
 from harness.reports.document import Picture, Report, Table
 from harness.reports.formats import delimited, html, latex, markdown
 from harness.reports.material import Material
@@ -39,7 +39,7 @@ def render_all(wanted: Sequence[str], logs: Path, out: Path, formats: Sequence[s
     for kind in formats:
         if kind not in FORMATS:
             raise SettingError(f"--format {kind}: known: {', '.join(FORMATS)}")
-    reports = [cards.report(name) for name in wanted]
+    reports = [load_report_card(name) for name in wanted]
     data = material.of(logs)
     written = []
     for card in reports:
@@ -57,7 +57,7 @@ def build(card: ReportCard, data: Material) -> Report:
     blocks: list[Table | Picture] = []
     text = [card.caption] if card.caption else []
     if card.kind == "page":
-        sections = tuple(build(cards.report(name), data) for name in card.reports)
+        sections = tuple(build(load_report_card(name), data) for name in card.reports)
         doubts = tuple(dict.fromkeys(doubt for section in sections for doubt in section.doubts))
         return Report(
             card.name, card.title, tuple(text), (), doubts, tables.provenance(data, data.rows), card.sources, sections

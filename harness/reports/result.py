@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import LogError
-from harness.models.protocol import STAGES
+from harness.models.protocol import STAGES, Work
 from harness.reports import accuracy, frame, summary
 from harness.runlog.log import Log
 from harness.units import milliseconds, size
@@ -102,13 +102,12 @@ def _roofline(log: Log, samples: pd.DataFrame) -> Iterator[tuple[str, int, float
             if flops <= 0 or column not in mine or (part and (part == "llm") == stage.startswith("encode")):
                 continue
             of = [log.header.effective.get(f"peak_{what}_per_s") for what in ("flops", "bytes")]
-            todo, took_s = (flops, work.weight_bytes.get(stage, 0)), float(mine[column].median()) / 1e9
-            known = [amount / peak for amount, peak in zip(todo, of, strict=True) if isinstance(peak, int | float)]
-            yield (
-                stage,
-                flops,
-                max(known) / took_s if len(known) == 2 and took_s > 0 and part in (None, "llm") else None,
-            )
+            known = [peak for peak in of if isinstance(peak, int | float)]
+            share = None
+            if len(known) == 2 and part in (None, "llm"):
+                todo = Work(flops, work.weight_bytes.get(stage, 0))
+                share = todo.share_of_roofline(float(mine[column].median()), *known)
+            yield stage, flops, share
         return
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import cards, stats
+from harness import stats
 from harness.errors import HarnessError
-from harness.measure import cell
+from harness.models.card import load_model_card
 from harness.models.protocol import STAGES
 from harness.reports import checks
 from harness.reports.frame import Frame
@@ -212,7 +212,7 @@ def _missing_parts(facts: Mapping[str, Any], good: pd.DataFrame) -> list[str]:
     if not facts["isolate"]:
         return []
     try:
-        wanted = cell.parts(cards.model(str(facts["model"])))
+        wanted = load_model_card(str(facts["model"])).part_names
     except HarnessError:
         wanted = ["llm"]
     if wanted and "llm" not in wanted:

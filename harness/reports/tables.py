@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from harness.cards import Match, ReportCard, Side
 from harness.models.protocol import STAGES
 from harness.reports import material
+from harness.reports.card import Match, ReportCard, Side
 from harness.reports.document import Entry, Heading, Table
 from harness.reports.material import Material, Row
 from harness.reports.paper import claims as claims_

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError, HarnessError
-from harness.machine.lock import cache
+from harness.files import cache_folder
 from harness.suites import cache as builds
 from harness.suites import definitions
 from harness.suites import task as tasks
@@ -192,7 +192,7 @@ class Progress:
     def __init__(self, order: Order, total: int | None) -> None:
         self._name, self._of = order.suite, f" of {total}" if total is not None else ""
         self._last_s = time.monotonic()
-        self._say(f"{self._name}: building examples{self._of} (once; kept in {cache()})")
+        self._say(f"{self._name}: building examples{self._of} (once; kept in {cache_folder()})")
 
     def report(self, count: int) -> None:
         """Say how many examples are done, if it is time to."""

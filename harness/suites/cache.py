@@ -19,13 +19,11 @@ from typing import Any
 import msgspec
 
 from harness.errors import DataError
-from harness.machine.lock import cache
+from harness.files import FULL, cache_folder
 from harness.suites import definitions
 
 BUILDER = 1
 """Raise it when builds of the same data come out differently."""
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +138,7 @@ def content_digest(path: Path) -> str:
     """Return the digest of a file's contents; one that has kept its size and time is not read again."""
     stat = path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
-    note = cache() / "sources" / f"{_hash(str(path.resolve()))}.json"
+    note = cache_folder() / "sources" / f"{_hash(str(path.resolve()))}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(note.read_bytes())
         if known["stamp"] == stamp:
@@ -154,7 +152,7 @@ def content_digest(path: Path) -> str:
 
 def find(name: str, limit: int | None) -> Build | None:
     """Return a sound build called `name` with all examples, or with at least the first `limit`."""
-    folder = cache() / "examples"
+    folder = cache_folder() / "examples"
     whole = read(folder / name)
     if whole is not None or limit is None:
         return whole
@@ -176,7 +174,7 @@ def remembered(task: str, limit: int | None, any_size: bool = False) -> Build | 
         return None
     build = find(name, limit)
     if build is None and any_size:
-        parts = [read(path) for path in (cache() / "examples").glob(f"{name}-first-*")]
+        parts = [read(path) for path in (cache_folder() / "examples").glob(f"{name}-first-*")]
         build = max(filter(None, parts), key=lambda part: part.count, default=None)
     return build
 
@@ -202,7 +200,7 @@ class Writer:
     """Writes one build into a folder of its own, which gets its name only when everything is there."""
 
     def __init__(self) -> None:
-        root = cache() / "examples"
+        root = cache_folder() / "examples"
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
         self._folder = root / f".building-{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
@@ -265,19 +263,19 @@ def writing() -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise DataError(
-                f"{error.filename or cache()}: no room for the examples ({error.strerror}); next: free space, or put "
-                "the cache elsewhere with VLM_PARETO_CACHE=FOLDER"
+                f"{error.filename or cache_folder()}: no room for the examples ({error.strerror}); next: free space, "
+                "or put the cache elsewhere with VLM_PARETO_CACHE=FOLDER"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise DataError(
-                f"{error.filename or cache()}: cannot be written ({error.strerror}); next: put the cache "
+                f"{error.filename or cache_folder()}: cannot be written ({error.strerror}); next: put the cache "
                 "elsewhere with VLM_PARETO_CACHE=FOLDER"
             ) from error
         raise
 
 
 def _note(task: str) -> Path:
-    return cache() / "hub" / f"{task}-{definitions.release()}-{BUILDER}.json"
+    return cache_folder() / "hub" / f"{task}-{definitions.release()}-{BUILDER}.json"
 
 
 def _hash(value: Any) -> str:

@@ -1,7 +1,7 @@
 """From a suite card to examples: built once from the task's data by a child process, cached, and read back lazily.
 
 Order: `--data PATH`, the cached build, the Hub, the card's embedded stand-in. Nothing heavy is imported here; the child
-(`example_builder`) imports lmms-eval and datasets, and only when something is to be built.
+(`suites/builder.py`) imports lmms-eval and datasets, and only when something is to be built.
 """
 
 import json
@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from harness import cards
-from harness.cards import SuiteCard
 from harness.errors import CardError, DataError
-from harness.machine.lock import cache
+from harness.files import cache_folder
 from harness.suites import cache as builds
 from harness.suites import definitions
 from harness.suites.cache import Build, Order
+from harness.suites.card import SuiteCard, load_suite_card
 
 Origin = Literal["hub", "local", "embedded"]
 
@@ -114,7 +113,7 @@ def open_suite(card: SuiteCard, data: str | None = None, limit: int | None = Non
             f"{card.name}: {why}; the embedded suite `{card.stand_in}` stands in for it, and its scores are not "
             f"those of {card.name}; next: run once where the Hub can be reached, or give --data PATH"
         )
-        return _embedded(cards.suite(card.stand_in), limit, notice)
+        return _embedded(load_suite_card(card.stand_in), limit, notice)
     raise DataError(
         f"suite {card.name}: {why}; next: run once where the Hub can be reached, or give --data PATH "
         f"(Parquet files with the columns of {repo})"
@@ -169,7 +168,7 @@ def _hub(card: SuiteCard, limit: int | None, offline: bool) -> tuple[Build | Non
     asked = offline or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE)
     unreachable = "we are asked to stay offline" if asked else _unreachable()
     if unreachable and not _in_hub_cache(repo):
-        return None, f"{repo} is not in the cache ({cache()}){some}, and {unreachable}"
+        return None, f"{repo} is not in the cache ({cache_folder()}){some}, and {unreachable}"
     order = Order(task=card.task, suite=card.name, source={"kind": "hub"}, limit=limit, offline=bool(unreachable))
     try:
         return _make(order), ""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from harness.cards import SuiteCard
 from harness.errors import DataError
+from harness.suites.card import SuiteCard
 
 RANDOM_WEIGHTS = "not scored: random weights (their answers say nothing about the model)"
 NO_ANSWERS = "not scored: no example was answered"

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import cards
 from harness.errors import HarnessError, SettingError, UnknownName
 from harness.measure.cell import Asked
+from harness.models.card import Hub, load_model_card
 from harness.track import arms, jobs, nights, outputs
 from harness.track.nights import Night, Reading, Series
 from harness.track.verdict import BROKEN, REGRESSION, Judge, Verdict
@@ -102,8 +102,8 @@ def _reading(wish: Wish, series: Series, night: Night, baseline: Night, newest: 
 
 
 def _measured(wish: Wish, series: Series, night: Night, baseline: Night | None, say: Say) -> Reading:
-    hub = cards.model(wish.asked.model).hub
-    patterns = hub.files if hub else cards.Hub("").files
+    hub = load_model_card(wish.asked.model).hub
+    patterns = hub.files if hub else Hub("").files
     folder = night.fetched(patterns)
     try:
         arms.arm(wish.asked, str(folder))

@@ -23,7 +23,7 @@ def test_this_machine():
 
 
 def test_the_doctor_itself_imports_no_torch():
-    code = "import sys; from harness import doctor; doctor.machine; print('torch' in sys.modules)"
+    code = "import sys; from harness.machine import doctor; doctor.machine; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

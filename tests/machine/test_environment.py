@@ -53,7 +53,7 @@ def test_nothing_private_is_in_it(monkeypatch):
 
 
 def test_it_needs_no_torch():
-    code = "import sys; from harness import environment; environment.describe(); print('torch' in sys.modules)"
+    code = "import sys; from harness.machine import environment; environment.describe(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 

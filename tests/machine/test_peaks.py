@@ -5,25 +5,6 @@ import json
 import pytest
 
 from harness.machine import peaks
-from harness.machine.peaks import Peak
-from harness.models.protocol import Work
-
-PEAK = Peak(1e12, 1e11, "by hand")
-
-
-@pytest.mark.parametrize(
-    ("work", "duration_ns", "share"),
-    [
-        (Work(10**9, 0), 2_000_000, 0.5),  # 1 ms of computing in 2 ms
-        (Work(10**9, 10**9), 20_000_000, 0.5),  # reading the weights takes 10 ms
-        (Work(0, 10**9), 10_000_000, 1.0),
-        (Work(0, 0), 1_000, None),
-        (Work(10**9, 0), 0, None),
-    ],
-)
-def test_fraction_is_the_least_time_over_the_time(work, duration_ns, share):
-    assert peaks.fraction(work, duration_ns, PEAK) == (None if share is None else pytest.approx(share))
-    assert peaks.fraction(work, duration_ns, None) is None
 
 
 def test_the_fake_device_has_no_peak():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cards import Resolution
 from harness.errors import SettingError, UnknownName
 from harness.measure import cell
 from harness.measure.cell import Asked, Cell
+from harness.models.card import Resolution
 
 CELL = Cell(
     model="m",

@@ -5,13 +5,13 @@ from random import Random
 
 import pytest
 
-from harness import cards
 from harness.clock import Scripted
 from harness.errors import SettingError
 from harness.images import blank, png
 from harness.machine.devices import fake
 from harness.measure import experiments, trials
 from harness.measure.trials import Ratio
+from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
 from harness.models.protocol import Event, Options, Request
 from harness.suites.examples import Example
@@ -30,7 +30,7 @@ def clock() -> Iterator[Scripted]:
 def conduct(
     clock: Scripted, kind: str, stage: str = "prefill", share: float = 0.05, **settings: float
 ) -> tuple[list[Ratio], bool]:
-    card = cards.model("fake")
+    card = load_model_card("fake")
     model = FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
     rounds = list(experiments.pairs(kind, model, fake.Fake("fake"), clock, EXAMPLES, 20, stage, share))
     names = list(rounds[0].a_ns)
@@ -84,7 +84,7 @@ def test_freeing_what_the_model_held_is_outside_the_bare_loops_time(clock: Scrip
             finally:
                 fake.host_work(5_000_000)
 
-    card = cards.model("fake")
+    card = load_model_card("fake")
     model = Heavy(card, Options(side=1024, settings=card.settings))
     rounds = list(experiments.pairs("overhead", model, fake.Fake("fake"), clock, EXAMPLES, 6))
     assert all(pair.a_ns == pair.b_ns for pair in rounds)

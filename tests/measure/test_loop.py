@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from harness import cards
 from harness.clock import Monotonic, Scripted
 from harness.errors import ExampleError
 from harness.images import blank, png
@@ -15,6 +14,7 @@ from harness.machine.energy import Counter
 from harness.measure.gate import Gate, probes_for
 from harness.measure.loop import MAXIMUM_ATTEMPTS, MAXIMUM_CONSECUTIVE_FAILURES, Plan, measure, time_stages, time_whole
 from harness.measure.stopping import Rule, Stopping
+from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
 from harness.models.protocol import Done, Event, Options, Piece, Request
 from harness.runlog.records import Counted, Failure, Footer, Sample
@@ -39,7 +39,7 @@ def examples(count: int) -> list[Example]:
 
 
 def model(clock: Scripted | Monotonic, **settings: float | str) -> FakeModel:
-    card = cards.model("fake")
+    card = load_model_card("fake")
     return FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
 
 
@@ -170,7 +170,7 @@ class Broken(FakeModel):
 
 
 def test_errors_that_keep_coming_end_the_cell_with_a_record_each(clock: Scripted) -> None:
-    card = cards.model("fake")
+    card = load_model_card("fake")
     broken = Broken(card, Options(side=1024, settings=card.settings))
     gate = Gate(probes_for("fake"), clock)
     records = list(measure(broken, fake.Fake("fake"), clock, gate, plan(20)))
@@ -219,7 +219,7 @@ def test_an_example_error_says_what_to_do() -> None:
     with pytest.raises(ExampleError, match="next:"):
         next(
             iter(
-                FakeModel(cards.model("fake"), Options(side=64, settings=cards.model("fake").settings)).answer(
+                FakeModel(load_model_card("fake"), Options(side=64, settings=load_model_card("fake").settings)).answer(
                     Request((), "?")
                 )
             )
@@ -238,7 +238,7 @@ class TwoEncoders(FakeModel):
 
 def test_a_stage_of_parts_is_the_sum_of_them_on_every_counter(clock: Scripted) -> None:
     """Time, CPU time and energy alike: here a watt is drawn, so a millisecond is a millijoule."""
-    card = cards.model("fake")
+    card = load_model_card("fake")
     meter = Counter(lambda: clock.now_ns() / MS, "scripted", "1 ns", 1)
     both = TwoEncoders(card, Options(side=1024, settings=card.settings))
     measured, _ = time_stages(both, Request((PAGE,), "What?"), fake.Fake("fake"), clock, meter)

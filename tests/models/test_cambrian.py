@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from harness import cards, images
+from harness import images
 from harness.errors import ExampleError, WeightsError
+from harness.models.card import Encoder, Llm, load_model_card
 from harness.models.families import cambrian
 from harness.models.families.cambrian import Cambrian, Geometry
 from harness.models.families.cambrian.aggregator import window
@@ -29,8 +30,8 @@ from harness.models.weights import Source
 POSITION = 5
 
 
-def encoder(name: str, architecture: str, width: int, side: int, **settings: Any) -> cards.Encoder:
-    return cards.Encoder(
+def encoder(name: str, architecture: str, width: int, side: int, **settings: Any) -> Encoder:
+    return Encoder(
         name=name,
         library="transformers",
         architecture=architecture,
@@ -48,9 +49,9 @@ ENCODERS = (
     encoder("convnext", "ConvNextModel", 40, 96, depths=[1, 1, 2, 1], widths=[4, 6, 10, 20], grid=24),
 )
 TINY = msgspec.structs.replace(
-    cards.model("cambrian-1-8b"),
+    load_model_card("cambrian-1-8b"),
     encoders=ENCODERS,
-    llm=cards.Llm(
+    llm=Llm(
         kind="llama",
         hidden=64,
         layers=6,
@@ -395,7 +396,7 @@ def prepared_with(name: str, pixels: Tensor) -> Prepared:
 def test_pixels_are_padded_resized_and_normalised_per_encoder() -> None:
     few = tuple(
         msgspec.structs.replace(full, settings=tiny.settings, width=tiny.width)
-        for full, tiny in zip(cards.model("cambrian-1-8b").encoders, ENCODERS, strict=True)
+        for full, tiny in zip(load_model_card("cambrian-1-8b").encoders, ENCODERS, strict=True)
     )
     full_sides = cambrian.load(msgspec.structs.replace(TINY, encoders=few), Source("random"), Options(1024, "meta"))
     full_sides.device = "cpu"  # its pixels alone are looked at
@@ -552,7 +553,7 @@ def test_wrong_tensors_are_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_parameters_and_work_of_cambrian_8b() -> None:
-    card = cards.model("cambrian-1-8b")
+    card = load_model_card("cambrian-1-8b")
     model = cambrian.load(card, Source("random"), Options(1024, "meta", "bfloat16"))
     counts = {name: parameter_count(part) / 1e6 for name, part in model.parts.items()}
     for name, millions in {"siglip": 413.0, "clip": 303.5, "dinov2": 1136.5, "convnext": 843.4, "llm": 8030.3}.items():
@@ -580,7 +581,7 @@ def test_parameters_and_work_of_cambrian_8b() -> None:
     ("name", "llm_m", "after"), [("13b", 13015.9, 36), ("34b", 34388.9, 56), ("phi3-3b", 3821.1, 27)]
 )
 def test_the_other_sizes_build(name: str, llm_m: float, after: int) -> None:
-    card = cards.model(f"cambrian-1-{name}")
+    card = load_model_card(f"cambrian-1-{name}")
     model = cambrian.load(card, Source("random"), Options(1024, "meta", only="llm"))
     assert parameter_count(model.parts["llm"]) / 1e6 == pytest.approx(llm_m, abs=0.1)
     assert model.sampler_layers[-1] == after

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from harness import cards, images
-from harness.cards import ModelCard
+from harness import images
 from harness.errors import ExampleError, SettingError, WeightsError
 from harness.models import pipeline, templates, weights
+from harness.models.card import ModelCard, load_model_card
 from harness.models.families import convllava
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Done, Options, Piece, Request, Seen
@@ -31,7 +31,7 @@ TOWER = "model.vision_tower.vision_tower."
 
 def tiny_card(config: dict[str, list[int]]) -> ModelCard:
     """Return the shipped card at the fixture's widths and with a small Llama."""
-    card = cards.model("convllava-7b-768")
+    card = load_model_card("convllava-7b-768")
     assert card.llm
     settings = {"depths": config["depths"], "widths": config["hidden_sizes"], "patch": config["patch_size"]}
     encoder = msgspec.structs.replace(
@@ -282,7 +282,7 @@ def test_what_the_family_cannot_take(card: ModelCard, folder: Path) -> None:
 def test_every_card_is_the_released_architecture(
     side: int, tokens: int, encode_gflops: int, prefill_gflops: int
 ) -> None:
-    card = cards.model(f"convllava-7b-{side}")
+    card = load_model_card(f"convllava-7b-{side}")
     assert card.resolution.supported() == list(SIDES)
     assert card.resolution.default == side
     model = convllava.load(card, Source("random"), Options(side=side, device="meta", dtype="bfloat16"))

@@ -15,9 +15,10 @@ import torch
 from packaging.requirements import Requirement
 from PIL import Image
 
-from harness import cards, images
+from harness import images
 from harness.errors import DeviceError, SettingError
 from harness.measure import cell
+from harness.models.card import ModelCard, load_model_card
 from harness.models.families import fastvlm
 from harness.models.families.fastvlm import coreml
 from harness.models.protocol import Options, Request
@@ -35,8 +36,8 @@ OPERATIONS = {
 
 
 @pytest.fixture(scope="module")
-def card(tiny_fastvlm: Any) -> cards.ModelCard:
-    return cards.model(str(tiny_fastvlm.card))
+def card(tiny_fastvlm: Any) -> ModelCard:
+    return load_model_card(str(tiny_fastvlm.card))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @torch.inference_mode()
-def largest_difference(card: cards.ModelCard, source: Source, side: int) -> float:
+def largest_difference(card: ModelCard, source: Source, side: int) -> float:
     """Between the graph that is converted and the adapter's encoder, on a noisy picture that was not traced."""
     pixels = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)
     model = fastvlm.FastVlm(card, source, Options(side, only="fastvithd"))
@@ -64,12 +65,12 @@ def largest_difference(card: cards.ModelCard, source: Source, side: int) -> floa
 
 
 @pytest.mark.parametrize("side", [256, 512])
-def test_the_graph_that_is_converted_is_the_adapters_encoder(card: cards.ModelCard, source: Source, side: int) -> None:
+def test_the_graph_that_is_converted_is_the_adapters_encoder(card: ModelCard, source: Source, side: int) -> None:
     assert largest_difference(card, source, side) < 1e-4
 
 
 def test_the_whole_encoders_graph_is_the_adapters() -> None:
-    assert largest_difference(cards.model("fastvlm-0.5b"), Source("random"), 256) < 1e-4
+    assert largest_difference(load_model_card("fastvlm-0.5b"), Source("random"), 256) < 1e-4
 
 
 def check_package(path: Path, side: int, width: int) -> dict[str, int]:
@@ -83,7 +84,7 @@ def check_package(path: Path, side: int, width: int) -> dict[str, int]:
 
 @needs_coremltools
 @pytest.mark.parametrize("side", [256, 512])
-def test_a_package_has_apples_interface(card: cards.ModelCard, source: Source, side: int, cache: Path) -> None:
+def test_a_package_has_apples_interface(card: ModelCard, source: Source, side: int, cache: Path) -> None:
     path = coreml.package(card, source, side)
     operations = check_package(path, side, 128)
     assert operations["softmax"] == 2  # two blocks of attention in the tiny card
@@ -96,7 +97,7 @@ def test_a_package_has_apples_interface(card: cards.ModelCard, source: Source, s
 @pytest.mark.parametrize("side", [256, 512])
 def test_the_whole_encoder_converts(side: int, cache: Path) -> None:
     """FastViTHD of 125 M parameters with random weights: about 40 seconds and 245 MB."""
-    path = coreml.package(cards.model("fastvlm-0.5b"), Source("random"), side)
+    path = coreml.package(load_model_card("fastvlm-0.5b"), Source("random"), side)
     operations = check_package(path, side, 3072)
     assert (operations["conv"], operations["gelu"], operations["softmax"]) == (186, 56, 6)
     weights = sum(file.stat().st_size for file in path.rglob("weight.bin"))
@@ -104,7 +105,7 @@ def test_the_whole_encoder_converts(side: int, cache: Path) -> None:
 
 
 @needs_coremltools
-def test_a_package_is_made_once_for_what_it_holds(card: cards.ModelCard, source: Source, cache: Path) -> None:
+def test_a_package_is_made_once_for_what_it_holds(card: ModelCard, source: Source, cache: Path) -> None:
     first = coreml.package(card, source, 64)
     made = first.stat().st_mtime_ns
     assert coreml.package(card, source, 64) == first
@@ -119,17 +120,17 @@ def test_a_package_is_made_once_for_what_it_holds(card: cards.ModelCard, source:
 
 
 @needs_coremltools
-def test_precisions_that_core_ml_lacks_are_refused(card: cards.ModelCard, source: Source, cache: Path) -> None:
+def test_precisions_that_core_ml_lacks_are_refused(card: ModelCard, source: Source, cache: Path) -> None:
     with pytest.raises(SettingError, match="float16 and float32"):
         coreml.package(card, source, 64, "bfloat16")
     with pytest.raises(SettingError, match="only FastVLM"):
-        coreml.package(cards.model("llava-1.5-7b"), Source("random"), 336)
+        coreml.package(load_model_card("llava-1.5-7b"), Source("random"), 336)
 
 
 class TorchInCoreMlsPlace:
     """Predicts with the graph that is converted, as `Predictor` does with the package: all of the engine but macOS."""
 
-    def __init__(self, card: cards.ModelCard, source: Source, side: int) -> None:
+    def __init__(self, card: ModelCard, source: Source, side: int) -> None:
         self.graph = coreml.trace(coreml.tower(card, source, side), side)
         self.shapes: list[tuple[int, ...]] = []
 
@@ -147,7 +148,7 @@ class TorchInCoreMlsPlace:
 @pytest.mark.skipif(importlib.util.find_spec("mlx_lm") is None, reason="mlx-lm is not installed")
 @pytest.mark.parametrize("tiles", [1, 2])
 def test_the_engine_around_the_package_answers_as_torch_does(
-    card: cards.ModelCard, source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, tiles: int
+    card: ModelCard, source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch, tiles: int
 ) -> None:
     loaded = []
 
@@ -267,7 +268,7 @@ def test_export_prints_where_the_package_is(tmp_path: Path, tiny_fastvlm: Any) -
         )
 
 
-def test_units_and_devices_are_from_a_closed_list(card: cards.ModelCard) -> None:
+def test_units_and_devices_are_from_a_closed_list(card: ModelCard) -> None:
     engine = cell.engine("coreml+mlx")
     assert engine.SETTINGS["compute_units"] == "CPU_AND_NE"
     with pytest.raises(SettingError, match="compute_units=ANE: known: ALL, CPU_AND_NE"):

@@ -5,9 +5,9 @@ import json
 import msgspec
 import pytest
 
-from harness import cards, images
-from harness.cards import Llm, ModelCard
+from harness import images
 from harness.models import counts
+from harness.models.card import Llm, ModelCard, Published, load_model_card
 from harness.models.families import encoder
 from harness.models.protocol import Options, Request, Seen
 from harness.models.weights import Source
@@ -38,7 +38,7 @@ QWEN2 = Llm(
 )
 PREFILLS = {
     # GFLOP at 280 tokens (256 visual, 24 of text)
-    "0.5B": (cards.model("pair-fastvithd-qwen2-0.5b").llm, 207.0),
+    "0.5B": (load_model_card("pair-fastvithd-qwen2-0.5b").llm, 207.0),
     "1.5B": (QWEN2, 747.0),
     "7B": (
         msgspec.structs.replace(QWEN2, hidden=3584, heads=28, kv_heads=4, ffn=18944, vocab=152064, tied=False),
@@ -50,7 +50,7 @@ PREFILLS = {
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_count_what_others_counted(name: str) -> None:
     side, tokens, gflop, millions = ENCODERS[name]
-    row = counts.row(cards.model(name), side)
+    row = counts.row(load_model_card(name), side)
     assert row.visual_tokens == tokens
     assert row.encode_flops / 1e9 == pytest.approx(gflop, rel=PERCENT)
     assert sum(row.params.values()) / 1e6 == pytest.approx(millions, rel=0.001)
@@ -61,7 +61,7 @@ def test_encoders_count_what_others_counted(name: str) -> None:
 @pytest.mark.parametrize("size", PREFILLS)
 def test_prefill_counts_what_others_counted(size: str) -> None:
     llm, gflop = PREFILLS[size]
-    card = msgspec.structs.replace(cards.model("pair-fastvithd-qwen2-0.5b"), llm=llm)
+    card = msgspec.structs.replace(load_model_card("pair-fastvithd-qwen2-0.5b"), llm=llm)
     model = encoder.load(card, Source("random"), Options(1024, device="meta", dtype="bfloat16"))
     seen = Seen((1024, 1024), (1024, 1024), 1024 * 1024, 1, visual_tokens=256, text_tokens=24)
     assert model.work(seen)["prefill"].flops / 1e9 == pytest.approx(gflop, rel=PERCENT)
@@ -82,14 +82,14 @@ def test_prefill_counts_what_others_counted(size: str) -> None:
     ],
 )
 def test_visual_tokens_are_those_printed(name: str, side: int, tokens: int) -> None:
-    row = counts.row(cards.model(name), side)
+    row = counts.row(load_model_card(name), side)
     assert row.visual_tokens == tokens
     for ratio in row.ratio.values():  # what is not run (CLIP projection) and rounding: within two percent
         assert ratio == pytest.approx(1, rel=0.02)
 
 
 def test_a_pair_has_a_row_for_each_side_and_a_prefill_that_grows_with_it() -> None:
-    card = cards.model("pair-fastvithd-qwen2-0.5b")
+    card = load_model_card("pair-fastvithd-qwen2-0.5b")
     rows = counts.rows(card)
     assert [row.side for row in rows] == [256, 512, 768, 1024] == card.resolution.supported()
     assert [row.visual_tokens for row in rows] == [16, 64, 144, 256]
@@ -103,7 +103,7 @@ def test_a_pair_has_a_row_for_each_side_and_a_prefill_that_grows_with_it() -> No
 
 
 def test_the_row_says_what_an_answer_says() -> None:
-    card = cards.model("pair-clip-l-336-qwen2-0.5b")
+    card = load_model_card("pair-clip-l-336-qwen2-0.5b")
     model = encoder.load(card, Source("random"), Options(336, device="meta", dtype="bfloat16"))
     picture = images.png(images.blank((336, 336)).image)
     events = model.answer(Request((picture,), "?", max_new_tokens=1))
@@ -113,26 +113,26 @@ def test_the_row_says_what_an_answer_says() -> None:
 
 
 def test_the_fake_model_has_nothing_to_count() -> None:
-    (row,) = counts.rows(cards.model("fake"))
+    (row,) = counts.rows(load_model_card("fake"))
     assert "not built of" in row.problem
 
 
 def test_published_counts_are_matched_by_part_encoder_and_total() -> None:
-    card = cards.model("pair-fastvithd-qwen2-0.5b")
+    card = load_model_card("pair-fastvithd-qwen2-0.5b")
     params = {"fastvithd": 100_000_000, "projector": 10_000_000, "llm": 500_000_000}
     published = {"encoder": 125.0, "llm": 500.0, "total": 1220.0, "sampler": 7.0}
-    card = msgspec.structs.replace(card, published=cards.Published(params_m=published))
+    card = msgspec.structs.replace(card, published=Published(params_m=published))
     assert counts.ratios(card, params) == {"encoder": 0.8, "llm": 1.0, "total": 0.5}
 
 
 def test_the_table_goes_on_after_a_card_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = msgspec.structs.replace(cards.model("encoder-fastvit"), adapter="encodr", name="broken")
-    known = cards.model
+    broken = msgspec.structs.replace(load_model_card("encoder-fastvit"), adapter="encodr", name="broken")
+    known = load_model_card
 
     def model(name: str) -> ModelCard:
         return broken if name == "broken" else known(name)
 
-    monkeypatch.setattr(cards, "model", model)
+    monkeypatch.setattr(counts, "load_model_card", model)
     told: list[str] = []
     table = counts.table(["broken", "encoder-vitamin-l-224"], told.append)
     assert told == ["broken", "encoder-vitamin-l-224"]

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from harness import cards, images
-from harness.cards import Encoder, Llm, ModelCard, Resolution
 from harness.errors import CardError, ExampleError, SettingError, UnknownName, WeightsError
 from harness.models import weights
+from harness.models.card import Encoder, Llm, ModelCard, Resolution, load_model_card
 from harness.models.families import encoder
 from harness.models.protocol import Done, Options, Piece, Request, Seen
 from harness.models.weights import Source
@@ -151,7 +151,7 @@ def test_siglip_and_dinov2_cards_lose_no_patch() -> None:
         ("encoder-siglip-so400m-384", {**TINY_CLIP, "vision_use_head": False}, 16),
         ("encoder-dinov2-l-518", {key: value for key, value in TINY_CLIP.items() if key != "intermediate_size"}, 16),
     ):
-        card = cards.model(name)
+        card = load_model_card(name)
         part = card.encoders[0]
         part = msgspec.structs.replace(part, width=32, side=56, settings={**part.settings, "config": config})
         card = msgspec.structs.replace(card, encoders=(part,), resolution=Resolution(rule="fixed", default=56))
@@ -207,7 +207,7 @@ def test_a_published_fastvit_with_training_branches_is_fused_to_the_same_functio
 
 def test_random_fastvit_is_built_in_the_form_that_is_timed() -> None:
     for name in ("encoder-fastvit", "encoder-fastvithd"):
-        model = encoder.load(cards.model(name), Source("random"), Options(256, device="meta"))
+        model = encoder.load(load_model_card(name), Source("random"), Options(256, device="meta"))
         assert not any("conv_kxk" in key for key, _ in model.parts.named_parameters())
 
 
@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, damage: object,
 def test_timms_own_names_are_what_the_timm_cards_read() -> None:
     """The heads that timm's published files have and these models lack are all named by the card."""
     for name in cards.names("models"):
-        card = cards.model(name)
+        card = load_model_card(name)
         if card.adapter != "encoder" or card.llm or card.encoders[0].library != "timm":
             continue
         settings = encoder.read_settings(card)
@@ -326,11 +326,11 @@ def test_every_pair_has_the_encoder_of_its_encoder_card_and_no_weights() -> None
     pairs = [name for name in cards.names("models") if name.startswith("pair-")]
     assert len(pairs) >= 11
     for name in pairs:
-        card = cards.model(name)
+        card = load_model_card(name)
         key = next(
             key for key in cards.names("models") if key.startswith("encoder-") and name.startswith(f"pair-{key[8:]}-")
         )
-        assert card.encoders == cards.model(key).encoders, name
+        assert card.encoders == load_model_card(key).encoders, name
         assert card.hub is None
         assert card.llm
 
@@ -338,7 +338,7 @@ def test_every_pair_has_the_encoder_of_its_encoder_card_and_no_weights() -> None
 def test_the_card_in_the_documentation_runs(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
     (tmp_path / "new.toml").write_text(text.split("```toml\n")[1].split("```")[0])
-    card = cards.model(str(tmp_path / "new.toml"))
+    card = load_model_card(str(tmp_path / "new.toml"))
     model = encoder.load(card, Source("random"), Options(224, device="meta"))
     assert model.feature_shapes(model.prepare([images.decode(PNG)])) == {"vit": (1, 14 * 14, 768)}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from harness import cards, plugins
+from harness import plugins
 from harness.clock import Scripted
 from harness.errors import ExampleError, SettingError, UnknownName
 from harness.machine.devices import fake
@@ -15,6 +15,7 @@ from harness.machine.devices.fake import Episode
 from harness.measure import gate
 from harness.measure.gate import Gate
 from harness.measure.loop import time_stages, time_whole
+from harness.models.card import check_settings, load_model_card
 from harness.models.protocol import STAGES, Done, Options, Piece, Request, Seen
 from harness.models.weights import Source
 from harness.reports import checks
@@ -38,8 +39,8 @@ class Bench:
         self.clock = Scripted()
         fake.reset(self.clock)
         self.device = plugins.load("devices", "fake").open("fake", self.clock)
-        self.card = cards.model("fake")
-        options = Options(side=side, only=only, settings=cards.check_settings(self.card, settings))
+        self.card = load_model_card("fake")
+        options = Options(side=side, only=only, settings=check_settings(self.card, settings))
         self.model = plugins.load("adapters", "fake").load(self.card, Source("random"), options)
         self.gate = Gate(gate.probes_for("fake"), self.clock)
 

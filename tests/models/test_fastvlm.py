@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from harness import cards, images
-from harness.cards import ModelCard
+from harness import images
 from harness.errors import ExampleError, SettingError, UnknownName, WeightsError
+from harness.models.card import Llm, ModelCard, load_model_card
 from harness.models.families import fastvlm
 from harness.models.protocol import Done, Options, Piece, Request, Seen
 from harness.models.weights import Source
@@ -66,7 +66,7 @@ def original(shared: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Modul
     config = json.loads(told["config"])
     (folder / "config.json").write_text(json.dumps(config))
     tiny.write_qwen2_tokenizer(folder)
-    small = cards.Llm(
+    small = Llm(
         kind="qwen2",
         hidden=config["hidden_size"],
         layers=config["num_hidden_layers"],
@@ -78,7 +78,7 @@ def original(shared: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Modul
         rms_eps=config["rms_norm_eps"],
         positions=config["max_position_embeddings"],
     )
-    card = msgspec.structs.replace(cards.model("fastvlm-0.5b"), llm=small)
+    card = msgspec.structs.replace(load_model_card("fastvlm-0.5b"), llm=small)
     model = fastvlm.load(card, Source("local", folder), Options(256))
     assert isinstance(model, fastvlm.FastVlm)
     yield Original(model, load_file(path))
@@ -169,7 +169,7 @@ ANYRES = {  # SHA-256 of the five uint8 images of 256 x 256 that ml-fastvlm's `p
 
 @pytest.fixture(scope="module")
 def tiny_card(tiny_fastvlm: Any) -> ModelCard:
-    return cards.model(str(tiny_fastvlm.card))
+    return load_model_card(str(tiny_fastvlm.card))
 
 
 def tiled(card: ModelCard, source: Source, **settings: str | int | float | bool) -> fastvlm.FastVlm:
@@ -210,9 +210,11 @@ def test_dynamic_runs_the_encoder_five_times_and_keeps_the_tiles_order(tiny_card
 
 
 def test_the_dynamic_card_has_the_papers_counts() -> None:
-    card = cards.model("fastvlm-0.5b-dynamic")
+    card = load_model_card("fastvlm-0.5b-dynamic")
     model = fastvlm.load(card, Source("random"), Options(2048, device="meta", dtype="bfloat16"))
-    one = fastvlm.load(cards.model("fastvlm-0.5b"), Source("random"), Options(1024, device="meta", dtype="bfloat16"))
+    one = fastvlm.load(
+        load_model_card("fastvlm-0.5b"), Source("random"), Options(1024, device="meta", dtype="bfloat16")
+    )
     seen = Seen((2000, 1500), (1024, 5120), 1, 5, 1280, 24)
     work, work_of_one = model.work(seen), one.work(replace_tokens(seen, 256))
     assert isinstance(model, fastvlm.FastVlm)
@@ -293,7 +295,7 @@ def test_two_images_are_a_failed_example(tiny_card: ModelCard, tiny_fastvlm: Any
 
 
 def test_sides_and_settings_that_do_not_fit_are_named() -> None:
-    card, dynamic = cards.model("fastvlm-0.5b"), cards.model("fastvlm-0.5b-dynamic")
+    card, dynamic = load_model_card("fastvlm-0.5b"), load_model_card("fastvlm-0.5b-dynamic")
     with pytest.raises(SettingError, match="nearest: 960 or 1024"):
         fastvlm.load(card, Source("random"), Options(1000, device="meta"))
     with pytest.raises(SettingError, match=r"multiples of 128.*nearest: 1024 or 1152"):
@@ -353,7 +355,7 @@ def test_the_training_form_is_another_network_of_the_same_outputs_shape(tiny_car
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_is_the_model_it_names(name: str) -> None:
-    card = cards.model(f"fastvlm-{name}")
+    card = load_model_card(f"fastvlm-{name}")
     model = fastvlm.load(card, Source("random"), Options(card.resolution.default, device="meta", dtype="bfloat16"))
     assert isinstance(model, fastvlm.FastVlm)
     counts = {part: sum(p.numel() for p in module.parameters()) for part, module in model.parts.items()}
@@ -372,7 +374,7 @@ def test_a_card_is_the_model_it_names(name: str) -> None:
 
 
 def test_the_stand_in_makes_as_long_a_prompt_as_qwen2s_own_tokenizer() -> None:
-    model = fastvlm.load(cards.model("fastvlm-0.5b"), Source("random"), Options(64, device="meta"))
+    model = fastvlm.load(load_model_card("fastvlm-0.5b"), Source("random"), Options(64, device="meta"))
     assert isinstance(model, fastvlm.FastVlm)
     before, after = model.prompt("What are these?")
     assert len(before) + len(after) == 24  # counted with Apple's tokenizer

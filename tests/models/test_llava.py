@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from harness import cards, images
-from harness.cards import ModelCard
+from harness import images
 from harness.errors import ExampleError, SettingError, UnknownName, WeightsError
 from harness.models import pipeline, templates
+from harness.models.card import ModelCard, load_model_card
 from harness.models.families import llava
 from harness.models.families.llava import token_reduction
 from harness.models.protocol import Done, Options, Piece, Request, Seen
@@ -27,7 +27,7 @@ VOCAB, ADDED, IMAGE = 300, 20, 301
 @pytest.fixture(scope="module")
 def card() -> ModelCard:
     """The shipped card at small widths; the grid is the real one, 24x24."""
-    card = cards.model("llava-1.5-7b")
+    card = load_model_card("llava-1.5-7b")
     assert card.llm
     encoder = msgspec.structs.replace(
         card.encoders[0],
@@ -300,7 +300,7 @@ def test_what_the_family_cannot_take(card: ModelCard, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-1.5-7b-m3"])
 def test_the_cards_are_the_released_architecture(name: str) -> None:
-    card = cards.model(name)
+    card = load_model_card(name)
     model = llava.load(card, Source("random"), Options(side=336, device="meta", dtype="bfloat16"))
     assert isinstance(model, llava.Llava)
     counts = {part: pipeline.parameter_count(module) / 1e6 for part, module in model.parts.items()}

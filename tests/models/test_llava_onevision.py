@@ -15,8 +15,9 @@ from tokenizers import Tokenizer, models
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from harness import cards, images
+from harness import images
 from harness.errors import ExampleError, WeightsError
+from harness.models.card import Encoder, Llm, load_model_card
 from harness.models.families import llava_onevision
 from harness.models.families.llava_onevision import LlavaOnevision, layout, pinpoint
 from harness.models.pipeline import parameter_count
@@ -26,9 +27,9 @@ from harness.models.weights import Source
 IMAGE_ID = 300
 SIDE = 56
 TINY = msgspec.structs.replace(
-    cards.model("llava-onevision-0.5b"),
+    load_model_card("llava-onevision-0.5b"),
     encoders=(
-        cards.Encoder(
+        Encoder(
             name="siglip",
             library="transformers",
             architecture="SiglipVisionModel",
@@ -37,7 +38,7 @@ TINY = msgspec.structs.replace(
             settings={"layers": 2, "heads": 4, "ffn": 48, "patch": 14},
         ),
     ),
-    llm=cards.Llm(
+    llm=Llm(
         kind="qwen2",
         hidden=32,
         layers=2,
@@ -216,7 +217,7 @@ def test_pages_at_their_own_size(size: tuple[int, int], tiles: int, tokens: int)
 
 def counting(side: int, **changed: bool) -> LlavaOnevision:
     """A full-size card's geometry without its modules: `prepare` needs none."""
-    card = cards.model("llava-onevision-0.5b")
+    card = load_model_card("llava-onevision-0.5b")
     few = msgspec.structs.replace(
         card,
         llm=TINY.llm,
@@ -312,7 +313,7 @@ def test_both_layouts_of_names_are_read(folder: Path, tmp_path: Path, ours: Llav
     [("llava-onevision-0.5b", 893.7, {"siglip": 397.8, "llm": 494.1}), ("llava-onevision-7b", 8030.8, {})],
 )
 def test_parameters_and_work_of_the_full_models(name: str, total_m: float, parts_m: dict[str, float]) -> None:
-    card = cards.model(name)
+    card = load_model_card(name)
     model = llava_onevision.load(card, Source("random"), Options(1152, "meta", "bfloat16", settings=card.settings))
     assert sum(parameter_count(part) for part in model.parts.values()) / 1e6 == pytest.approx(total_m, abs=0.06)
     for part, millions in parts_m.items():

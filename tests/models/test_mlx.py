@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from harness import cards, images, plugins
+from harness import images, plugins
 from harness.clock import Monotonic
 from harness.errors import DeviceError, SettingError, WeightsError
 from harness.measure import cell
 from harness.measure.loop import time_stages, time_whole
+from harness.models.card import ModelCard, load_model_card
 from harness.models.families import fastvlm
 from harness.models.protocol import Done, Options, Request, Seen
 from harness.models.weights import Source
@@ -34,14 +35,14 @@ def png(width: int = 300, height: int = 200) -> bytes:
     return images.png(Image.fromarray(pixels))
 
 
-def in_mlx(card: cards.ModelCard, source: Source, dtype: str = "float32", side: int = 256, **settings: Any) -> Any:
+def in_mlx(card: ModelCard, source: Source, dtype: str = "float32", side: int = 256, **settings: Any) -> Any:
     engine = cell.engine("mlx")
     return engine.load(card, source, Options(side, dtype=dtype, settings={**card.settings, **settings}))
 
 
 @pytest.fixture(scope="module")
-def card(tiny_fastvlm: Any) -> cards.ModelCard:
-    return cards.model(str(tiny_fastvlm.card))
+def card(tiny_fastvlm: Any) -> ModelCard:
+    return load_model_card(str(tiny_fastvlm.card))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def source(tiny_fastvlm: Any) -> Source:
 
 
 @torch.inference_mode()
-def both_logits(card: cards.ModelCard, source: Source, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def both_logits(card: ModelCard, source: Source, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Logits after the same prompt and visual embeddings, of torch and of MLX; one model at a time is in memory."""
     import mlx.core as mx
 
@@ -82,7 +83,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray, dtype: str) -> float:
 
 @needs_mlx
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-def test_logits_equal_torchs(card: cards.ModelCard, source: Source, dtype: str) -> None:
+def test_logits_equal_torchs(card: ModelCard, source: Source, dtype: str) -> None:
     ours, theirs = both_logits(card, source, dtype)
     assert difference(ours, theirs, dtype) < TOLERANCE[dtype]
 
@@ -92,13 +93,13 @@ def test_logits_equal_torchs(card: cards.ModelCard, source: Source, dtype: str) 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_logits_of_the_whole_0_5b_equal_torchs(dtype: str) -> None:
     """Random weights of the exact architecture; about a minute each on two cores, and 5 GB."""
-    ours, theirs = both_logits(cards.model("fastvlm-0.5b"), Source("random"), dtype)
+    ours, theirs = both_logits(load_model_card("fastvlm-0.5b"), Source("random"), dtype)
     assert difference(ours, theirs, dtype) < TOLERANCE[dtype]
     assert ours.argmax() == theirs.argmax()
 
 
 @needs_mlx
-def test_vicunas_kind_with_a_head_of_its_own_equals_torchs(card: cards.ModelCard) -> None:
+def test_vicunas_kind_with_a_head_of_its_own_equals_torchs(card: ModelCard) -> None:
     assert card.llm
     llm = msgspec.structs.replace(card.llm, kind="llama", tied=False, kv_heads=card.llm.heads)
     ours, theirs = both_logits(msgspec.structs.replace(card, llm=llm), Source("random"), "float32")
@@ -106,7 +107,7 @@ def test_vicunas_kind_with_a_head_of_its_own_equals_torchs(card: cards.ModelCard
 
 
 @needs_mlx
-def test_events_and_answer_are_torchs(card: cards.ModelCard, source: Source) -> None:
+def test_events_and_answer_are_torchs(card: ModelCard, source: Source) -> None:
     request = Request((png(),), "What is the date?", max_new_tokens=12, ignore_eos=True)
     theirs = list(fastvlm.load(card, source, Options(256)).answer(request))
     model = in_mlx(card, source)
@@ -121,7 +122,7 @@ def test_events_and_answer_are_torchs(card: cards.ModelCard, source: Source) -> 
 
 
 @needs_mlx
-def test_parts_alone(card: cards.ModelCard, source: Source) -> None:
+def test_parts_alone(card: ModelCard, source: Source) -> None:
     engine = cell.engine("mlx")
     llm = engine.load(card, source, Options(256, only="llm", settings=card.settings))
     assert list(llm.parts) == []
@@ -132,7 +133,7 @@ def test_parts_alone(card: cards.ModelCard, source: Source) -> None:
 
 
 @needs_mlx
-def test_quantised_weights_are_fewer_bytes_and_nearly_the_same_answers(card: cards.ModelCard, source: Source) -> None:
+def test_quantised_weights_are_fewer_bytes_and_nearly_the_same_answers(card: ModelCard, source: Source) -> None:
     import mlx.core as mx
 
     seen = Seen((300, 200), (256, 256), 1, 1, 16, 30)
@@ -151,7 +152,7 @@ def test_quantised_weights_are_fewer_bytes_and_nearly_the_same_answers(card: car
 
 
 @needs_mlx
-def test_a_sync_waits_for_each_stage(card: cards.ModelCard) -> None:
+def test_a_sync_waits_for_each_stage(card: ModelCard) -> None:
     """MLX is lazy: without a forced evaluation the prefill would be paid by the first token, or by nobody."""
     assert card.llm
     llm = msgspec.structs.replace(card.llm, hidden=256, ffn=1024, layers=4)
@@ -173,11 +174,11 @@ def test_a_sync_waits_for_each_stage(card: cards.ModelCard) -> None:
 
 
 @needs_mlx
-def test_what_it_cannot_run_is_refused(card: cards.ModelCard, source: Source) -> None:
+def test_what_it_cannot_run_is_refused(card: ModelCard, source: Source) -> None:
     with pytest.raises(SettingError, match="llm_bits=3: known: 16, 8, 4"):
         in_mlx(card, source, llm_bits=3)
     with pytest.raises(SettingError, match="mlx runs FastVLM"):
-        in_mlx(cards.model("llava-1.5-7b"), Source("random"))
+        in_mlx(load_model_card("llava-1.5-7b"), Source("random"))
     assert card.llm
     wrong = msgspec.structs.replace(card, llm=msgspec.structs.replace(card.llm, layers=3))
     with pytest.raises(WeightsError, match="missing"):

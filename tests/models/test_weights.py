@@ -22,6 +22,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from harness import cards, catalogue
 from harness.errors import WeightsError
 from harness.models import llms, weights
+from harness.models.card import Llm, load_model_card
 from harness.models.checkpoints import Tensors
 from harness.models.families import fastvlm
 from harness.models.protocol import Options
@@ -232,7 +233,7 @@ def test_a_training_state_is_not_a_table_of_tensors(tmp_path: Path) -> None:
 # --- tied embeddings, parts ---
 
 
-LLM = cards.Llm(
+LLM = Llm(
     kind="qwen2", hidden=16, layers=1, heads=2, kv_heads=1, ffn=32, vocab=40, rope_theta=1e4, rms_eps=1e-6, positions=64
 )
 
@@ -241,7 +242,7 @@ LLM = cards.Llm(
 @torch.inference_mode()
 def test_a_filled_llm_gives_the_logits_of_transformers_own_loading(tmp_path: Path, tied: bool) -> None:
     torch.manual_seed(0)
-    card = cards.Llm(**{f: getattr(LLM, f) for f in LLM.__struct_fields__} | {"tied": tied})
+    card = Llm(**{f: getattr(LLM, f) for f in LLM.__struct_fields__} | {"tied": tied})
     reference = Qwen2ForCausalLM(llms.build(card).config).eval()
     reference.save_pretrained(tmp_path)
     assert ("lm_head.weight" in Tensors(tmp_path)) is not tied
@@ -341,8 +342,9 @@ def resolve(cache: Path, asked: str | None = None, card: str = "fastvlm-0.5b", *
     """Resolve in a process of its own: the Hub's library reads its settings when it is imported."""
     code = (
         "import json, sys\n"
-        "from harness import cards, weights\n"
-        f"source = weights.resolve(cards.model({card!r}), {asked!r})\n"
+        "from harness.models import weights\n"
+        "from harness.models.card import load_model_card\n"
+        f"source = weights.resolve(load_model_card({card!r}), {asked!r})\n"
         "print(json.dumps([source.as_dict(), 'torch' in sys.modules]))"
     )
     unset = ("HF_HUB_OFFLINE", "HARNESS_OFFLINE", "HF_ENDPOINT")
@@ -483,7 +485,7 @@ def test_the_hub_is_asked_last_and_its_files_are_kept(tmp_path: Path, hub: str, 
     assert found.source["digest"] == COMMIT
     folder = Path(found.source["location"])
     assert sorted(path.name for path in folder.iterdir()) == sorted(ALL)
-    fastvlm.load(cards.model(str(tiny_fastvlm.card)), Source("hub", folder), Options(64))
+    fastvlm.load(load_model_card(str(tiny_fastvlm.card)), Source("hub", folder), Options(64))
     again = resolve(tmp_path / "cache", HF_ENDPOINT="http://127.0.0.1:9")
     assert again.source["source"] == "cache"
 
@@ -523,7 +525,7 @@ def shipping(tmp_path: Path, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_weights_that_ship_are_found_beside_the_card(shipping: Path) -> None:
-    card = cards.model("fastvlm-nano")
+    card = load_model_card("fastvlm-nano")
     assert weights.present(card)
     found = weights.resolve(card, None)
     assert (found.kind, found.folder, found.trained) == ("shipped", shipping, True)
@@ -537,17 +539,17 @@ def test_what_ships_is_the_default_only_where_nothing_else_can_be_had(shipping: 
     assert "fastvlm-0.5b cannot be had" in notice
     assert "--model fastvlm-0.5b" in notice
     assert catalogue.default_model("random", offline=True) == ("fastvlm-0.5b", "")  # weights were asked for
-    offered = weights.resolve(cards.model("fastvlm-0.5b"), None, offline=True)
+    offered = weights.resolve(load_model_card("fastvlm-0.5b"), None, offline=True)
     assert offered.kind == "random"
     assert "--model fastvlm-nano" in offered.notice
     (shipping / "model.safetensors").unlink()
     assert catalogue.default_model(None, offline=True) == ("fastvlm-0.5b", "")
-    assert weights.resolve(cards.model("fastvlm-nano"), None, offline=True).kind == "random"
+    assert weights.resolve(load_model_card("fastvlm-nano"), None, offline=True).kind == "random"
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such folder; next: give a checkpoint's folder, or `random`"):
-        weights.resolve(cards.model("fastvlm-0.5b"), str(tmp_path / "nowhere"))
+        weights.resolve(load_model_card("fastvlm-0.5b"), str(tmp_path / "nowhere"))
 
 
 def test_the_digest_is_of_every_file_that_makes_the_model(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import matplotlib as mpl
 import pytest
 import synthetic_logs
 
-from harness import cards, plugins
+from harness import plugins
 from harness.reports import frame, material, style
+from harness.reports.card import load_report_card
 
 
 def drawn(folder: Path, name: str, **more: object) -> list:
@@ -15,7 +16,7 @@ def drawn(folder: Path, name: str, **more: object) -> list:
         times = {"preprocess": 4.0, "encode": 100 * (side / 1024) ** 2, "project": 1.0, "prefill": 50.0}
         synthetic_logs.write(folder / f"{side}.jsonl", resolution=side, times_ms=times, **more)
     data = material.gather(frame.load(folder), {})
-    card = cards.report(name)
+    card = load_report_card(name)
     return plugins.load("figures", card.figures[0]).draw(data, card)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import synthetic_logs
 
-from harness import cards
 from harness.reports import frame, material, render
+from harness.reports.card import ReportCard
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -28,7 +28,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     )  # fmt: skip
     (folder / "<junk>.jsonl").write_text("x\n")
     data = material.gather(frame.load(folder), {})
-    card = cards.ReportCard(
+    card = ReportCard(
         title="A page & its <title>",
         kind="page",
         name="page",

@@ -10,8 +10,10 @@ import synthetic_logs
 
 from harness import cards
 from harness.errors import CardError
+from harness.models.card import load_model_card
 from harness.reports import accuracy as scoring
 from harness.reports import frame, material, tables
+from harness.reports.card import load_report_card
 from harness.reports.formats import delimited
 from harness.reports.paper import published
 from harness.reports.paper.claims import findings, shown
@@ -19,7 +21,7 @@ from harness.reports.paper.evidence import Evidence
 from harness.reports.summary import cell_name, groups
 
 PAPER = cards.ROOT / "reports" / "paper"
-REPORTS = [name for name in cards.names("reports") if cards.report(name).kind == "published"]
+REPORTS = [name for name in cards.names("reports") if load_report_card(name).kind == "published"]
 NOTHING = material.gather(frame.frame({}, {}), {})
 
 
@@ -40,7 +42,7 @@ def test_the_copied_files_are_the_originals(shared: Path) -> None:
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_every_published_number_in_a_table_is_the_files(name: str, tmp_path: Path) -> None:
-    card = cards.report(name)
+    card = load_report_card(name)
     data = timed(tmp_path, ("fastvlm-0.5b", 1024, 100, 50), ("llava-onevision-0.5b", 1152, 900, 4000))
     with (PAPER / card.csv).open(encoding="utf-8", newline="") as lines:
         truth = [row for row in csv.DictReader(lines) if not card.tables or row["table"] in card.tables]
@@ -59,7 +61,7 @@ def test_every_published_number_in_a_table_is_the_files(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", cards.names("reports"))
 def test_cards_name_what_exists(name: str) -> None:
-    card = cards.report(name)
+    card = load_report_card(name)
     labels = {row.label for row in published.select(card)} if card.csv else set()
     subjects = [*card.matches, *(side for claim in card.claims for side in (claim.numerator, claim.denominator))]
     for match in card.matches:
@@ -67,7 +69,7 @@ def test_cards_name_what_exists(name: str) -> None:
         assert set(match.scored) <= set(match.rows)
     for subject in subjects:
         for model in filter(None, (subject.model, *subject.alike)):
-            known = cards.model(model)
+            known = load_model_card(model)
             if subject.resolution:
                 assert known.resolution.problem(subject.resolution) is None, (name, model, subject.resolution)
     for column in card.columns:
@@ -91,7 +93,7 @@ def test_a_figure_that_is_not_there_is_an_error() -> None:
 
 
 def verdicts(card_name: str, data: material.Material, row: str, column: str) -> list[published.Comparison]:
-    card, evidence = cards.report(card_name), Evidence(data)
+    card, evidence = load_report_card(card_name), Evidence(data)
     platform = (evidence.platforms(card.matches) or [None])[0]
     printed = next(r for r in published.select(card) if r.label == row)
     return [c for c in published.compare(card, printed, evidence, platform) if c.column == column]
@@ -144,7 +146,7 @@ def test_scores_have_the_cards_tolerance_and_our_interval(
 
 
 def test_claims_add_up_to_what_is_claimed() -> None:
-    found = {f.claim.name: f for f in findings(cards.report("claims"), Evidence(NOTHING))}
+    found = {f.claim.name: f for f in findings(load_report_card("claims"), Evidence(NOTHING))}
     assert set(found) == {"85x", "7.9x", "3.2x", "2.3x", "22 %", "2x", "3.4x smaller", "4x fewer tokens"}
     for finding in found.values():
         assert shown(finding.claim, finding.published) == pytest.approx(finding.claim.claimed, rel=0.02)
@@ -163,7 +165,7 @@ def test_a_claim_is_measured_per_platform_and_protocol(tmp_path: Path) -> None:
             data = timed(tmp_path / device / protocol, *cells, device=device, protocol=protocol)
     data = frame.load(tmp_path)
     data = material.gather(data, scoring.of(data, remember=False))
-    found = [f for f in findings(cards.report("claims"), Evidence(data)) if f.claim.name == "85x"]
+    found = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x"]
     assert [(f.platform[1], f.protocol) for f in found] == [
         ("cpu", "ttft"), ("cpu", "paper"), ("cuda", "ttft"), ("cuda", "paper"),
     ]  # fmt: skip
@@ -175,7 +177,7 @@ def test_a_claim_is_measured_per_platform_and_protocol(tmp_path: Path) -> None:
 
 def test_a_saving_is_compared_in_percentage_points(tmp_path: Path) -> None:
     data = timed(tmp_path, ("convllava-7b-768", 768, 200.0, 300.0), ("fastvlm-vicuna-7b", 768, 150.0, 300.0))
-    (finding,) = [f for f in findings(cards.report("claims"), Evidence(data)) if f.claim.name == "22 %"]
+    (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "22 %"]
     assert shown(finding.claim, finding.measured.value) == pytest.approx(0.1, abs=0.02)
     assert finding.verdict.startswith("differs by -1")
     assert finding.verdict.endswith("percentage points")

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 import synthetic_logs
 
-from harness import cards
 from harness.errors import SettingError, UnknownName
 from harness.reports import accuracy, frame, material, render
+from harness.reports.card import ReportCard, load_report_card
 from harness.reports.summary import MARKS, cell_name, groups
 from harness.stats import mean_interval_clustered
 
@@ -38,7 +38,7 @@ def with_accuracies(data: frame.Frame) -> material.Material:
 
 
 def test_the_same_logs_give_the_same_bytes(tmp_path: Path) -> None:
-    card = cards.report("pareto")
+    card = load_report_card("pareto")
     first = render.contents(render.build(card, made(tmp_path)), card, render.FORMATS)
     second = render.contents(render.build(card, made(tmp_path)), card, render.FORMATS)
     assert set(first) == {f"pareto.{kind}" for kind in render.FORMATS}
@@ -53,7 +53,7 @@ def test_every_mark_is_in_every_form(tmp_path: Path) -> None:
     for part, times in (("fastvithd", {"encode": 100.0}), ("llm", {"prefill": 50.0})):
         synthetic_logs.write(tmp_path / f"{part}.jsonl", part=part, times_ms=times, protocol="paper")
     data = material.gather(frame.load(tmp_path), {})
-    card = cards.report("cells")
+    card = load_report_card("cells")
     files = render.contents(render.build(card, data), card, ("md", "tex", "csv", "html"))
     expected = ("random", "embedded", "isolated", "paper", "emulated", "torn")
     for mark in expected:
@@ -70,7 +70,7 @@ def test_every_mark_is_in_every_form(tmp_path: Path) -> None:
 
 def test_csv_is_unrounded(tmp_path: Path) -> None:
     data = made(tmp_path)
-    card = cards.report("breakdown")
+    card = load_report_card("breakdown")
     text = render.contents(render.build(card, data), card, ("csv",))["breakdown.csv"].decode()
     found = {(row["resolution"], row["quantity"]): row for row in csv.DictReader(io.StringIO(text))}
     for row in data.rows:
@@ -80,7 +80,7 @@ def test_csv_is_unrounded(tmp_path: Path) -> None:
 
 
 def test_the_paretos_numbers_and_labels(tmp_path: Path) -> None:
-    built = render.build(cards.report("pareto"), made(tmp_path, data="embedded"))
+    built = render.build(load_report_card("pareto"), made(tmp_path, data="embedded"))
     (picture,) = built.blocks
     labels = {text.get_text() for text in picture.figure.axes[0].texts}
     assert labels == {"256·16‡", "512·64‡", "1024·256‡"}
@@ -91,7 +91,7 @@ def test_the_paretos_numbers_and_labels(tmp_path: Path) -> None:
 
 
 def test_accuracy_against_tokens_has_other_numbers(tmp_path: Path) -> None:
-    built = render.build(cards.report("pareto-tokens"), made(tmp_path))
+    built = render.build(load_report_card("pareto-tokens"), made(tmp_path))
     assert [row[1].text for row in built.blocks[0].numbers.rows] == ["16.00", "64.00", "256.0"]
 
 
@@ -114,7 +114,7 @@ def test_render_writes_removes_the_stale_and_keeps_others(tmp_path: Path, monkey
 def test_every_report_renders_without_any_log(tmp_path: Path) -> None:
     nothing = material.gather(frame.frame({}, {}), {})
     for name in render.names():
-        card = cards.report(name)
+        card = load_report_card(name)
         files = render.contents(render.build(card, nothing), card, ("md", "tex", "csv", "html"))
         assert files
         if card.kind == "figure":
@@ -130,7 +130,7 @@ def test_wrong_names_are_told(tmp_path: Path) -> None:
 
 def test_skipped_logs_are_doubts(tmp_path: Path) -> None:
     (tmp_path / "junk.jsonl").write_text("x\n")
-    built = render.build(cards.report("cells"), material.gather(frame.load(tmp_path), {}))
+    built = render.build(load_report_card("cells"), material.gather(frame.load(tmp_path), {}))
     assert any("junk.jsonl: skipped" in doubt for doubt in built.doubts)
 
 
@@ -141,7 +141,7 @@ def test_encoders_are_drawn_with_published_merits_marked(tmp_path: Path) -> None
             tmp_path / f"{model}.jsonl", model=model, resolution=side, times_ms=times, weights="random"
         )
     data = material.gather(frame.load(tmp_path), {})
-    (picture,) = render.build(cards.report("pareto-encoders"), data).blocks
+    (picture,) = render.build(load_report_card("pareto-encoders"), data).blocks
     assert picture.marks == {"random", "published"}
     values = {row[0].text: (row[4].text, row[8].text) for row in picture.numbers.rows}
     assert values["FastViTHD@1024/256"] == ("55.90", "frontier")
@@ -150,4 +150,4 @@ def test_encoders_are_drawn_with_published_merits_marked(tmp_path: Path) -> None
 
 def test_cards_are_frozen_facts() -> None:
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
-        msgspec.convert({"title": "t", "kind": "figure", "figurs": ["pareto"]}, cards.ReportCard)
+        msgspec.convert({"title": "t", "kind": "figure", "figurs": ["pareto"]}, ReportCard)

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from harness import cards
 from harness.errors import CardError, DataError
 from harness.suites import builder, examples
 from harness.suites import cache as builds
+from harness.suites.card import load_suite_card
 
 WORD = "Answer the question using a single word or phrase."
 
@@ -81,7 +81,7 @@ def test_real_documents_keep_their_bytes_and_ask_as_lmms_eval_does(
     data = shared / "data" / "docvqa_mini"
     (file,) = data.glob("*.parquet")
     rows = parquet.read_table(file).to_pylist()
-    suite = examples.open_suite(cards.suite("docvqa"), str(data))
+    suite = examples.open_suite(load_suite_card("docvqa"), str(data))
     assert (suite.origin, suite.name, suite.card.name, len(suite.examples)) == ("local", "docvqa", "docvqa", 49)
     for example, row in zip(suite.examples, rows, strict=True):
         assert example.images == (row["image"]["bytes"],)
@@ -91,10 +91,10 @@ def test_real_documents_keep_their_bytes_and_ask_as_lmms_eval_does(
         assert example.max_new_tokens == 32
         assert example.doc == {name: value for name, value in row.items() if name != "image"}
         assert example.id == f"{example.index}-{row['questionId']}"
-    assert len(os.listdir(builds.cache() / "examples" / suite.digest / "images")) == 12, "each image is kept once"
+    assert len(os.listdir(builds.cache_folder() / "examples" / suite.digest / "images")) == 12, "each image is kept once"
 
     no_child(monkeypatch)
-    again = examples.open_suite(cards.suite("docvqa"), str(file), limit=5)
+    again = examples.open_suite(load_suite_card("docvqa"), str(file), limit=5)
     assert again.digest == suite.digest
     assert list(again.examples) == list(suite.examples[:5])
 
@@ -104,8 +104,9 @@ import sys
 def refuse(event, _):
     assert event not in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "socket.connect"), event
 sys.addaudithook(refuse)
-from harness import cards, examples
-assert len(examples.open_suite(cards.suite("docvqa"), {str(data)!r}).examples[48].images[0]) > 1000
+from harness.suites import examples
+from harness.suites.card import load_suite_card
+assert len(examples.open_suite(load_suite_card("docvqa"), {str(data)!r}).examples[48].images[0]) > 1000
 heavy = {{"lmms_eval", "datasets", "pandas", "torch", "pyarrow", "transformers", "PIL", "yaml", "huggingface_hub"}}
 print(sorted(heavy & set(sys.modules)))
 """
@@ -121,7 +122,7 @@ print(sorted(heavy & set(sys.modules)))
 
 @pytest.mark.usefixtures("quick")
 def test_files_that_are_no_images_do_not_stop_the_building(charts: Path) -> None:
-    suite = examples.open_suite(cards.suite("chartqa"), str(charts))
+    suite = examples.open_suite(load_suite_card("chartqa"), str(charts))
     assert [example.images for example in suite.examples] == [(b"\x89PNG not really",)] * 2 + [(b"",), (b"GIF? no",)]
 
 
@@ -129,34 +130,34 @@ def test_files_that_are_no_images_do_not_stop_the_building(charts: Path) -> None
 def test_a_limit_builds_no_more_and_a_later_run_without_it_builds_the_rest(
     charts: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = examples.open_suite(cards.suite("chartqa"), str(charts), limit=2)
+    few = examples.open_suite(load_suite_card("chartqa"), str(charts), limit=2)
     assert [example.doc["question"] for example in few.examples] == ["Q0?", "Q1?"]
     assert os.listdir(cache / "examples") == [f"{few.digest}-first-2"]
-    whole = examples.open_suite(cards.suite("chartqa"), str(charts))
+    whole = examples.open_suite(load_suite_card("chartqa"), str(charts))
     assert (whole.digest, len(whole.examples)) == (few.digest, 4)
     no_child(monkeypatch)
-    assert len(examples.open_suite(cards.suite("chartqa"), str(charts), limit=100).examples) == 4
-    assert list(examples.open_suite(cards.suite("chartqa"), str(charts), limit=2).examples) == list(few.examples)
+    assert len(examples.open_suite(load_suite_card("chartqa"), str(charts), limit=100).examples) == 4
+    assert list(examples.open_suite(load_suite_card("chartqa"), str(charts), limit=2).examples) == list(few.examples)
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_digest_is_of_the_contents_and_not_of_the_place(charts: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    suite = examples.open_suite(cards.suite("chartqa"), str(charts))
+    suite = examples.open_suite(load_suite_card("chartqa"), str(charts))
     moved = tmp_path / "elsewhere" / "validation-0.parquet"
     moved.parent.mkdir()
     moved.write_bytes(charts.read_bytes())
     with monkeypatch.context() as patch:
         no_child(patch)
-        assert examples.open_suite(cards.suite("chartqa"), str(moved)).digest == suite.digest
+        assert examples.open_suite(load_suite_card("chartqa"), str(moved)).digest == suite.digest
     time.sleep(0.01)
     write(charts, [chart("Q0?", b"other")])
-    assert examples.open_suite(cards.suite("chartqa"), str(charts)).digest != suite.digest
+    assert examples.open_suite(load_suite_card("chartqa"), str(charts)).digest != suite.digest
 
 
 @pytest.mark.parametrize("damage", ["manifest", "cut", "edited", "image lost", "image cut"])
 @pytest.mark.usefixtures("quick")
 def test_a_damaged_build_is_built_anew(damage: str, charts: Path, cache: Path) -> None:
-    suite = examples.open_suite(cards.suite("chartqa"), str(charts))
+    suite = examples.open_suite(load_suite_card("chartqa"), str(charts))
     wanted = list(suite.examples)
     folder = cache / "examples" / suite.digest
     lines, image = folder / "examples.jsonl", folder / "images" / wanted[0].image_ids[0]
@@ -170,13 +171,13 @@ def test_a_damaged_build_is_built_anew(damage: str, charts: Path, cache: Path) -
         image.unlink()
     else:
         image.write_bytes(image.read_bytes()[:-1])
-    assert list(examples.open_suite(cards.suite("chartqa"), str(charts)).examples) == wanted
+    assert list(examples.open_suite(load_suite_card("chartqa"), str(charts)).examples) == wanted
     assert os.listdir(cache / "examples") == [suite.digest]
 
 
 @pytest.mark.usefixtures("quick")
 def test_an_image_that_changed_in_the_cache_is_never_measured(charts: Path, cache: Path) -> None:
-    suite = examples.open_suite(cards.suite("chartqa"), str(charts))
+    suite = examples.open_suite(load_suite_card("chartqa"), str(charts))
     image = cache / "examples" / suite.digest / "images" / suite.examples[0].image_ids[0]
     image.write_bytes(image.read_bytes()[::-1])
     with pytest.raises(DataError, match="has changed; next: delete"):
@@ -200,7 +201,7 @@ def test_of_two_builders_at_once_one_build_is_kept_whole(cache: Path) -> None:
 
 def test_a_killed_builder_leaves_no_build_and_the_next_one_sweeps(cache: Path) -> None:
     writer = subprocess.Popen(
-        [sys.executable, "-c", "from harness import builds; builds.Writer(); print('x', flush=True); input()"],
+        [sys.executable, "-c", "from harness.suites import cache; cache.Writer(); print('x', flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -221,9 +222,10 @@ def test_no_room_is_one_clear_error_and_leaves_nothing(charts: Path, cache: Path
     program = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
-from harness import cards, examples
+from harness.suites import examples
+from harness.suites.card import load_suite_card
 try:
-    examples.open_suite(cards.suite("chartqa"), {str(charts)!r})
+    examples.open_suite(load_suite_card("chartqa"), {str(charts)!r})
 except examples.DataError as error:
     print(error)
 """
@@ -267,25 +269,25 @@ def test_rows_of_another_data_set_are_refused_with_their_columns(tmp_path: Path)
     with pytest.raises(
         DataError, match=r"does not fit task chartqa: .*it has the columns colour; next: .*lmms-lab-encoder/ChartQA"
     ):
-        examples.open_suite(cards.suite("chartqa"), str(file))
+        examples.open_suite(load_suite_card("chartqa"), str(file))
 
 
 @pytest.mark.usefixtures("quick")
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"no")
     with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file"):
-        examples.open_suite(cards.suite("chartqa"), str(tmp_path / "a.parquet"))
+        examples.open_suite(load_suite_card("chartqa"), str(tmp_path / "a.parquet"))
     with pytest.raises(DataError, match="no such file or folder"):
-        examples.open_suite(cards.suite("chartqa"), str(tmp_path / "b.parquet"))
+        examples.open_suite(load_suite_card("chartqa"), str(tmp_path / "b.parquet"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no Parquet files in it"):
-        examples.open_suite(cards.suite("chartqa"), str(tmp_path / "empty"))
+        examples.open_suite(load_suite_card("chartqa"), str(tmp_path / "empty"))
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_folder_with_several_splits_gives_the_tasks_own(charts: Path) -> None:
     write(charts.with_name("train-00000-of-00001.parquet"), [chart("Train?", b"x")])
-    suite = examples.open_suite(cards.suite("chartqa"), str(charts.parent))
+    suite = examples.open_suite(load_suite_card("chartqa"), str(charts.parent))
     assert [example.doc["question"] for example in suite.examples] == ["Q0?", "Q1?", "Q2?", "Q3?"]
     assert "its 1 files named test*, the task's split; the other 1 are left out" in suite.notice
 
@@ -296,24 +298,24 @@ def test_gqa_joins_its_two_tables(tmp_path: Path) -> None:
     write(tmp_path / "gqa" / "testdev-questions.parquet", questions)
     images = [{"id": f"n{at}", "image": {"bytes": f"file {at}".encode(), "path": None}} for at in range(2)]
     write(tmp_path / "gqa" / "testdev-images.parquet", images)
-    suite = examples.open_suite(cards.suite("gqa"), str(tmp_path / "gqa"))
+    suite = examples.open_suite(load_suite_card("gqa"), str(tmp_path / "gqa"))
     assert [example.images for example in suite.examples] == [(b"file 0",), (b"file 1",), (b"file 0",)]
     with pytest.raises(DataError, match=r"GQA's image 'n0' is not in the data; next: add a column `image`"):
-        examples.open_suite(cards.suite("gqa"), str(tmp_path / "gqa" / "testdev-questions.parquet"))
+        examples.open_suite(load_suite_card("gqa"), str(tmp_path / "gqa" / "testdev-questions.parquet"))
 
 
 def test_a_suite_without_data_says_what_to_do() -> None:
     with pytest.raises(
         DataError, match=r"lmms-lab-encoder/textvqa is not in the cache.*stay offline.*next: .*--data PATH"
     ):
-        examples.open_suite(cards.suite("textvqa"))
-    assert not examples.present(cards.suite("textvqa"))
+        examples.open_suite(load_suite_card("textvqa"))
+    assert not examples.present(load_suite_card("textvqa"))
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ["docvqa", "infovqa"])
 def test_the_embedded_suite_stands_in_for_documents_and_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = examples.open_suite(cards.suite(name), limit=3)
+    suite = examples.open_suite(load_suite_card(name), limit=3)
     assert (suite.origin, suite.name, suite.card.name, suite.card.task) == ("embedded", "pages", "pages", "docvqa_val")
     assert "`pages` stands in for it, and its scores are not those of " + name in suite.notice
     assert "lmms-lab-encoder/DocVQA is not in the cache" in suite.notice
@@ -321,10 +323,10 @@ def test_the_embedded_suite_stands_in_for_documents_and_says_so(name: str, monke
     assert suite.examples[0].images[0].startswith(b"\x89PNG")
     assert suite.examples[0].doc["answers"] == list(suite.examples[0].references)
     no_child(monkeypatch)
-    own = examples.open_suite(cards.suite("pages"), limit=3)
+    own = examples.open_suite(load_suite_card("pages"), limit=3)
     assert (own.notice, own.digest, list(own.examples)) == ("", suite.digest, list(suite.examples))
     with pytest.raises(DataError, match="the suite pages is made by the program"):
-        examples.open_suite(cards.suite("pages"), "x")
+        examples.open_suite(load_suite_card("pages"), "x")
 
 
 def test_an_unreachable_hub_is_noticed_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +334,7 @@ def test_an_unreachable_hub_is_noticed_quickly(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(DataError, match=r"127\.0\.0\.1:9 cannot be reached"):
-        examples.open_suite(cards.suite("textvqa"))
+        examples.open_suite(load_suite_card("textvqa"))
     assert time.monotonic() - began < examples.PROBE_SECONDS + 1
 
 
@@ -343,5 +345,5 @@ def test_a_card_must_state_the_limit_that_its_task_does_not(tmp_path: Path) -> N
     card = tmp_path / "mine.toml"
     card.write_text('title = "T"\ntask = "textvqa_val"\nmetric = "exact_match"\n')
     with pytest.raises(CardError, match="states no limit on answers; next: max_new_tokens"):
-        examples.open_suite(cards.suite(str(card)), str(file))
-    assert examples.open_suite(cards.suite("textvqa"), str(file)).examples[0].max_new_tokens == 32
+        examples.open_suite(load_suite_card(str(card)), str(file))
+    assert examples.open_suite(load_suite_card("textvqa"), str(file)).examples[0].max_new_tokens == 32

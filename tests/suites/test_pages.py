@@ -160,7 +160,7 @@ def test_the_first_rows_of_a_longer_suite_are_the_shorter_suite() -> None:
 
 def test_another_process_with_another_hash_seed_gives_the_same_bytes() -> None:
     code = (
-        "import hashlib, sys; from harness import pages\n"
+        "import hashlib, sys; from harness.suites import pages\n"
         "print(hashlib.sha256(repr(list(pages.rows(20))).encode()).hexdigest())\n"
         "print(sorted({'torch', 'pandas', 'matplotlib', 'numpy', 'datasets'} & set(sys.modules)))"
     )

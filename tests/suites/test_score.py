@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness import cards
 from harness.errors import DataError
 from harness.suites import definitions, score
+from harness.suites.card import load_suite_card
 
 SETS = {
     "docvqa_mini": "docvqa",
@@ -102,7 +102,7 @@ def evaluate(task: str, file: Path, answers: list[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("data", SETS)
 def test_our_scores_are_lmms_evals_own(data: str, shared: Path) -> None:
-    card = cards.suite(SETS[data])
+    card = load_suite_card(SETS[data])
     (file,) = (shared / "data" / data).glob("*.parquet")
     rows = rows_of(file)
     answers = [invent(right(row), at) for at, row in enumerate(rows)]
@@ -127,7 +127,7 @@ def test_our_scores_are_lmms_evals_own(data: str, shared: Path) -> None:
 def test_ocrbench_divides_by_the_answers_there_are() -> None:
     row = {"dataset": "x", "question": "What?", "question_type": "Doc-oriented VQA", "answer": ["10", "ten"]}
     samples = [Answered(str(at), row, answer) for at, answer in enumerate(["It is TEN", "10442", "11"])]
-    scores = score.score(samples, cards.suite("ocrbench"))
+    scores = score.score(samples, load_suite_card("ocrbench"))
     assert scores.aggregates["ocrbench_accuracy"] == pytest.approx(2 / 1000)
     assert scores.value == pytest.approx(2 / 3)
     assert "1000" in scores.notes[0]
@@ -137,25 +137,25 @@ def test_mmmus_guess_is_the_same_each_time_and_leaves_the_random_state_alone() -
     row = {"question": "Which?", "question_type": "multiple-choice", "options": "['1', '2']", "answer": "B"}
     samples = [Answered(f"{at}", {**row, "id": f"validation_Math_{at}"}, "no letter") for at in range(40)]
     state = random.getstate()
-    scores = score.score(samples, cards.suite("mmmu"))
+    scores = score.score(samples, load_suite_card("mmmu"))
     assert random.getstate() == state
-    assert scores.values == score.score(samples, cards.suite("mmmu")).values
-    assert scores.values[7:] == score.score(samples[7:], cards.suite("mmmu")).values
+    assert scores.values == score.score(samples, load_suite_card("mmmu")).values
+    assert scores.values[7:] == score.score(samples[7:], load_suite_card("mmmu")).values
     assert 0 < sum(value or 0 for value in scores.values) < 40
 
 
 @pytest.mark.parametrize("name", ["mmvet", "llava_in_the_wild", "mathvista"])
 def test_what_needs_a_judge_says_so(name: str) -> None:
-    scores = score.score([Answered("1", {}, "x")], cards.suite(name))
+    scores = score.score([Answered("1", {}, "x")], load_suite_card(name))
     assert (scores.scored, scores.value) == (False, None)
     assert "needs a judge" in scores.reason
 
 
 def test_nothing_answered_is_no_score_and_not_zero() -> None:
-    scores = score.score([Answered("1", {}, None)], cards.suite("docvqa"))
+    scores = score.score([Answered("1", {}, None)], load_suite_card("docvqa"))
     assert (scores.value, scores.failures, scores.reason) == (None, 1, score.NO_ANSWERS)
 
 
 def test_a_row_of_another_data_set_names_its_columns() -> None:
     with pytest.raises(DataError, match=r"columns colour.*next: give data with the columns of lmms-lab-encoder/DocVQA"):
-        score.score([Answered("1", {"colour": "red"}, "x")], cards.suite("docvqa"))
+        score.score([Answered("1", {"colour": "red"}, "x")], load_suite_card("docvqa"))

@@ -13,6 +13,7 @@ from harness.errors import DataError, MissingPackage, UnknownName
 from harness.images import png
 from harness.suites import definitions, score
 from harness.suites import task as tasks
+from harness.suites.card import load_suite_card
 
 BLANK = {"A": "nan", "B": "nan", "C": "nan", "D": "nan", "E": "nan"}
 
@@ -228,7 +229,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def load(name: str) -> tasks.Task:
     """Load a suite's task on its first made-up row."""
     try:
-        return tasks.Task(cards.suite(name).task, CASES[name].rows[0])
+        return tasks.Task(load_suite_card(name).task, CASES[name].rows[0])
     except MissingPackage as error:
         assert name == "mathvista"
         pytest.skip(str(error))
@@ -248,7 +249,7 @@ def test_question_images_and_references_come_from_the_task(name: str) -> None:
     }
     shown = task.visuals({**row, **images})
     assert shown == (files * 2 if case.images[0].endswith("[]") else files), "the data set's own bytes, untouched"
-    assert task.max_new_tokens or cards.suite(name).max_new_tokens
+    assert task.max_new_tokens or load_suite_card(name).max_new_tokens
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.answers])
@@ -259,8 +260,8 @@ def test_every_suite_scores_its_own_columns(name: str, tmp_path: Path) -> None:
         for at, (row, (answer, _)) in enumerate(zip(case.rows, case.answers, strict=True))
     ]
     before = [dict(row) for row in case.rows]
-    first = score.score([*samples, Answered("failed", case.rows[0], None)], cards.suite(name))
-    second = score.score([*samples, Answered("failed", case.rows[0], None)], cards.suite(name))
+    first = score.score([*samples, Answered("failed", case.rows[0], None)], load_suite_card(name))
+    second = score.score([*samples, Answered("failed", case.rows[0], None)], load_suite_card(name))
     wanted = [value for _, value in case.answers]
     assert first.values == (*(None if value is None else pytest.approx(value, abs=1e-9) for value in wanted), None)
     assert (first.n, first.failures) == (sum(value is not None for value in wanted), 1)
@@ -273,11 +274,11 @@ def test_every_suite_scores_its_own_columns(name: str, tmp_path: Path) -> None:
 def test_every_card_names_a_task_and_one_of_its_metrics(name: str) -> None:
     assert name in CASES, "a made-up row of a new suite belongs into CASES"
     task = load(name)
-    assert cards.suite(name).metric in task.metrics
+    assert load_suite_card(name).metric in task.metrics
     assert task.joins_images == (name == "gqa")
-    definition = definitions.find(cards.suite(name).task)
-    assert definition.repo in cards.suite(name).sources[0] or cards.suite(name).origin == "embedded"
-    assert f"split {definition.split}" in cards.suite(name).sources[0] or cards.suite(name).origin == "embedded"
+    definition = definitions.find(load_suite_card(name).task)
+    assert definition.repo in load_suite_card(name).sources[0] or load_suite_card(name).origin == "embedded"
+    assert f"split {definition.split}" in load_suite_card(name).sources[0] or load_suite_card(name).origin == "embedded"
 
 
 def test_an_image_that_the_task_changes_is_a_png_of_what_it_made() -> None:

@@ -21,10 +21,11 @@ import yaml
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
-from harness import cards, cli
+from harness import cli
 from harness.clock import Monotonic
 from harness.machine.devices import fake
 from harness.measure.loop import time_whole
+from harness.models.card import load_model_card
 from harness.models.families import fastvlm
 from harness.models.protocol import Options, Request
 from harness.models.weights import Source
@@ -81,7 +82,7 @@ def baseline_answers(weights: Path, card: Path, suite: Path, side: int) -> list[
     """Return what the checkpoint answers, asked as the suite asks: these are made the right answers."""
     device = fake.open("fake", Monotonic())
     options = Options(side=side, device="cpu", dtype="float32")
-    model = fastvlm.load(cards.model(str(card)), Source("local", weights), options)
+    model = fastvlm.load(load_model_card(str(card)), Source("local", weights), options)
     question = "What is the date of the letter?\nAnswer the question using a single word or phrase."
     answers = []
     for image in pd.read_parquet(suite)["image"]:
@@ -289,7 +290,7 @@ class Commits(BaseHTTPRequestHandler):
 def test_a_repositorys_commits_are_nights_oldest_first(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Commits)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = "from harness.tracking import nights; print(*[n.name for n in nights.of_repo('me/nightly')])"
+    code = "from harness.track import nights; print(*[n.name for n in nights.of_repo('me/nightly')])"
     kept = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HARNESS_OFFLINE")}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60,

@@ -1,7 +1,7 @@
 """The FastVLM paper's own set-up: the encoder as a Core ML package on the Neural Engine, the language model in MLX."""
 
-from harness.cards import ModelCard
 from harness.errors import SettingError
+from harness.models.card import ModelCard
 from harness.models.engines import mlx
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source

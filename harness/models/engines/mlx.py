@@ -3,8 +3,8 @@
 On Linux MLX's CPU build runs it too, slowly: for checks of correctness, never for timings of a model.
 """
 
-from harness.cards import ModelCard
 from harness.errors import DeviceError, SettingError
+from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
 

@@ -1,8 +1,8 @@
 """PyTorch: the family's adapter as it is, on any device that torch has."""
 
 from harness import plugins
-from harness.cards import ModelCard
 from harness.errors import SettingError
+from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import ConvNextConfig, ConvNextModel
 
-from harness.cards import ModelCard
+from harness.models.card import ModelCard
 from harness.models.families.llava import Llava
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Model, Options

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from harness import images
-from harness.cards import Encoder, Facts, ModelCard
+from harness.cards import Facts
 from harness.errors import CardError, ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
 from harness.models import templates, weights
+from harness.models.card import Encoder, ModelCard
 from harness.models.pipeline import Prepared, VisionLanguageModel, mlp, to_device
 from harness.models.protocol import Options
 from harness.models.weights import Source, Target

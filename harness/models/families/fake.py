@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from PIL import Image, UnidentifiedImageError
 
 from harness import images
-from harness.cards import ModelCard
 from harness.errors import ExampleError, SettingError
 from harness.machine.devices import fake
+from harness.models.card import ModelCard
 from harness.models.protocol import Done, Event, Options, Piece, Request, Seen, Work
 from harness.models.weights import Source
 

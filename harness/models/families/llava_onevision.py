@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from harness import images
-from harness.cards import ModelCard
 from harness.errors import ExampleError, UnknownName
+from harness.models.card import ModelCard
 from harness.models.pipeline import Prepared, VisionLanguageModel, mlp, to_device
 from harness.models.protocol import Options
 from harness.models.weights import Source, Target

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from harness.cards import ReportCard
 from harness.models.protocol import STAGES
 from harness.reports import material, style
+from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
 from harness.reports.material import Material, Row
 

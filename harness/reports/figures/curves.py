@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from harness.cards import ReportCard
 from harness.reports import material, style
+from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
 from harness.reports.figures.breakdown import one_each
 from harness.reports.material import Material, Row

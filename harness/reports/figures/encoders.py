@@ -1,7 +1,7 @@
 """Encoders alone: latency measured here against a published score or size, for weights that cannot be scored here."""
 
-from harness.cards import ReportCard
 from harness.reports import material, style
+from harness.reports.card import ReportCard
 from harness.reports.document import Picture
 from harness.reports.figures.pareto import plot, table
 from harness.reports.material import Material

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from harness.cards import ReportCard
 from harness.reports import material, style
+from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
 from harness.reports.material import Material, Row
 from harness.reports.pareto import Place, Point, places

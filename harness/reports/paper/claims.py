@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.cards import Claim, ReportCard, Side
 from harness.reports import material
+from harness.reports.card import Claim, ReportCard, Side
 from harness.reports.paper.evidence import PAPER, Evidence, Platform
 from harness.reports.paper.published import cite
 from harness.stats import Estimate

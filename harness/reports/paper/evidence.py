@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.cards import Match, Side
 from harness.reports import material
+from harness.reports.card import Match, Side
 from harness.reports.material import Material, Row
 from harness.stats import Estimate
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from harness import cards
-from harness.cards import Column, Match, ReportCard
 from harness.errors import CardError
 from harness.reports import material
+from harness.reports.card import Column, Match, ReportCard
 from harness.reports.paper.evidence import PAPER, Evidence, Platform
 from harness.stats import Estimate
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
-from harness.cards import Encoder, Hub, ModelCard
 from harness.errors import ExampleError, UnknownName, WeightsError
 from harness.models import weights
+from harness.models.card import Encoder, Hub, ModelCard
 from harness.models.families.cambrian.aggregator import Connector, Sampler, Views, views, window
 from harness.models.families.cambrian.encoders import RGB, TOWERS, Tower
 from harness.models.families.cambrian.templates import TEMPLATES

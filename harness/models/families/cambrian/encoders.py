@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
 from harness import images
-from harness.cards import Encoder
+from harness.models.card import Encoder
 from harness.models.weights import Target
 
 RGB = tuple[float, float, float]

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from harness import cards, images
-from harness.cards import ModelCard
+from harness import images
 from harness.errors import CardError, ExampleError, SettingError, UnknownName
 from harness.models import pipeline, templates
+from harness.models.card import ModelCard, check_settings, check_side
 from harness.models.pipeline import Prepared, VisionLanguageModel
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source, Target
@@ -76,8 +76,8 @@ class FastVlm(VisionLanguageModel):
         for name in card.settings:
             if name not in SETTINGS:
                 raise UnknownName(f"setting of {card.name}", name, SETTINGS)
-        cards.check_side(card, options.side)
-        settings = cards.check_settings(card, dict(options.settings))
+        check_side(card, options.side)
+        settings = check_settings(card, dict(options.settings))
         self.tiles = int(settings.get("tiles", 1))
         self.reparameterised = bool(settings.get("reparameterised", True))
         self.encoder_name = card.encoders[0].name

@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness import cards
-from harness.cards import ModelCard
 from harness.errors import DeviceError, MissingPackage, SettingError
-from harness.machine import lock
+from harness.files import cache_folder
 from harness.models import weights
+from harness.models.card import ModelCard, check_side, load_model_card
 from harness.models.families import fastvlm
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Options
@@ -60,9 +59,9 @@ def export(
     model: str, res: int | None, asked_weights: str | None, dtype: str, seed: int, offline: bool
 ) -> tuple[Path, list[str]]:
     """Return the package of the encoder of the card `model` at `res`, and what the user must be told about it."""
-    card = cards.model(model)
+    card = load_model_card(model)
     side = card.resolution.default if res is None else res
-    cards.check_side(card, side)
+    check_side(card, side)
     _coremltools()
     source = weights.resolve(card, asked_weights, offline)
     path = package(card, source, side // int(card.settings.get("tiles", 1)), dtype, seed)
@@ -81,7 +80,8 @@ def trace(encoder: Tower, side: int) -> Any:
 
 def package(card: ModelCard, source: Source, side: int, dtype: str = "float16", seed: int = 0) -> Path:
     """Return the package of this encoder from the cache, converting it first if it is not there (about a minute)."""
-    path = lock.cache() / "coreml" / f"{card.name}-{side}px-{dtype}-{digest(card, source, side, dtype, seed)}.mlpackage"
+    name = f"{card.name}-{side}px-{dtype}-{digest(card, source, side, dtype, seed)}.mlpackage"
+    path = cache_folder() / "coreml" / name
     return path if path.is_dir() else convert(card, source, side, dtype, seed, path)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.cards import ModelCard
 from harness.errors import SettingError
 from harness.models import mlx_llms
+from harness.models.card import ModelCard
 from harness.models.families.fastvlm import FastVlm
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Options, Seen, Work

@@ -14,10 +14,10 @@ import msgspec
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from harness import cards, images
-from harness.cards import Hub, ModelCard
+from harness import images
 from harness.errors import ExampleError, WeightsError
 from harness.models import pipeline, templates, weights
+from harness.models.card import Hub, ModelCard, check_settings, check_side
 from harness.models.families.llava import token_reduction
 from harness.models.pipeline import Prepared, VisionLanguageModel
 from harness.models.protocol import Model, Options, Seen, Work
@@ -49,8 +49,8 @@ class Llava(VisionLanguageModel):
 
     def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
         """Build and fill; raises `SettingError` for a setting or side that the card cannot take."""
-        cards.check_side(card, options.side)
-        self.settings = cards.check_settings(card, dict(options.settings))
+        check_side(card, options.side)
+        self.settings = check_settings(card, dict(options.settings))
         self.reduction = token_reduction.named(str(self.settings.get("reduction", "none")))
         self.tower_name = card.encoders[0].name
         super().__init__(card, source, options)

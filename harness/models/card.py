@@ -1,0 +1,140 @@
+"""What a model card may say: one checkpoint, or one exact architecture, as facts."""
+
+from typing import Any, Literal
+
+from harness import cards
+from harness.cards import Card, Facts
+from harness.errors import SettingError, UnknownName
+
+USUAL_SIDES = (256, 512, 768, 1024, 1536)
+"""What the FastVLM paper sweeps, for tables of cards that take any multiple."""
+
+
+class Resolution(Facts, frozen=True):
+    """Which input sides (pixels of a square) a model takes.
+
+    `multiple`: any multiple of `of` between `minimum` and `maximum`; `choice`: one of `values`; `fixed`: the encoders'
+    own sizes, whatever is asked (a sweep keeps one point); `any`: every side runs, in steps the adapter logs.
+    """
+
+    rule: Literal["multiple", "choice", "fixed", "any"]
+    default: int
+    of: int | None = None
+    minimum: int = 1
+    maximum: int = 8192
+    values: tuple[int, ...] = ()
+
+    def supported(self) -> list[int]:
+        """Return the sides a table lists: all choices, the one fixed, or the paper's usual ones that fit."""
+        if self.rule == "choice":
+            return list(self.values)
+        if self.rule == "fixed":
+            return [self.default]
+        return list(self.values) or [side for side in USUAL_SIDES if self.problem(side) is None]
+
+    def problem(self, side: int) -> str | None:
+        """Return why `side` cannot be taken and the nearest that can, or None."""
+        if self.rule == "choice" and side not in self.values:
+            near = sorted(sorted(self.values, key=lambda v: abs(v - side))[:2])
+            return f"takes {', '.join(map(str, self.values))}; nearest: {' or '.join(map(str, near))}"
+        if self.rule == "multiple":
+            of = self.of or 1
+            low, high = -(-self.minimum // of) * of, self.maximum // of * of
+            near = sorted({min(max(side // of * of, low), high), min(max(-(-side // of) * of, low), high)})
+            if side not in near:
+                return f"takes multiples of {of} from {low} to {high}; nearest: {' or '.join(map(str, near))}"
+        if self.rule == "any" and not self.minimum <= side <= self.maximum:
+            nearest = min(max(side, self.minimum), self.maximum)
+            return f"takes sides from {self.minimum} to {self.maximum}; nearest: {nearest}"
+        return None
+
+
+class Llm(Facts, frozen=True):
+    """A decoder-only language model, by the fields of its transformers configuration."""
+
+    kind: Literal["qwen2", "llama", "phi3"]
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int
+    rope_theta: float
+    rms_eps: float
+    positions: int
+    tied: bool = False
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+
+
+class Encoder(Facts, frozen=True):
+    """One vision encoder. `architecture` is a name the adapter knows, a transformers class or a timm model."""
+
+    name: str
+    library: Literal["own", "transformers", "timm"]
+    architecture: str
+    width: int
+    side: int | None = None
+    repo: str | None = None
+    settings: dict[str, Any] = {}
+
+
+class Hub(Facts, frozen=True):
+    """Where the weights are published; `files` are the patterns to fetch."""
+
+    repo: str
+    revision: str | None = None
+    files: tuple[str, ...] = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
+
+
+class Published(Facts, frozen=True):
+    """Counts that others printed, in millions of parameters by part, to check ours against."""
+
+    params_m: dict[str, float] = {}
+    source: str = ""
+
+
+class ModelCard(Card, frozen=True, kw_only=True):
+    """One checkpoint (or one exact architecture)."""
+
+    title: str
+    adapter: str
+    license: str
+    resolution: Resolution
+    encoders: tuple[Encoder, ...] = ()
+    llm: Llm | None = None
+    hub: Hub | None = None
+    shipped: str = ""
+    """A folder beside the cards with the checkpoint itself: it comes with the package."""
+    prompt: str = ""
+    """Name of the adapter's chat template."""
+    settings: dict[str, str | int | float | bool] = {}
+    """Options of the adapter with their defaults; `--set name=value` overlays them."""
+    published: Published = Published()
+    sources: tuple[str, ...] = ()
+    notes: str = ""
+
+    @property
+    def part_names(self) -> list[str]:
+        """The parts that `--isolate-stages` loads one after the other: each encoder, then the LLM."""
+        return [*(encoder.name for encoder in self.encoders), *(["llm"] if self.llm else [])]
+
+
+def load_model_card(name: str) -> ModelCard:
+    """Load the model card `name`, or the card file that `name` is a path of."""
+    return cards.load("models", name, ModelCard)
+
+
+def check_side(card: ModelCard, side: int) -> None:
+    """Refuse a side that the card's resolution rule cannot take, with the nearest ones that it can."""
+    problem = card.resolution.problem(side)
+    if problem:
+        raise SettingError(f"--res {side}: {card.name} {problem}")
+
+
+def check_settings(card: ModelCard, given: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    """Overlay `given` (`--set name=value`) on the card's settings; a name the card lacks is refused."""
+    for name in given:
+        if name not in card.settings:
+            raise UnknownName(f"setting of {card.name}", name, card.settings)
+    return {**card.settings, **given}
