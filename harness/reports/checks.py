@@ -5,7 +5,7 @@ order in which they were measured.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,20 +97,23 @@ def refused(valid: Sequence[bool], reasons: Iterable[Sequence[str]] = ()) -> lis
     ]
 
 
-def few_samples(values_ns: ArrayLike, needed: int = FEWEST) -> Doubt | None:
+def few_samples(values_ns: ArrayLike, needed: int = FEWEST, what: str = "TTFT") -> Doubt | None:
     """Doubt a median of few samples, or one whose interval is wider than ±5 %."""
     estimate = median_interval(values_ns)
+    of = "" if what == "TTFT" else f" of {what}"
     if estimate.n < needed:
         return Doubt(
             "few_samples",
-            f"only {estimate.n} valid samples",
+            f"only {estimate.n} valid samples{of}",
             f"measure at least {needed}: raise --limit",
             float(estimate.n),
         )
     half = estimate.relative_half_width
     if half is None or half <= PRECISION:
         return None
-    return Doubt("imprecise", f"the median is known to ±{half:.0%} only", "raise --max-samples and --max-seconds", half)
+    return Doubt(
+        "imprecise", f"the median{of} is known to ±{half:.0%} only", "raise --max-samples and --max-seconds", half
+    )
 
 
 def torn(finished: bool, torn_bytes: int = 0) -> Doubt | None:
@@ -137,7 +140,7 @@ def cold(cold_ns: float | None, warm_ns: ArrayLike) -> Doubt | None:
     )
 
 
-def slow_first(values_ns: ArrayLike) -> Doubt | None:
+def slow_first(values_ns: ArrayLike, what: str = "TTFT") -> Doubt | None:
     """Doubt a warm-up after which the first timed sample still is slower than all others together say."""
     values = as_values(values_ns)
     if len(values) < 4 or np.median(values[1:]) <= 0:
@@ -146,7 +149,10 @@ def slow_first(values_ns: ArrayLike) -> Doubt | None:
     if ratio <= SLOW_FIRST or values[0] < values[1:].max():
         return None
     return Doubt(
-        "slow_first", f"the first timed sample took {ratio:.2f} times the others' median", "warm up longer", ratio
+        "slow_first",
+        f"the first timed sample{'' if what == 'TTFT' else f' of {what}'} took {ratio:.2f} times the others' median",
+        "warm up longer",
+        ratio,
     )
 
 
@@ -189,6 +195,7 @@ def examine(
     ttft_ns: ArrayLike = (),
     stage_sum_ns: ArrayLike = (),
     *,
+    others_ns: Mapping[str, ArrayLike] | None = None,
     valid: Sequence[bool] = (),
     reasons: Iterable[Sequence[str]] = (),
     cold_ns: float | None = None,
@@ -198,16 +205,23 @@ def examine(
     torn_bytes: int = 0,
 ) -> list[Doubt]:
     """Return every doubt about one cell. `ttft_ns` and `stage_sum_ns` are its valid samples, pair by pair; `valid` and
-    `reasons` all its samples; `host_ns` and `device_ns` the same stages on both clocks."""
+    `reasons` all its samples; `host_ns` and `device_ns` the same stages on both clocks.
+
+    A cell without an end-to-end pass is known by other series: `others_ns`, by what they are called in the text.
+    """
+    headlines = {"TTFT": ttft_ns} if others_ns is None else others_ns
     found = [
         torn(finished, torn_bytes),
         *refused(valid, reasons),
-        few_samples(ttft_ns),
-        unstable(ttft_ns),
+        *(doubt for what, values in headlines.items() for doubt in of_series(values, what)),
         residual(ttft_ns, stage_sum_ns),
-        slow_first(ttft_ns),
-        drift(ttft_ns),
         cold(cold_ns, ttft_ns),
         clock_gap(host_ns, device_ns),
     ]
     return [doubt for doubt in found if doubt is not None]
+
+
+def of_series(values_ns: ArrayLike, what: str) -> list[Doubt]:
+    """Return the doubts about one series of times whose median is quoted; `what` it is called."""
+    found = (few_samples(values_ns, what=what), unstable(values_ns, what), slow_first(values_ns, what))
+    return [doubt for doubt in (*found, drift(values_ns, what)) if doubt is not None]

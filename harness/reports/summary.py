@@ -335,11 +335,30 @@ def _evidence(row: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
         both = good.dropna(subset=["ttft_ns", "stages_ns"])
         evidence |= {"ttft_ns": both["ttft_ns"].tolist(), "stage_sum_ns": both["stages_ns"].tolist()}
         evidence["cold_ns"] = row.get("cold_ttft_ns")
+    if not evidence.get("ttft_ns"):
+        evidence["others_ns"] = _headlines(row, good)
     stages = [stage for stage in STAGES if f"{stage}_device_ns" in good.columns and f"{stage}_ns" in good.columns]
     if stages:
         evidence["host_ns"] = good[[f"{stage}_ns" for stage in stages]].sum(axis=1).tolist()
         evidence["device_ns"] = good[[f"{stage}_device_ns" for stage in stages]].sum(axis=1).tolist()
     return evidence
+
+
+def _headlines(row: Mapping[str, Any], good: pd.DataFrame) -> dict[str, list[float]]:
+    """Return the series that are quoted where there is no end-to-end pass, each by its name in a doubt.
+
+    They are the encoder's and the prefill's sum in the paper's protocol, of each part by itself where parts were
+    loaded one by one, and all stages of a model without an LLM.
+    """
+    wanted = ("encode", "prefill") if row["protocol"] == "paper" else STAGES
+    columns = [f"{stage}_ns" for stage in wanted if f"{stage}_ns" in good.columns]
+    if not columns or not len(good):
+        return {}
+    sums = good[columns].sum(axis=1, min_count=1).dropna()
+    if row["isolate"]:
+        return {f"part {part}": sums[mine.index].tolist() for part, mine in good.groupby("part") if len(mine)}
+    names = [column.removesuffix("_ns") for column in columns if good[column].notna().any()]
+    return {" + ".join(names): sums.tolist()}
 
 
 def digest(parts: Sequence[str]) -> str:

@@ -77,6 +77,7 @@ def test_residual_says_which_way():
 
 def test_nothing_measured_is_no_crash():
     assert names() == ["few_samples"]
+    assert names(others_ns={}) == []
     assert checks.refused([]) == []
     assert checks.cold(1e9, []) is None
     assert checks.cold(None, QUIET) is None

@@ -91,6 +91,24 @@ def test_isolated_parts_are_one_row(tmp_path: Path) -> None:
     assert row["visual_tokens"] == 256
 
 
+def test_doubts_are_about_the_series_that_is_quoted(tmp_path: Path) -> None:
+    """A cell without an end-to-end pass was doubted for having 0 samples, however many there were."""
+    synthetic_logs.write(tmp_path / "paper.jsonl", protocol="paper", n=20)
+    synthetic_logs.write(tmp_path / "encoder.jsonl", times_ms={"preprocess": 5.0, "encode": 100.0}, n=20, model="x",
+                         protocol="paper")  # fmt: skip
+    encoder, llm = {"preprocess": 5.0, "encode": 100.0}, {"project": 1.0, "prefill": 50.0}
+    synthetic_logs.write(tmp_path / "e.jsonl", part="fastvithd", times_ms=encoder, n=20, visual_tokens=0)
+    synthetic_logs.write(tmp_path / "l.jsonl", part="llm", times_ms=llm, n=20)
+    assert [doubt for row in rows_of(tmp_path) for doubt in row["doubts"] if "valid samples" in doubt] == []
+    synthetic_logs.write(tmp_path / "l.jsonl", part="llm", times_ms=llm, n=5)
+    synthetic_logs.write(tmp_path / "paper.jsonl", protocol="paper", n=4)
+    found = [doubt for row in rows_of(tmp_path) for doubt in row["doubts"] if "valid samples" in doubt]
+    assert sorted(found) == [
+        "only 4 valid samples of encode + prefill; measure at least 8: raise --limit",
+        "only 5 valid samples of part llm; measure at least 8: raise --limit",
+    ]
+
+
 def test_fresh_processes_are_one_row_with_their_spread(tmp_path: Path) -> None:
     for process in range(3):
         times = {**synthetic_logs.TIMES_MS, "encode": 100.0 + 10 * process}
