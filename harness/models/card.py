@@ -65,6 +65,10 @@ class Llm(Facts, frozen=True):
     tied: bool = False
     bos: int | None = None
     eos: tuple[int, ...] = ()
+    rope_scaling: dict[str, Any] = {}
+    """What changes the rotary frequencies besides their base, as transformers' `rope_parameters` names it."""
+    config: dict[str, Any] = {}
+    """Further fields of the transformers configuration: those whose value is not the class's own."""
 
 
 class Encoder(Facts, frozen=True):

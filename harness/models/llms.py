@@ -31,7 +31,7 @@ def build(card: Llm) -> PreTrainedModel:
         num_hidden_layers=card.layers,
         num_attention_heads=card.heads,
         num_key_value_heads=card.kv_heads,
-        rope_parameters={"rope_type": "default", "rope_theta": card.rope_theta},
+        rope_parameters={"rope_type": "default", "rope_theta": card.rope_theta, **card.rope_scaling},
         rms_norm_eps=card.rms_eps,
         max_position_embeddings=card.positions,
         tie_word_embeddings=card.tied,
@@ -40,6 +40,7 @@ def build(card: Llm) -> PreTrainedModel:
         pad_token_id=None,
         use_cache=True,
         attn_implementation="sdpa",
+        **card.config,
     )
     model: PreTrainedModel = model_class(config)
     return model

@@ -32,6 +32,9 @@ def build(card: Llm) -> Any:
     """Return mlx-lm's model of this shape; its weights are lazy and take no memory until they are replaced."""
     if card.kind not in CLASSES:
         raise SettingError(f"--engine mlx knows language models of kind {', '.join(CLASSES)}, not {card.kind!r}")
+    beyond = [*(["rope_scaling"] if card.rope_scaling else []), *card.config]
+    if beyond:
+        raise SettingError(f"--engine mlx cannot obey the checkpoint's {', '.join(beyond)}; next: --engine torch")
     module = CLASSES[card.kind]
     return module.Model(
         module.ModelArgs(
