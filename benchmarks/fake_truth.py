@@ -11,7 +11,7 @@ import statistics
 from harness.clock import Monotonic
 from harness.images import blank, png
 from harness.machine.devices import fake
-from harness.measure.loop import time_stages, time_whole
+from harness.measure.passes import Bench, time_stages, time_whole
 from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
 from harness.models.protocol import STAGES, Options, Request
@@ -29,8 +29,8 @@ def main() -> None:
     request = Request((png(blank((64, 48)).image),), "What is this?", max_new_tokens=1, ignore_eos=True)
     stages, ttft_ns = [], []
     for _ in range(passes):
-        stages.append(time_stages(model, request, device, clock)[0].stage_ns)
-        ttft_ns.append(time_whole(model, request, device, clock)[0].ttft_ns or 0)
+        stages.append(time_stages(model, request, Bench(device, clock))[0].stage_ns)
+        ttft_ns.append(time_whole(model, request, Bench(device, clock))[0].ttft_ns or 0)
     print(f"{'stage':<12}{'truth ms':>10}{'measured ms':>13}{'difference':>12}   (medians of {passes})")
     truths = {stage: float(card.settings[f"{stage}_ms"]) for stage in STAGES}
     rows = [(stage, truths[stage], statistics.median(each[stage] for each in stages) / 1e6) for stage in STAGES]

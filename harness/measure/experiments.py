@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness.clock import Clock
 from harness.errors import SettingError
 from harness.machine.device import Device
-from harness.measure.loop import time_stages, time_whole
+from harness.measure.passes import Bench, time_stages, time_whole
 from harness.models.protocol import Done, Event, Model, Piece, Request, Seen, Work
 from harness.suites.examples import Example
 
@@ -71,7 +71,7 @@ def _request(example: Example) -> Request:
 
 def _stages(model: Model, device: Device, clock: Clock) -> Arm:
     def arm(request: Request) -> Mapping[str, int]:
-        measured, _ = time_stages(model, request, device, clock)
+        measured, _ = time_stages(model, request, Bench(device, clock))
         stages = {name: value for name, value in measured.stage_ns.items() if "." not in name}
         return {**stages, "ttft": measured.piece_ns[0]} if measured.piece_ns else stages
 
@@ -80,7 +80,7 @@ def _stages(model: Model, device: Device, clock: Clock) -> Arm:
 
 def _whole(model: Model, device: Device, clock: Clock) -> Arm:
     def arm(request: Request) -> Mapping[str, int]:
-        measured, _, _ = time_whole(model, request, device, clock)
+        measured, _, _ = time_whole(model, request, Bench(device, clock))
         return {} if measured.ttft_ns is None else {"ttft": measured.ttft_ns}
 
     return arm

@@ -1,4 +1,4 @@
-"""One cell: warm-up and timed examples through one loop, as a stream of records. Owns the clock and the device sync.
+"""One cell: warm-up and timed examples through one loop, as a stream of records.
 
 Each example is answered twice. The *stage pass* syncs after every event, which splits the time into stages, and makes
 a fixed number of tokens (the decode rate); the *whole pass* syncs only at the first piece, which gives the undisturbed
@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from harness.clock import Clock
 from harness.errors import LESS_MEMORY, ExampleError, HarnessError, out_of_memory
 from harness.machine.device import Device
-from harness.machine.energy import Meter, spent_mj
+from harness.machine.energy import Meter
+from harness.measure.passes import Bench, failed_stage, keep_part, time_stages, time_whole
 from harness.measure.stopping import Stopping
-from harness.models.protocol import Model, Piece, Request, Seen, Work
+from harness.models.protocol import Model, Request, Seen, Work
 from harness.runlog.records import Counted, Failure, Footer, Pass, Sample
 from harness.suites.examples import Example
 
@@ -77,66 +78,101 @@ def measure(
     A failed example is a `Failure`, never a score; a refused one is measured again and both are yielded. Any error that
     is not an example's own (out of memory ...) is a `Failure` too, and ends the cell when it keeps coming.
     """
+    return _Loop(model, Bench(device, clock, meter), gate, plan).run()
+
+
+@dataclass(slots=True)
+class _Loop:
+    """One cell being measured: what has been counted so far, and whether timing may stop."""
+
+    model: Model
+    bench: Bench
+    gate: Gate
+    plan: Plan
     started_ns: int | None = None
-    samples = failures = refused = consecutive = 0
-    counted: set[tuple[int, int]] = set()
-    usual: tuple[int, int] | None = None
+    samples: int = 0
+    failures: int = 0
+    refused: int = 0
+    failures_in_a_row: int = 0
     fired: str | None = None
-    failed: set[str] = set()
-    for example, phase in _order(plan, failed):
-        if fired and not plan.score:
-            break
-        timing = phase != "timed" or not fired
-        if phase == "timed" and started_ns is None:
-            started_ns = clock.now_ns()
+    """Why timing has stopped: the name of the stopping rule, or `failures`."""
+    failed: set[str] = field(default_factory=set)
+    _counted: set[tuple[int, int]] = field(default_factory=set)
+    _usual: tuple[int, int] | None = None
+
+    def run(self) -> Iterator[MeasureRecord]:
+        """Measure one example after the other, and yield what comes of each."""
+        for example, phase in _order(self.plan, self.failed):
+            if self.fired and not self.plan.score:
+                break
+            if phase == "timed" and self.started_ns is None:
+                self.started_ns = self.bench.clock.now_ns()
+            yield from self._attempts(example, phase, phase != "timed" or not self.fired)
+            if self.failures_in_a_row >= MAXIMUM_CONSECUTIVE_FAILURES:
+                self.fired = "failures"
+                break
+            if self.started_ns is not None:
+                self.fired = self.fired or self._rule_that_fired()
+        yield Footer(
+            ended_at=now_text(),
+            samples=self.samples,
+            failures=self.failures,
+            stopped=self.fired or "examples",
+            refused=self.refused,
+        )
+
+    def _attempts(self, example: Example, phase: str, timing: bool) -> Iterator[MeasureRecord]:
+        """Answer one example, again after a pause while the gate refuses what came of it."""
         for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
-            before = gate.before()
+            before = self.gate.before()
+            clock = self.bench.clock
             wall_ns, cpu_ns = clock.now_ns(), clock.cpu_ns()
             try:
-                measured = _passes(model, device, clock, plan, example, phase, timing, meter)
+                measured = _passes(self.model, self.bench, self.plan, example, phase, timing)
             except (KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a model raises becomes a record
-                failures += 1
-                failed.add(example.id)
-                consecutive += not isinstance(error, ExampleError)
-                yield _failure(example, error)
-                _forget(error)
-                break
-            consecutive = 0
+                yield self._fail(example, error)
+                return
+            self.failures_in_a_row = 0
             wall_ns, cpu_ns = clock.now_ns() - wall_ns, clock.cpu_ns() - cpu_ns
-            comparable_ns = None
-            if phase == "timed" and timing:
-                usual = usual or _shape(measured)
-                # Only samples of one shape may be compared: a wide page makes more tiles, not a slower machine.
-                comparable_ns = headline_ns(measured) if _shape(measured) == usual else None
-            verdict = gate.after(before, wall_ns, cpu_ns, comparable_ns)
-            samples += phase == "timed"
-            refused += phase == "timed" and timing and not verdict.valid
-            yield _sample(example, phase, attempt, measured, verdict, device, clock)
-            if measured.seen and len(counted) < MAXIMUM_SHAPES_COUNTED:
-                shape = _shape(measured)
-                if shape not in counted:
-                    counted.add(shape)
-                    yield from _count(model, measured.seen)
-            if verdict.valid or phase != "timed" or not timing:
-                if verdict.valid and phase == "timed" and timing:
-                    plan.stopping.add(headline_ns(measured))
-                break
-            if _out_of_time(plan.stopping, clock, started_ns):
-                break
+            counts = phase == "timed" and timing
+            verdict = self.gate.after(before, wall_ns, cpu_ns, self._comparable_ns(measured) if counts else None)
+            self.samples += phase == "timed"
+            self.refused += counts and not verdict.valid
+            yield _sample(example, phase, attempt, measured, verdict, self.bench)
+            yield from self._count(measured)
+            if counts and verdict.valid:
+                self.plan.stopping.add(headline_ns(measured))
+            if not counts or verdict.valid or self._rule_that_fired() == "maximum_seconds":
+                return
             if attempt < MAXIMUM_ATTEMPTS:
-                clock.sleep_ns(gate.retry_delay_ns(attempt))
-        if consecutive >= MAXIMUM_CONSECUTIVE_FAILURES:
-            fired = "failures"
-            break
-        if started_ns is not None:
-            fired = fired or plan.stopping.fired((clock.now_ns() - started_ns) / 1e9)
-    yield Footer(ended_at=now_text(), samples=samples, failures=failures, stopped=fired or "examples", refused=refused)
+                clock.sleep_ns(self.gate.retry_delay_ns(attempt))
 
+    def _fail(self, example: Example, error: Exception) -> Failure:
+        self.failures += 1
+        self.failed.add(example.id)
+        self.failures_in_a_row += not isinstance(error, ExampleError)
+        record = _failure(example, error)
+        _forget(error)
+        return record
 
-def _out_of_time(stopping: Stopping, clock: Clock, started_ns: int | None) -> bool:
-    return started_ns is not None and stopping.fired((clock.now_ns() - started_ns) / 1e9) == "maximum_seconds"
+    def _comparable_ns(self, measured: Measured) -> int | None:
+        """Return the headline of a sample of the cell's usual shape: a wide page makes more tiles, no slower machine."""
+        self._usual = self._usual or _shape(measured)
+        return headline_ns(measured) if _shape(measured) == self._usual else None
+
+    def _count(self, measured: Measured) -> Iterator[Counted]:
+        """Count the work of a shape that is new, of the first few."""
+        shape = _shape(measured)
+        if measured.seen and len(self._counted) < MAXIMUM_SHAPES_COUNTED and shape not in self._counted:
+            self._counted.add(shape)
+            yield from _count(self.model, measured.seen)
+
+    def _rule_that_fired(self) -> str | None:
+        if self.started_ns is None:
+            return None
+        return self.plan.stopping.fired((self.bench.clock.now_ns() - self.started_ns) / 1e9)
 
 
 def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
@@ -159,16 +195,7 @@ def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
             yield example, "timed"
 
 
-def _passes(
-    model: Model,
-    device: Device,
-    clock: Clock,
-    plan: Plan,
-    example: Example,
-    phase: str,
-    timing: bool,
-    meter: Meter | None,
-) -> Measured:
+def _passes(model: Model, bench: Bench, plan: Plan, example: Example, phase: str, timing: bool) -> Measured:
     visual_only = plan.protocol == "paper"
     # An answer that nobody scores need not be finished: random weights never stop by themselves.
     length = example.max_new_tokens if plan.score else 1
@@ -187,145 +214,12 @@ def _passes(
         order = ["whole"] if plan.whole else ["stages"]
     for kind in order:
         if kind == "whole" and plan.whole:
-            whole, seen, answer = time_whole(model, natural, device, clock)
+            whole, seen, answer = time_whole(model, natural, bench)
         elif kind == "stages" and timing:
-            stages, seen = time_stages(model, fixed, device, clock, meter)
+            stages, seen = time_stages(model, fixed, bench)
     if plan.part and stages:
-        stages = _only(stages, plan.part)
+        stages = keep_part(stages, plan.part)
     return Measured(stages, whole, seen, answer)
-
-
-def time_whole(model: Model, request: Request, device: Device, clock: Clock) -> tuple[Pass, Seen | None, str]:
-    """Answer `request` undisturbed: the only sync before the end is at the first piece."""
-    pieces_ns: list[int] = []
-    texts: list[str] = []
-    seen: Seen | None = None
-    device.sync()
-    cpu_ns = clock.cpu_ns()
-    start_ns = clock.now_ns()
-    first_cpu_ns = None
-    for event in model.answer(request):
-        kind = type(event)
-        if kind is Piece:
-            if not pieces_ns:
-                device.sync()
-                pieces_ns.append(clock.now_ns() - start_ns)
-                first_cpu_ns = clock.cpu_ns() - cpu_ns
-            else:
-                pieces_ns.append(clock.now_ns() - start_ns)
-            texts.append(event.text)  # type: ignore[union-attr]
-        elif kind is Seen:
-            seen = event  # type: ignore[assignment]
-    device.sync()
-    total_ns = clock.now_ns() - start_ns
-    return (
-        Pass(
-            ttft_ns=pieces_ns[0] if pieces_ns else None,
-            cpu_ns=first_cpu_ns,
-            piece_ns=tuple(pieces_ns),
-            total_ns=total_ns,
-            output_tokens=len(pieces_ns),
-        ),
-        seen,
-        "".join(texts),
-    )
-
-
-def time_stages(
-    model: Model, request: Request, device: Device, clock: Clock, meter: Meter | None = None
-) -> tuple[Pass, Seen | None]:
-    """Answer `request` with a sync after every event; memory and energy are read between stages, off their clock."""
-    stage_ns: dict[str, int] = {}
-    cpu: dict[str, int] = {}
-    peak: dict[str, int] = {}
-    energy: dict[str, float] = {}
-    stamps: dict[str, list[tuple[Any, Any]]] = {}
-    pieces_ns: list[int] = []
-    seen: Seen | None = None
-    in_parts_ns: dict[str, int] = {}
-    in_parts_cpu_ns: dict[str, int] = {}
-    begun_mj: dict[str, float] = {}
-    device.sync()
-    device.reset_peak()
-    joules = meter.read_mj() if meter else None
-    cpu_ns, stamp = clock.cpu_ns(), device.stamp()
-    start_ns = last_ns = clock.now_ns()
-    for event in model.answer(request):
-        kind = type(event)
-        if kind is Seen:
-            seen = event  # type: ignore[assignment]
-            continue
-        end_stamp = device.stamp()
-        device.sync()
-        now_ns = clock.now_ns()
-        if kind is Piece:
-            pieces_ns.append(now_ns - start_ns)
-            if len(pieces_ns) == 1:
-                cpu["first token"] = clock.cpu_ns() - cpu_ns
-            last_ns = now_ns
-            continue
-        stage, part = event  # type: ignore[misc]
-        name = f"{stage}.{part}" if part else stage
-        stage_ns[name] = now_ns - last_ns
-        if part:
-            in_parts_ns[stage] = in_parts_ns.get(stage, 0) + stage_ns[name]
-        else:
-            stage_ns[name] += in_parts_ns.get(stage, 0)
-        # From here to the next clock read nothing is timed.
-        cpu[name] = clock.cpu_ns() - cpu_ns
-        if part:
-            in_parts_cpu_ns[stage] = in_parts_cpu_ns.get(stage, 0) + cpu[name]
-        else:
-            cpu[name] += in_parts_cpu_ns.get(stage, 0)
-        if stamp is not None:
-            stamps.setdefault(stage, []).append((stamp, end_stamp))
-        bytes_now = device.peak_bytes()
-        if bytes_now is not None:
-            peak[stage] = max(bytes_now, peak.get(stage, 0))
-            device.reset_peak()
-        if meter and joules is not None:
-            read = meter.read_mj()
-            since = begun_mj.setdefault(stage, joules)  # a stage of several parts begins with its first
-            spent = spent_mj(meter, joules if part else since, read, stage_ns[name])
-            if spent is not None:
-                energy[name] = spent
-            joules = read
-        cpu_ns, stamp = clock.cpu_ns(), device.stamp()
-        last_ns = clock.now_ns()
-    device.sync()
-    total_ns = clock.now_ns() - start_ns
-    spans = {stage: [device.elapsed_ns(a, b) for a, b in pairs] for stage, pairs in stamps.items()}
-    return (
-        Pass(
-            stage_ns=stage_ns,
-            device_ns={stage: sum(x for x in span if x is not None) for stage, span in spans.items()},
-            stage_cpu_ns=cpu,
-            piece_ns=tuple(pieces_ns),
-            total_ns=total_ns,
-            output_tokens=len(pieces_ns),
-            stage_peak_bytes=peak,
-            stage_energy_mj=energy,
-        ),
-        seen,
-    )
-
-
-def _only(stages: Pass, part: str) -> Pass:
-    """Keep the stages that belong to an isolated part: the LLM's preprocessing only made its stand-ins' shapes."""
-    keep = ("project", "prefill") if part == "llm" else ("preprocess", "encode", f"encode.{part}")
-
-    def pick(table: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in table.items() if name in keep}
-
-    return Pass(
-        stage_ns=pick(stages.stage_ns),
-        device_ns=pick(stages.device_ns),
-        stage_cpu_ns=pick(stages.stage_cpu_ns),
-        total_ns=stages.total_ns,
-        output_tokens=stages.output_tokens,
-        stage_peak_bytes=pick(stages.stage_peak_bytes),
-        stage_energy_mj=pick(stages.stage_energy_mj),
-    )
 
 
 def _shape(measured: Measured) -> tuple[int, int]:
@@ -343,9 +237,7 @@ def headline_ns(measured: Measured | Sample) -> int:
     return measured.whole.total_ns
 
 
-def _sample(
-    example: Example, phase: str, attempt: int, measured: Measured, verdict: Any, device: Device, clock: Clock
-) -> Sample:
+def _sample(example: Example, phase: str, attempt: int, measured: Measured, verdict: Any, bench: Bench) -> Sample:
     seen = measured.seen
     return Sample(
         example=example.id,
@@ -353,7 +245,7 @@ def _sample(
         attempt=attempt,
         phase=phase,
         at=now_text(),
-        clock=clock.name,
+        clock=bench.clock.name,
         stages=measured.stages,
         whole=measured.whole,
         original_px=seen.original_px if seen else None,
@@ -371,7 +263,7 @@ def _sample(
         valid=verdict.valid,
         reasons=tuple(verdict.reasons),
         readings=dict(verdict.readings),
-        memory=dict(device.memory()),
+        memory=dict(bench.device.memory()),
     )
 
 
@@ -382,26 +274,13 @@ def _failure(example: Example, error: BaseException) -> Failure:
     return Failure(
         example=example.id,
         index=example.index,
-        stage=_stage_of(error),
+        stage=failed_stage(error),
         error=type(error).__name__,
         message=message.splitlines()[0] if not isinstance(error, HarnessError) else message,
         traceback="".join(traceback.format_exception(error)),
         at=now_text(),
         doc=example.doc,
     )
-
-
-def _stage_of(error: BaseException) -> str:
-    """Return the adapter's function that failed, from the traceback: prepare, encode, project, prefill ..."""
-    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    known = {
-        "prepare": "preprocess",
-        "decode": "preprocess",
-        "encode": "encode",
-        "project": "project",
-        "prefill": "prefill",
-    }
-    return next((known[name] for name in reversed(names) if name in known), "answer")
 
 
 def _forget(error: BaseException) -> None:

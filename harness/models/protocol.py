@@ -76,7 +76,11 @@ class Work(NamedTuple):
 
 
 class Model(Protocol):
-    """Anything that can be timed. Adapters never import `time`."""
+    """Anything that can be timed. Adapters never import `time`.
+
+    A model whose stages end inside a library's call cannot yield there. It has an attribute `hear`, None until the
+    stage pass puts a callable there; the model calls it with the event (same thread, no cost when None).
+    """
 
     def answer(self, request: Request, /) -> Iterator[Event]:
         """Yield `Done` after each stage, then a `Piece` per token. Closing the generator early must be safe."""

@@ -12,7 +12,8 @@ from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
 from harness.machine.energy import Counter
 from harness.measure.gate import Gate, probes_for
-from harness.measure.loop import MAXIMUM_ATTEMPTS, MAXIMUM_CONSECUTIVE_FAILURES, Plan, measure, time_stages, time_whole
+from harness.measure.loop import MAXIMUM_ATTEMPTS, MAXIMUM_CONSECUTIVE_FAILURES, Plan, measure
+from harness.measure.passes import Bench, time_stages, time_whole
 from harness.measure.stopping import Rule, Stopping
 from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
@@ -193,12 +194,12 @@ def test_the_papers_protocol_has_no_text_and_no_whole_pass(clock: Scripted) -> N
 
 def test_the_devices_own_clock_is_kept_beside_the_hosts(clock: Scripted) -> None:
     fake.STATE.clock_rate = 0.98
-    measured, _ = time_stages(model(clock), Request((PAGE,), "What?"), fake.Fake("fake"), clock)
+    measured, _ = time_stages(model(clock), Request((PAGE,), "What?"), Bench(fake.Fake("fake"), clock))
     assert measured.device_ns == {name: round(ns * 0.98) for name, ns in measured.stage_ns.items()}
 
 
 def test_peak_memory_is_each_stages_own(clock: Scripted) -> None:
-    measured, _ = time_stages(model(clock), Request((PAGE,), "What?"), fake.Fake("fake"), clock)
+    measured, _ = time_stages(model(clock), Request((PAGE,), "What?"), Bench(fake.Fake("fake"), clock))
     mib = 2**20
     assert measured.stage_peak_bytes["preprocess"] == 100 * mib
     assert measured.stage_peak_bytes["encode"] == 150 * mib
@@ -206,7 +207,7 @@ def test_peak_memory_is_each_stages_own(clock: Scripted) -> None:
 
 def test_a_whole_pass_counts_its_tokens_and_their_times(clock: Scripted) -> None:
     measured, seen, answer = time_whole(
-        model(clock, answer="one two three"), Request((PAGE,), "What?"), fake.Fake("fake"), clock
+        model(clock, answer="one two three"), Request((PAGE,), "What?"), Bench(fake.Fake("fake"), clock)
     )
     assert answer == "one two three"
     assert measured.piece_ns == (33_000_000, 35_000_000, 37_000_000)
@@ -241,7 +242,7 @@ def test_a_stage_of_parts_is_the_sum_of_them_on_every_counter(clock: Scripted) -
     card = load_model_card("fake")
     meter = Counter(lambda: clock.now_ns() / MS, "scripted", "1 ns", 1)
     both = TwoEncoders(card, Options(side=1024, settings=card.settings))
-    measured, _ = time_stages(both, Request((PAGE,), "What?"), fake.Fake("fake"), clock, meter)
+    measured, _ = time_stages(both, Request((PAGE,), "What?"), Bench(fake.Fake("fake"), clock, meter))
     expected = {"encode.a": 4, "encode.b": 6, "encode": 11}
     assert measured.stage_ns == {name: ms * MS for name, ms in expected.items()}
     assert {name: measured.stage_cpu_ns[name] for name in expected} == measured.stage_ns

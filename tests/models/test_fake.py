@@ -14,7 +14,7 @@ from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
 from harness.measure import gate
 from harness.measure.gate import Gate
-from harness.measure.loop import time_stages, time_whole
+from harness.measure.passes import Bench, time_stages, time_whole
 from harness.models.card import check_settings, load_model_card
 from harness.models.protocol import STAGES, Done, Options, Piece, Request, Seen
 from harness.models.weights import Source
@@ -32,7 +32,7 @@ def picture(size=(640, 480)) -> bytes:
 REQUEST = Request((picture(),), "What is the total? 42", max_new_tokens=3, ignore_eos=True)
 
 
-class Bench:
+class Rig:
     """A fake model, device, clock and gate in virtual time."""
 
     def __init__(self, side=1024, only=None, **settings):
@@ -45,10 +45,10 @@ class Bench:
         self.gate = Gate(gate.probes_for("fake"), self.clock)
 
     def stages(self, request=REQUEST):
-        return time_stages(self.model, request, self.device, self.clock)[0]
+        return time_stages(self.model, request, Bench(self.device, self.clock))[0]
 
     def whole(self, request=REQUEST):
-        return time_whole(self.model, request, self.device, self.clock)
+        return time_whole(self.model, request, Bench(self.device, self.clock))
 
     def ttft(self):
         return self.whole()[0].ttft_ns
@@ -67,7 +67,7 @@ def afterwards():
 
 
 def test_stages_are_exactly_the_cards():
-    bench = Bench()
+    bench = Rig()
     found = bench.stages()
     assert found.stage_ns == {"preprocess": 2 * MS, "encode": 10 * MS, "project": 1 * MS, "prefill": 20 * MS}
     assert found.device_ns == found.stage_ns
@@ -78,22 +78,22 @@ def test_stages_are_exactly_the_cards():
 
 def test_in_real_time_no_stage_is_shorter_than_the_truth():
     """How much longer is the machine's doing: `benchmarks/fake_truth.py` shows it to be under 1 % on a quiet one."""
-    bench = Bench()
+    bench = Rig()
     fake.reset()
-    found, _ = time_stages(bench.model, REQUEST, bench.device, fake.CLOCK)
+    found, _ = time_stages(bench.model, REQUEST, Bench(bench.device, fake.CLOCK))
     for stage in STAGES:
         # A stage's clock starts a few microseconds after the fake began its work.
         assert found.stage_ns[stage] >= 0.99 * float(bench.card.settings[f"{stage}_ms"]) * MS
 
 
 def test_encode_grows_with_the_area():
-    assert Bench(side=512).stages().stage_ns["encode"] == 2.5 * MS
-    assert Bench(side=2048).stages().stage_ns["encode"] == 40 * MS
-    assert Bench(side=2048).stages().stage_ns["prefill"] == 20 * MS
+    assert Rig(side=512).stages().stage_ns["encode"] == 2.5 * MS
+    assert Rig(side=2048).stages().stage_ns["encode"] == 40 * MS
+    assert Rig(side=2048).stages().stage_ns["prefill"] == 20 * MS
 
 
 def test_five_percent_in_the_prefill_is_found_there_and_nowhere_else():
-    plain, slower = Bench().stages().stage_ns, Bench(prefill_ms=21.0).stages().stage_ns
+    plain, slower = Rig().stages().stage_ns, Rig(prefill_ms=21.0).stages().stage_ns
     assert {stage: slower[stage] / plain[stage] for stage in STAGES} == {
         "preprocess": 1.0,
         "encode": 1.0,
@@ -103,20 +103,20 @@ def test_five_percent_in_the_prefill_is_found_there_and_nowhere_else():
 
 
 def test_events_follow_the_protocol_and_the_answer_is_the_last_word():
-    bench = Bench()
+    bench = Rig()
     events = list(bench.model.answer(replace(REQUEST, ignore_eos=False)))
     assert [event.stage for event in events if isinstance(event, Done)] == list(STAGES)
     assert [event.text for event in events if isinstance(event, Piece)] == ["42"]
     (seen,) = [event for event in events if isinstance(event, Seen)]
     assert seen == Seen((640, 480), (1024, 1024), 1024 * 768, 1, 256, 5)
     assert events.index(seen) < events.index(Done("prefill"))
-    _, seen, answer = Bench(answer="yes, it is").whole(replace(REQUEST, ignore_eos=False, visual_only=True))
+    _, seen, answer = Rig(answer="yes, it is").whole(replace(REQUEST, ignore_eos=False, visual_only=True))
     assert answer == "yes it is"
     assert seen.text_tokens == 0
 
 
 def test_throttling_is_caught_by_name():
-    bench = Bench()
+    bench = Rig()
     fake.EPISODES.append(Episode(100 * MS, 200 * MS, 1.4, "throttled"))
     judged = [bench.judged() for _ in range(10)]
     bad = [verdict.reasons for _, verdict in judged if not verdict.valid]
@@ -128,7 +128,7 @@ def test_throttling_is_caught_by_name():
 
 
 def test_unannounced_contention_is_caught_as_cpu_starved():
-    bench = Bench()
+    bench = Rig()
     quiet = [bench.judged()[1] for _ in range(6)]
     fake.EPISODES.append(Episode(bench.clock.now_ns(), 10**12, 2.0, "", on_cpu=False))
     assert all(verdict.valid for verdict in quiet)
@@ -136,18 +136,18 @@ def test_unannounced_contention_is_caught_as_cpu_starved():
 
 
 def test_drift_is_caught_by_gate_and_checks():
-    bench = Bench(drift=0.02)
+    bench = Rig(drift=0.02)
     judged = [bench.judged() for _ in range(30)]
     assert judged[-1][1].reasons == ("drift",)
     assert "drift" in [doubt.name for doubt in checks.examine([ttft for ttft, _ in judged])]
-    steady = Bench(jitter=0.02)
+    steady = Rig(jitter=0.02)
     judged = [steady.judged() for _ in range(30)]
     assert all(verdict.valid for _, verdict in judged)
     assert checks.examine([ttft for ttft, _ in judged]) == []
 
 
 def test_a_slow_first_run_is_caught_by_name():
-    bench = Bench(slow_first=3.0)
+    bench = Rig(slow_first=3.0)
     times = [bench.ttft() for _ in range(10)]
     assert times[0] == 3 * times[1]
     assert [doubt.name for doubt in checks.examine(times[1:], cold_ns=times[0])] == ["cold_start"]
@@ -156,7 +156,7 @@ def test_a_slow_first_run_is_caught_by_name():
 
 @pytest.mark.parametrize(("settings", "sign"), [({"sample_ms": 4.0}, 1), ({"launch_ms": 3.0}, -1)])
 def test_residuals_of_both_signs_are_caught(settings, sign):
-    bench = Bench(**settings)
+    bench = Rig(**settings)
     ttft = [bench.ttft() for _ in range(8)]
     sums = [sum(bench.stages().stage_ns.values()) for _ in range(8)]
     (doubt,) = checks.examine(ttft, sums)
@@ -166,7 +166,7 @@ def test_residuals_of_both_signs_are_caught(settings, sign):
 
 
 def test_a_clock_gap_is_caught():
-    bench = Bench()
+    bench = Rig()
     fake.STATE.clock_rate = 0.95
     passes = [bench.stages() for _ in range(8)]
     host = [sum(p.stage_ns.values()) for p in passes]
@@ -175,7 +175,7 @@ def test_a_clock_gap_is_caught():
 
 
 def test_peak_memory_by_stage():
-    found = Bench(side=512, weights_mb=100, activations_mb=40).stages()
+    found = Rig(side=512, weights_mb=100, activations_mb=40).stages()
     mb = 2**20
     assert found.stage_peak_bytes == {
         "preprocess": 100 * mb,
@@ -186,7 +186,7 @@ def test_peak_memory_by_stage():
 
 
 def test_closing_early_gives_the_memory_back():
-    bench = Bench(weights_mb=0)
+    bench = Rig(weights_mb=0)
     for count in range(1, 7):
         events = bench.model.answer(REQUEST)
         list(itertools.islice(events, count))
@@ -196,32 +196,32 @@ def test_closing_early_gives_the_memory_back():
 
 
 def test_parts_alone():
-    assert set(Bench(only="eye").stages().stage_ns) == {"preprocess", "encode"}
-    assert set(Bench(only="llm").stages().stage_ns) == {"preprocess", "project", "prefill"}
+    assert set(Rig(only="eye").stages().stage_ns) == {"preprocess", "encode"}
+    assert set(Rig(only="llm").stages().stage_ns) == {"preprocess", "project", "prefill"}
     with pytest.raises(SettingError, match="parts: eye, llm"):
-        Bench(only="ear")
+        Rig(only="ear")
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", picture()[:20]])
 @pytest.mark.parametrize("decode", [True, False])
 def test_bad_images_are_failures_and_not_answers(data, decode):
     with pytest.raises(ExampleError):
-        Bench(decode=decode).whole(replace(REQUEST, images=(data,)))
+        Rig(decode=decode).whole(replace(REQUEST, images=(data,)))
 
 
 def test_a_misspelt_setting_is_refused():
     with pytest.raises(UnknownName, match="prefill_ms"):
-        Bench(prefil_ms=1.0)
+        Rig(prefil_ms=1.0)
 
 
 def test_jitter_is_seeded():
-    assert [Bench(jitter=0.1).ttft() for _ in range(2)] == [Bench(jitter=0.1).ttft()] * 2
-    bench = Bench(jitter=0.1)
+    assert [Rig(jitter=0.1).ttft() for _ in range(2)] == [Rig(jitter=0.1).ttft()] * 2
+    bench = Rig(jitter=0.1)
     assert bench.ttft() != bench.ttft()
 
 
 def test_work_is_given_for_every_model_stage():
-    bench = Bench(side=512)
+    bench = Rig(side=512)
     _, seen, _ = bench.whole()
     work = bench.model.work(seen)
     assert work["encode"].flops == 2.5e9

@@ -17,7 +17,7 @@ from harness import images, plugins
 from harness.clock import Monotonic
 from harness.errors import DeviceError, SettingError, WeightsError
 from harness.measure import cell
-from harness.measure.loop import time_stages, time_whole
+from harness.measure.passes import Bench, time_stages, time_whole
 from harness.models.card import ModelCard, load_model_card
 from harness.models.families import fastvlm
 from harness.models.protocol import Done, Options, Request, Seen
@@ -161,11 +161,11 @@ def test_a_sync_waits_for_each_stage(card: ModelCard) -> None:
     request = Request((png(),), "What is the date of the letter?", 1, ignore_eos=True)
     shares = []
     for _ in range(3):
-        stages, _ = time_stages(model, request, device, Monotonic())
+        stages, _ = time_stages(model, request, Bench(device, Monotonic()))
         first_ns = stages.piece_ns[0] - sum(stages.stage_ns.values())
         shares.append(first_ns / stages.stage_ns["prefill"])
     assert min(shares) < 0.2
-    whole, _, _ = time_whole(model, request, device, Monotonic())
+    whole, _, _ = time_whole(model, request, Bench(device, Monotonic()))
     assert whole.ttft_ns is not None
     assert whole.ttft_ns > 0.5 * min(stages.stage_ns["prefill"], whole.total_ns)
     assert stages.stage_peak_bytes["prefill"] > 0

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from harness import cli
 from harness.clock import Monotonic
 from harness.machine.devices import fake
-from harness.measure.loop import time_whole
+from harness.measure.passes import Bench, time_whole
 from harness.models.card import load_model_card
 from harness.models.families import fastvlm
 from harness.models.protocol import Options, Request
@@ -87,7 +87,7 @@ def baseline_answers(weights: Path, card: Path, suite: Path, side: int) -> list[
     answers = []
     for image in pd.read_parquet(suite)["image"]:
         request = Request((image["bytes"],), question, 32)
-        answers.append(time_whole(model, request, device, Monotonic())[2])
+        answers.append(time_whole(model, request, Bench(device, Monotonic()))[2])
     model.close()
     return answers
 
