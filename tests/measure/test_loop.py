@@ -256,3 +256,39 @@ def test_a_first_example_that_fails_leaves_the_first_request_to_the_next(clock: 
     assert [(s.example, s.phase) for s in records if isinstance(s, Sample)] == [
         ("1", "cold"), ("1", "warmup"), ("1", "timed"), ("2", "timed"), ("3", "timed")
     ]  # fmt: skip
+
+
+class Breaking(FakeModel):
+    """A fake model that runs out of memory right after some event."""
+
+    after: object = None
+
+    def answer(self, request: Request, /) -> Iterator[Event]:
+        if self.after is None:
+            raise MemoryError
+        for event in super().answer(request):
+            yield event
+            if event == self.after:
+                raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("after", "stage"),
+    [
+        (None, "preprocess"),
+        (Done("preprocess"), "encode"),
+        (Done("encode"), "project"),
+        (Done("project"), "prefill"),
+        (Done("prefill"), "decode"),
+        (Piece("0"), "decode"),
+    ],
+)
+def test_a_failure_is_told_with_the_stage_that_was_being_worked_on(
+    clock: Scripted, after: Event | None, stage: str
+) -> None:
+    card = load_model_card("fake")
+    broken = Breaking(card, Options(side=1024, settings=card.settings))
+    broken.after = after
+    gate = Gate(probes_for("fake"), clock)
+    failure = next(r for r in measure(broken, fake.Fake("fake"), clock, gate, plan(1)) if isinstance(r, Failure))
+    assert (failure.stage, failure.error) == (stage, "MemoryError")
