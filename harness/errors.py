@@ -9,6 +9,7 @@ HarnessError                 every error we foresee; its text names the file or 
 ├── DeviceError              a device that is not here, or is held by another run
 ├── MissingPackage           an optional package is not installed: the exact command that installs it
 ├── LogError                 a run log that is torn beyond resuming, from the future, or not ours
+├── OutputError              a model whose output cannot be (logits that are not finite): a failure record
 └── ExampleError             one example that cannot be measured (corrupt image ...): a failure record, never a score
 """
 
@@ -62,6 +63,10 @@ class LogError(HarnessError):
     """A run log that cannot be read or continued."""
 
 
+class OutputError(HarnessError):
+    """A model whose output cannot be: no answer, whatever the largest of its logits is."""
+
+
 class ExampleError(HarnessError):
     """One example that cannot be measured; the run goes on and the log keeps a failure record."""
 
@@ -70,12 +75,28 @@ LESS_MEMORY = "--isolate-stages, a lower --res or --dtype bfloat16"
 """What to try when memory does not suffice."""
 
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
+"""How libraries say it, each in its own words."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether memory did not suffice; torch says so in a `RuntimeError` of other words for each device."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
+    if isinstance(error, MemoryError):
+        return True
+    told = isinstance(error, RuntimeError | OSError | ImportError)
+    return told and any(word in str(error).lower() for word in NO_MEMORY)
+
+
+PASSING = (
+    "MemoryError", "OutOfMemoryError", "DeviceError", "LogError", "OSError", "BlockingIOError", "ConnectionError",
+    "ConnectionResetError", "PermissionError", "TimeoutError",
+)  # fmt: skip
+"""Errors of the machine, by the class's name as a failure record has it: another night they may be gone."""
+
+
+def passes(name: str, message: str) -> bool:
+    """Return whether a failure is trouble that may pass (memory, a device, a disk), and not the content's own."""
+    return name in PASSING or (name in ("RuntimeError", "ImportError") and any(w in message.lower() for w in NO_MEMORY))
 
 
 def guess(name: str, known: Iterable[str]) -> str:

@@ -3,8 +3,16 @@
 import errno
 import hashlib
 import os
+import stat
 import tempfile
+import time
 from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two runs at once are then not noticed
+    fcntl = None  # type: ignore[assignment]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system answers where there is no room for a file."""
@@ -27,6 +35,41 @@ def digest_file(path: Path, size: int = 16) -> str:
     """Return the BLAKE2b digest of a file's content, read piece by piece. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=size)).hexdigest()
+
+
+def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
+    """Return the content of a regular file. Raises `OSError` for anything else, which might never end.
+
+    A named pipe waits for a writer, /dev/zero has no end: both are refused before a byte is read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, f"is {_kind(found.st_mode)}, not a regular file", str(path))
+        if limit_bytes is not None and found.st_size > limit_bytes:
+            raise OSError(errno.EINVAL, f"has {found.st_size} bytes, at most {limit_bytes} are read", str(path))
+        return file.read()
+
+
+def locked(file: IO[Any], wait_s: float) -> bool:
+    """Take the file's lock, waiting so long for a process that is about to let go of it; False where it is kept."""
+    if fcntl is None:
+        return True
+    end_s = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= end_s:
+                return False
+            time.sleep(0.05)
+
+
+def _kind(mode: int) -> str:
+    known = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return known.get(stat.S_IFMT(mode), "a device")
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:

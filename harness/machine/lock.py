@@ -4,14 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness import files
 from harness.errors import DeviceError
 from harness.files import cache_folder
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs at once are then not noticed
-    fcntl = None  # type: ignore[assignment]
-
+WAIT_S = 5.0
+"""For a run that was just killed: it lets go of the device when its process has ended."""
 
 SAME = {"mlx": "mps", "mlx:cpu": "cpu", "coreml": "mps"}
 """Names of other engines for a device that torch has a name for: they share its lock."""
@@ -33,13 +31,10 @@ def hold(device: str) -> Iterator[None]:
     except OSError as error:
         raise DeviceError(f"{path}: cannot be written: {error.strerror}; next: set VLM_PARETO_CACHE") from error
     with file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise DeviceError(f"{device} is held by {holder}; next: wait for it, or stop it") from error
+        if not files.locked(file, WAIT_S):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise DeviceError(f"{device} is held by {holder}; next: wait for it, or stop it")
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()}")

@@ -25,7 +25,7 @@ from harness.models import weights
 from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
-from harness.runlog.log import Log, Writer, read
+from harness.runlog.log import Log, Writer, complete, read
 from harness.runlog.records import SCHEMA, Footer, Header, Resumed
 from harness.suites import examples
 from harness.suites.card import SuiteCard
@@ -50,7 +50,10 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether a finished log of this very cell is there already."""
-        return self.path.is_file() and read(self.path).finished
+        if not self.path.is_file():
+            return False
+        log = read(self.path)
+        return log.finished and not log.cut_short
 
     @property
     def scored(self) -> bool:
@@ -110,6 +113,7 @@ def prepare(asked: Asked) -> Job:
         precision=asked.precision,
     )
     path = cell.path(Path(asked.out), environment.machine_name())
+    complete(path)
     return Job(asked, cell, card, suite_card, source, suite, path, tuple(notices))
 
 
@@ -169,7 +173,7 @@ def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[
     """Measure `job` into its log, yielding each record after it was written; a torn log is resumed."""
     clock = clock or Monotonic()
     with Writer(job.path) as writer, lock.hold(job.asked.device):
-        left = writer.open()
+        left = writer.reopen()
         started_ns = clock.now_ns()
         meter = energy.meter_for(job.asked.device)
         with loaded(job, notify, clock) as (model, device, _):

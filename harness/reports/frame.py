@@ -1,12 +1,13 @@
 """Run logs → one tidy DataFrame, a row per sample; what cannot be read is named, never silently dropped."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 
+from harness import files
 from harness.errors import HarnessError, LogError
 from harness.reports import rows
 from harness.runlog import log as runlog
@@ -53,7 +54,7 @@ class Frame:
 def load(*places: Path) -> Frame:
     """Read all run logs at or below `places`, recursively, in a stable order.
 
-    A log that is no log, is broken or of a future schema, and a second copy of the same bytes, becomes a `Skipped`.
+    A log that is no log, is broken or of a future schema, and a second copy of the same run, becomes a `Skipped`.
     Raises `LogError` only for a place that does not exist.
     """
     records: dict[str, Log] = {}
@@ -68,19 +69,30 @@ def load(*places: Path) -> Frame:
             if name in records:
                 name = path.as_posix()
             try:
-                digest = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
                 log = runlog.read(path)
                 if log.header.schema > SCHEMA:
                     raise LogError(f"schema {log.header.schema} is newer than this harness reads ({SCHEMA})")
             except (HarnessError, OSError) as error:
                 skipped.append(Skipped(name, str(error).removeprefix(f"{path}").lstrip(": ")))
                 continue
-            if digest in first:
-                skipped.append(Skipped(name, f"the same bytes as {first[digest]}"))
+            run = files.digest_bytes(msgspec.json.encode(log.header))
+            if run in first and _says_more(records[first[run]], log):
+                skipped.append(Skipped(name, f"the same run as {first[run]}"))
                 continue
-            first[digest] = name
-            records[name], digests[name] = log, digest
+            if run in first:
+                skipped.append(Skipped(first[run], f"an earlier state of the run in {name}"))
+                del records[first[run]], digests[first[run]]
+            first[run] = name
+            records[name], digests[name] = log, log.digest
+            if log.repeated:
+                told = f"line {log.repeated[0]}" + f" and {len(log.repeated) - 1} more" * (len(log.repeated) > 1)
+                skipped.append(Skipped(name, f"only {told}: a copy of a line above, counted once"))
     return frame(records, digests, skipped)
+
+
+def _says_more(log: Log, than: Log) -> bool:
+    """Return whether `log` is the fuller record of the two, which begin with the same header: the same run."""
+    return (log.finished, len(log.samples), len(log.failures)) >= (than.finished, len(than.samples), len(than.failures))
 
 
 def frame(records: Mapping[str, Log], digests: Mapping[str, str], skipped: Iterable[Skipped] = ()) -> Frame:

@@ -80,7 +80,7 @@ def _outcome(row: Row, table: frame.Frame) -> Outcome:
             flops.setdefault(stage, count)
             if share is not None:
                 of_roofline.setdefault(stage, share)
-    failures = [f"example {f.example}: {f.message} [{f.stage}, {log.path}]" for log in logs for f in log.failures]
+    failures = [f"example {f.example}: {f.message} [{f.stage}, {log.path}]" for log in logs for f in log.lasting]
     return Outcome(row, flops, of_roofline, tuple(failures))
 
 

@@ -40,7 +40,7 @@ def of_log(log: Log, name: str) -> dict[str, Any]:
         "torn": not log.finished or log.torn_bytes > 0,
         "resumed": len(log.resumed),
         "stopped": log.footer.stopped if log.footer else None,
-        "failures": len(log.failures),
+        "failures": len(log.lasting),
         "trained": header.weights.get("source", header.weights.get("kind", cell["weights"])) != "random",
         "emulated": emulation(log),
         "weights_notice": header.weights.get("notice", ""),

@@ -8,20 +8,19 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
+from harness import files
 from harness.errors import LogError
 from harness.runlog.records import SCHEMA, Counted, Failure, Footer, Header, Line, Resumed, Sample
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; two runs into one log are then not noticed
-    fcntl = None  # type: ignore[assignment]
+WAIT_S = 5.0
+"""For the lock: a run that was just killed lets go of it when its process has ended."""
 
 _decoder = msgspec.json.Decoder(Line)
 _encoder = msgspec.json.Encoder()
@@ -38,13 +37,36 @@ class Log:
     counted: tuple[Counted, ...] = ()
     resumed: tuple[Resumed, ...] = ()
     footer: Footer | None = None
+    repeated: tuple[int, ...] = ()
+    """Numbers of lines that say again, byte for byte, what a line above has said: left out."""
     torn_bytes: int = 0
     good_bytes: int = field(default=0, compare=False)
+    digest: str = field(default="", compare=False)
+    """Of the bytes that were read."""
 
     @property
     def finished(self) -> bool:
         """Whether the run ended by itself."""
         return self.footer is not None
+
+    @property
+    def lasting(self) -> tuple[Failure, ...]:
+        """The failures that are still true: a later try of the same example may have succeeded."""
+        mended = {sample.example for sample in self.samples if sample.phase == "timed" and sample.valid}
+        return tuple(failure for failure in self.failures if failure.example not in mended)
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether trouble that may pass (memory, a device, a disk) ended the run: the same command goes on with it."""
+        if not self.finished or not self.failures:
+            return False
+        timed = any(sample.phase == "timed" for sample in self.samples)
+        stopped = self.footer is not None and self.footer.stopped == "failures"
+        return self.failures[-1].passing if timed and stopped else not timed and all(f.passing for f in self.failures)
+
+
+MOST_BYTES = 1 << 32
+"""Of a log; 100,000 samples with their answers take a hundredth of it."""
 
 
 def read(path: Path) -> Log:
@@ -53,10 +75,12 @@ def read(path: Path) -> Log:
     Raises `LogError` for a file that is no run log, is of a future schema, or is broken anywhere but in its last line.
     """
     try:
-        data = path.read_bytes()
+        data = files.read_regular(path, MOST_BYTES)
     except OSError as error:
         raise LogError(f"{path}: cannot be read: {error.strerror}; next: check the path") from error
     lines: list[Line] = []
+    seen: dict[bytes, int] = {}
+    repeated: list[int] = []
     good = 0
     for number, raw in enumerate(data.splitlines(keepends=True), 1):
         if raw.endswith(b"\n") and not raw.strip():
@@ -66,14 +90,19 @@ def read(path: Path) -> Log:
             line = _decode(raw)
         except LogError as error:
             raise LogError(f"{path}: {error}") from None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             if good + len(raw) == len(data) and number > 1:
                 break  # the last line, cut off in the middle of being written
             raise LogError(f"{path}:{number}: not a line of a run log: {error}; next: move the file away") from error
         if not raw.endswith(b"\n"):
             break  # complete by luck, but its end was not written: measured anew
-        lines.append(line)
         good += len(raw)
+        if problem := _disorder(lines, line):
+            raise LogError(f"{path}:{number}: {problem}; next: move the file away")
+        if isinstance(line, Sample) and seen.setdefault(raw.strip(), number) != number:
+            repeated.append(number)
+            continue
+        lines.append(line)
     if not lines or not isinstance(lines[0], Header):
         raise LogError(f"{path}: has no header line; next: move the file away")
     footer = lines[-1] if isinstance(lines[-1], Footer) else None
@@ -85,9 +114,22 @@ def read(path: Path) -> Log:
         tuple(line for line in lines if isinstance(line, Counted)),
         tuple(line for line in lines if isinstance(line, Resumed)),
         footer,
+        tuple(repeated),
         len(data) - good,
         good,
+        files.digest_bytes(data, 8),
     )
+
+
+def _disorder(above: list[Line], line: Line) -> str:
+    """Return why `line` cannot follow the lines above it, or nothing: two logs in one file would count twice."""
+    if isinstance(line, Header):
+        return "a second header: these are two logs in one file" if above else ""
+    if not above:
+        return "the first line is no header"
+    if isinstance(above[-1], Footer) and not isinstance(line, Resumed):  # resumed after a footer: versions up to 0.2
+        return "a line after the footer, which ends a log"
+    return ""
 
 
 def _decode(raw: bytes) -> Line:
@@ -95,7 +137,8 @@ def _decode(raw: bytes) -> Line:
         line: Line = _decoder.decode(raw)
         return line
     except msgspec.ValidationError:
-        schema = msgspec.json.decode(raw).get("schema", SCHEMA)  # only a header has one
+        table = msgspec.json.decode(raw)
+        schema = table.get("schema", SCHEMA) if isinstance(table, dict) else SCHEMA  # only a header has one
         if isinstance(schema, int) and schema > SCHEMA:
             raise LogError(
                 f"schema {schema} is newer than this harness reads ({SCHEMA}); next: pip install -U vlm-pareto"
@@ -105,10 +148,26 @@ def _decode(raw: bytes) -> Line:
 
 def find(folder: Path) -> Iterator[Path]:
     """Yield every run log below `folder` (or `folder` itself if it is one), unfinished ones too, in a stable order."""
-    if folder.is_file():
+    if not folder.is_dir():
         yield folder
         return
-    yield from sorted(path for path in folder.rglob("*.jsonl*") if path.suffix in (".jsonl", ".part"))
+    yield from sorted(
+        path for path in folder.rglob("*.jsonl*") if path.suffix in (".jsonl", ".part") and not path.is_dir()
+    )
+
+
+def complete(path: Path) -> None:
+    """Give the log `path` its name, if the process that wrote it died between its footer and the renaming."""
+    writer = Writer(path)
+    if path.exists() or not writer.part.is_file():
+        return
+    try:
+        if read(writer.part).finished:
+            with writer:
+                writer.lock()
+                os.replace(writer.part, path)
+    except (LogError, OSError):
+        return  # still being written, or unreadable: said where it is opened
 
 
 class Writer:
@@ -120,19 +179,24 @@ class Writer:
         self._file: FileIO | None = None
         self._good = 0
 
-    def open(self) -> Log | None:
-        """Take the log's lock, and return what an earlier, unfinished run left (its torn end is cut off)."""
+    def lock(self) -> None:
+        """Open the unfinished log and take its lock. Raises `LogError` where another run has it."""
         try:
+            if self.part.exists() and not self.part.is_file():
+                raise OSError(errno.EINVAL, "is no regular file")
             self.part.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: after a failed write nothing waits in memory to be written behind our back.
             self._file = open(self.part, "ab", buffering=0)  # noqa: SIM115 - closed in `close`
         except OSError as error:
             raise LogError(f"{self.part}: cannot be written: {error.strerror}; next: choose another --out") from error
-        if fcntl:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise LogError(f"{self.part}: another run is writing it; next: wait for it, or stop it") from error
+        if not files.locked(self._file, WAIT_S):
+            raise LogError(f"{self.part}: another run is writing it; next: wait for it, or stop it")
+        if not self.part.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self.part.stat()):
+            raise LogError(f"{self.path}: another run has just finished it; next: the same command shows it")
+
+    def open(self) -> Log | None:
+        """Take the log's lock, and return what an earlier, unfinished run left (its torn end is cut off)."""
+        self.lock()
         if not self.part.stat().st_size:
             return None
         try:
@@ -143,7 +207,17 @@ class Writer:
             self._truncate(0)  # not even the header was finished: nothing was measured
             return None
         self._truncate(left.good_bytes)
+        if left.finished:  # it will get another footer
+            data = self.part.read_bytes().rstrip()
+            self._truncate(data.rfind(b"\n") + 1)
+            left = replace(left, footer=None, good_bytes=self._good)
         return left
+
+    def reopen(self) -> Log | None:
+        """Open a log that has its name already, to go on with what trouble has cut short."""
+        if self.path.is_file() and not self.part.exists():
+            os.replace(self.path, self.part)
+        return self.open()
 
     def append(self, record: Line) -> None:
         """Write one record and hand it to the operating system: from here on, our own death cannot lose it."""
@@ -167,7 +241,7 @@ class Writer:
         self.append(footer)
         assert self._file
         os.fsync(self._file.fileno())
-        os.replace(self.part, self.path)
+        os.replace(self.part, self.path)  # a process that dies just before: see `complete`
         self.close()
         return self.path
 

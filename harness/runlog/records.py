@@ -1,8 +1,19 @@
 """The run log's lines. Every quantity carries its unit; raw nanoseconds are kept for ever, summaries never."""
 
+from typing import Annotated
+
 import msgspec
 
+from harness.errors import passes
+
 SCHEMA = 1
+# What a line may say is checked where it is read: nobody measured a negative time, or one of 300 years.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""FLOPs, bytes, tokens: what fits a column of int64."""
+Ns = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""Nanoseconds, up to 104 days: sums and medians of them stay exact."""
+Ttft = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+"""Nanoseconds to the first piece: no model answers in none."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_defaults=True):
@@ -38,26 +49,26 @@ class Resumed(Record, frozen=True, tag="resumed"):
     started_at: str
     environment: dict[str, str]
     device: dict[str, str]
-    lines_kept: int
-    bytes_dropped: int
+    lines_kept: Count
+    bytes_dropped: Count
 
 
 class Pass(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One answer, timed. A stage pass syncs the device after every event, a whole pass only at the first piece."""
 
-    stage_ns: dict[str, int] = {}
+    stage_ns: dict[str, Ns] = {}
     """Host time by stage; parts of a stage as `encode.siglip`. Empty in a whole pass."""
-    device_ns: dict[str, int] = {}
+    device_ns: dict[str, Ns] = {}
     """The device's own clock (CUDA events) over the same stages, where it has one."""
-    stage_cpu_ns: dict[str, int] = {}
-    ttft_ns: int | None = None
-    cpu_ns: int | None = None
+    stage_cpu_ns: dict[str, Ns] = {}
+    ttft_ns: Ttft | None = None
+    cpu_ns: Ns | None = None
     """CPU time of the process until the first piece."""
-    piece_ns: tuple[int, ...] = ()
+    piece_ns: tuple[Ns, ...] = ()
     """When each piece came, from the start of the pass; the first is TTFT."""
-    total_ns: int = 0
-    output_tokens: int = 0
-    stage_peak_bytes: dict[str, int] = {}
+    total_ns: Ns = 0
+    output_tokens: Count = 0
+    stage_peak_bytes: dict[str, Count] = {}
     stage_energy_mj: dict[str, float] = {}
 
 
@@ -65,21 +76,21 @@ class Sample(Record, frozen=True, tag="sample"):
     """One example, measured once: a stage pass, a whole pass, what the model saw, what it answered."""
 
     example: str
-    index: int
+    index: Count
     """Position in the suite's order."""
-    attempt: int
+    attempt: Count
     phase: str
     """cold (first request of the process), warmup, timed."""
     at: str
     clock: str
     stages: Pass | None = None
     whole: Pass | None = None
-    original_px: tuple[int, int] | None = None
-    processed_px: tuple[int, int] | None = None
-    content_px: int | None = None
-    tiles: int | None = None
-    visual_tokens: int | None = None
-    text_tokens: int | None = None
+    original_px: tuple[Count, Count] | None = None
+    processed_px: tuple[Count, Count] | None = None
+    content_px: Count | None = None
+    tiles: Count | None = None
+    visual_tokens: Count | None = None
+    text_tokens: Count | None = None
     conversions: tuple[str, ...] = ()
     note: str = ""
     answer: str | None = None
@@ -93,14 +104,14 @@ class Sample(Record, frozen=True, tag="sample"):
     """Why the gate refused the sample, by name."""
     readings: dict[str, float | str | None] = {}
     """What the gate read: load, steal, frequency, temperature, throttle reasons ..."""
-    memory: dict[str, int | None] = {}
+    memory: dict[str, Count | None] = {}
 
 
 class Failure(Record, frozen=True, tag="failure"):
     """An example, or the whole cell, that could not be measured: a record, never a score."""
 
     example: str | None
-    index: int | None
+    index: Count | None
     stage: str
     error: str
     message: str
@@ -108,15 +119,20 @@ class Failure(Record, frozen=True, tag="failure"):
     at: str
     doc: dict[str, object] = {}
 
+    @property
+    def passing(self) -> bool:
+        """Whether this is the machine's trouble, which may pass, and not the example's or the checkpoint's own."""
+        return passes(self.error, self.message)
+
 
 class Counted(Record, frozen=True, tag="counted"):
     """FLOPs and weight bytes by stage for examples with these token counts; and the machine's measured peak."""
 
-    visual_tokens: int
-    text_tokens: int
-    tiles: int
-    flops: dict[str, int]
-    weight_bytes: dict[str, int]
+    visual_tokens: Count
+    text_tokens: Count
+    tiles: Count
+    flops: dict[str, Count]
+    weight_bytes: dict[str, Count]
     note: str = ""
     """Why nothing was counted."""
 
@@ -125,11 +141,11 @@ class Footer(Record, frozen=True, tag="footer"):
     """The run ended by itself: nothing more will come."""
 
     ended_at: str
-    samples: int
-    failures: int
+    samples: Count
+    failures: Count
     stopped: str
     """Which rule fired: precision, maximum_samples, maximum_seconds, examples (no more of them)."""
-    refused: int = 0
+    refused: Count = 0
     note: str = ""
 
 

@@ -14,6 +14,7 @@ from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
 from harness.measure import run
 from harness.measure.cell import Asked
+from harness.models.families.fake import FakeModel
 from harness.runlog import log as runlog
 from harness.runlog.records import Sample
 
@@ -94,3 +95,39 @@ def test_a_model_that_does_not_fit_is_one_line(asked: Asked, monkeypatch: pytest
     monkeypatch.setattr("harness.models.families.fake.load", load)
     with pytest.raises(DeviceError, match=r"fake in float32 does not fit into .* of fake; next: --isolate-stages"):
         list(run.carry_out(run.prepare(replace(asked, limit=1)), lambda _: None, Scripted()))
+
+
+def test_a_run_that_ran_out_of_memory_is_not_measured_already(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command goes on with its log: the failures stay in it, but are told no more."""
+    with monkeypatch.context() as short:
+        short.setattr(FakeModel, "answer", out_of_memory)
+        for _ in run.carry_out(run.prepare(asked), lambda _: None, Scripted()):
+            pass
+    job = run.prepare(asked)
+    assert runlog.read(job.path).failures
+    assert not job.finished
+    for _ in run.carry_out(job, lambda _: None, Scripted()):
+        pass
+    log = runlog.read(job.path)
+    assert run.prepare(asked).finished
+    assert len([sample for sample in log.samples if sample.phase == "timed"]) == 6
+    assert log.failures
+    assert not log.lasting
+    assert log.footer
+    assert log.footer.failures == len(log.failures)
+
+
+def out_of_memory(*_: object) -> Iterator[None]:
+    raise MemoryError
+    yield
+
+
+def test_a_run_that_died_at_its_last_step_is_measured_already(asked: Asked) -> None:
+    """Between the footer and the renaming: there is nothing left to measure."""
+    job = run.prepare(asked)
+    for _ in run.carry_out(job, lambda _: None, Scripted()):
+        pass
+    whole = job.path.read_bytes()
+    job.path.rename(job.path.with_name(job.path.name + ".part"))
+    assert run.prepare(asked).finished
+    assert job.path.read_bytes() == whole

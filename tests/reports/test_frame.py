@@ -1,5 +1,6 @@
 """Run logs to rows and summaries: nothing is dropped in silence, medians are the truth up to the noise put in."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_unreadable_logs_are_named(tmp_path: Path) -> None:
     reasons = {skipped.log: skipped.reason for skipped in data.skipped}
     assert set(reasons) == {"future.jsonl", "good.jsonl", "junk.jsonl", "empty.jsonl"}
     assert "schema 99" in reasons["future.jsonl"]
-    assert "same bytes" in reasons["good.jsonl"]
+    assert "the same run as copy.jsonl" in reasons["good.jsonl"]
     with pytest.raises(LogError, match="no such file"):
         frame.load(tmp_path / "nowhere")
 
@@ -179,3 +180,30 @@ def test_processes_of_an_isolated_cell_are_compared_by_their_sums(tmp_path: Path
             )
     (row,) = rows_of(tmp_path)
     assert row["between_process_percent"] == pytest.approx(100 * 20 / 150)
+
+
+def test_a_run_counts_once_however_many_files_hold_it(tmp_path: Path) -> None:
+    """Its earlier unfinished state, a copy with other line ends, one with an empty line: all are the same run."""
+    whole = synthetic_logs.write(tmp_path / "b.jsonl", n=10).read_bytes()
+    (tmp_path / "a.jsonl.part").write_bytes(b"".join(whole.splitlines(keepends=True)[:5]))
+    (tmp_path / "c.jsonl").write_bytes(whole.replace(b"\n", b"\r\n"))
+    (tmp_path / "d.jsonl").write_bytes(whole + b"\n")
+    data = frame.load(tmp_path)
+    assert list(data.records) == ["b.jsonl"]
+    assert len(data.samples) == 11
+    assert [str(one) for one in data.skipped] == [
+        "a.jsonl.part: skipped: an earlier state of the run in b.jsonl",
+        "c.jsonl: skipped: the same run as b.jsonl",
+        "d.jsonl: skipped: the same run as b.jsonl",
+    ]
+
+
+def test_a_pipe_in_the_folder_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "good.jsonl")
+    os.mkfifo(tmp_path / "x.jsonl")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    data = frame.load(tmp_path)
+    assert list(data.records) == ["good.jsonl"]
+    reasons = {one.log: one.reason for one in data.skipped}
+    assert set(reasons) == {"x.jsonl", "gone.jsonl"}
+    assert "a named pipe" in reasons["x.jsonl"]

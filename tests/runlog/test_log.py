@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harness.errors import LogError
+from harness.runlog import log
 from harness.runlog.log import Writer, find, read
 from harness.runlog.records import Failure, Footer, Header, Resumed, Sample
 
@@ -42,10 +44,10 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
             writer.append(record)
         assert not (tmp_path / "a.jsonl").exists()
         writer.finish(FOOTER)
-    log = read(tmp_path / "a.jsonl")
-    assert (log.header, log.samples, log.failures, log.resumed) == (HEADER, (sample("a"),), (failure,), (resumed,))
-    assert log.footer == FOOTER
-    assert log.torn_bytes == 0
+    back = read(tmp_path / "a.jsonl")
+    assert (back.header, back.samples, back.failures, back.resumed) == (HEADER, (sample("a"),), (failure,), (resumed,))
+    assert back.footer == FOOTER
+    assert back.torn_bytes == 0
     assert not (tmp_path / "a.jsonl.part").exists()
 
 
@@ -92,7 +94,8 @@ def test_a_log_of_the_future_is_refused_by_its_schema(tmp_path: Path) -> None:
         read(path)
 
 
-def test_two_runs_cannot_write_one_log(tmp_path: Path) -> None:
+def test_two_runs_cannot_write_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "WAIT_S", 0.0)
     with Writer(tmp_path / "a.jsonl") as first, Writer(tmp_path / "a.jsonl") as second:
         first.open()
         with pytest.raises(LogError, match="another run is writing it"):
@@ -107,6 +110,7 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_log import HEADER, sample
 from harness.errors import LogError
+from harness.runlog import log
 from harness.runlog.log import Writer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
@@ -129,9 +133,9 @@ with Writer(Path(sys.argv[1])) as writer:
     written, _, message = done.stdout.partition(" ")
     assert "everything before is kept; next: free space" in message
     assert int(written) >= 1
-    log = read(target.with_name("a.jsonl.part"))
-    assert [s.example for s in log.samples] == [str(n) for n in range(int(written))]
-    assert log.torn_bytes == 0
+    kept = read(target.with_name("a.jsonl.part"))
+    assert [s.example for s in kept.samples] == [str(n) for n in range(int(written))]
+    assert kept.torn_bytes == 0
 
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
@@ -146,3 +150,94 @@ def test_logs_are_found_finished_or_not_in_a_stable_order(tmp_path: Path) -> Non
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert [os.path.relpath(p, tmp_path) for p in find(tmp_path)] == ["a/y.jsonl.part", "b/x.jsonl"]
+
+
+def written(path: Path, *records: Header | Sample | Failure | Footer) -> Path:
+    """Write records as lines, without a writer's care."""
+    path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+    return path
+
+
+def test_two_logs_in_one_file_are_no_log(tmp_path: Path) -> None:
+    """They would be counted as one run of twice as many samples."""
+    once = (HEADER, sample("a"), FOOTER)
+    with pytest.raises(LogError, match=r"a\.jsonl:4: a second header"):
+        read(written(tmp_path / "a.jsonl", *once, *once))
+    with pytest.raises(LogError, match=r"b\.jsonl:4: a line after the footer"):
+        read(written(tmp_path / "b.jsonl", *once, sample("b")))
+    with pytest.raises(LogError, match=r"c\.jsonl:1: the first line is no header"):
+        read(written(tmp_path / "c.jsonl", sample("a"), HEADER))
+
+
+def test_a_line_that_stands_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+    twice = read(written(tmp_path / "a.jsonl", HEADER, sample("a"), sample("b"), sample("a"), FOOTER))
+    assert [one.example for one in twice.samples] == ["a", "b"]
+    assert twice.repeated == (4,)
+
+
+@pytest.mark.parametrize(
+    "figure", ['"ttft_ns":0', '"ttft_ns":-5', '"ttft_ns":9223372036854775808', '"ttft_ns":1e400', '"ttft_ns":NaN',
+               '"ttft_ns":1' + "0" * 30, '"stage_ns":{"encode":-1}', '"total_ns":9007199254740993']
+)  # fmt: skip
+def test_a_figure_that_cannot_be_is_no_figure(tmp_path: Path, figure: str) -> None:
+    good = msgspec.json.encode(sample("a"))
+    bad = good[:-1] + b',"whole":{' + figure.encode() + b"}}"
+    path = written(tmp_path / "a.jsonl", HEADER, sample("b"))
+    path.write_bytes(path.read_bytes() + bad + b"\n" + msgspec.json.encode(FOOTER) + b"\n")
+    with pytest.raises(LogError, match=r"a\.jsonl:3: not a line of a run log"):
+        read(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(LogError, match="is a named pipe, not a regular file"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_a_run_that_died_before_the_renaming_is_finished(tmp_path: Path) -> None:
+    """Its footer stands there: nothing is to be measured, and no second footer written."""
+    path = tmp_path / "a.jsonl"
+    written(tmp_path / "a.jsonl.part", HEADER, sample("a"), FOOTER)
+    log.complete(path)
+    assert read(path).finished
+    assert not (tmp_path / "a.jsonl.part").exists()
+
+
+def test_whoever_goes_on_with_a_finished_log_takes_its_footer_off(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", HEADER, sample("a"), FOOTER)
+    with Writer(path) as writer:
+        left = writer.reopen()
+        assert left is not None
+        assert not left.finished
+        writer.append(sample("b"))
+        writer.finish(FOOTER)
+    assert path.read_bytes().count(b'"kind":"footer"') == 1
+    assert [one.example for one in read(path).samples] == ["a", "b"]
+
+
+def failed(name: str, error: str, message: str = "m") -> Failure:
+    return Failure(example=name, index=0, stage="encode", error=error, message=message, traceback="", at="now")
+
+
+@pytest.mark.parametrize(
+    ("records", "stopped", "cut_short"),
+    [
+        ([failed("a", "MemoryError"), failed("b", "OutOfMemoryError")], "examples", True),
+        ([failed("a", "RuntimeError", "CUDA error: out of memory")], "examples", True),
+        ([failed("a", "MemoryError"), failed("b", "ExampleError")], "examples", False),
+        ([failed("a", "ValueError")], "failures", False),
+        ([sample("a"), failed("b", "MemoryError")], "examples", False),
+        ([sample("a"), failed("b", "MemoryError")], "failures", True),
+        ([sample("a")], "examples", False),
+    ],
+)
+def test_trouble_that_may_pass_is_not_the_end_of_a_run(
+    tmp_path: Path, records: list[Sample | Failure], stopped: str, cut_short: bool
+) -> None:
+    footer = Footer(ended_at="later", samples=0, failures=0, stopped=stopped)
+    assert read(written(tmp_path / "a.jsonl", HEADER, *records, footer)).cut_short is cut_short
+
+
+def test_a_failure_that_a_later_try_mended_is_not_told_any_more(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", HEADER, failed("a", "MemoryError"), failed("b", "MemoryError"), sample("a"))
+    assert [one.example for one in read(path).lasting] == ["b"]
