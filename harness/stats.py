@@ -215,17 +215,40 @@ def sum_of_medians(parts: Sequence[ArrayLike], level: float = 0.95, seed: int = 
     value = float(sum(np.median(array) for array in arrays))
     if n < FEWEST_FOR_BOOTSTRAP:
         return Estimate(value, None, None, n, level)
+    low, high = _ends(drawn_sums(arrays, np.random.default_rng(seed), together=together), level)
+    return Estimate(value, low, high, n, level)
+
+
+def ratio_of_sums(a: Sequence[ArrayLike], b: Sequence[ArrayLike], level: float = 0.95, seed: int = 0) -> Estimate:
+    """Return the ratio of two sums of medians with a percentile-bootstrap interval, all parts drawn independently."""
+    first, second = [as_values(part) for part in a], [as_values(part) for part in b]
+    n = min((len(part) for part in (*first, *second)), default=0)
+    bottom = sum(float(np.median(part)) for part in second) if n else 0.0
+    if not first or not bottom:
+        return Estimate(None, None, None, n, level)
+    value = sum(float(np.median(part)) for part in first) / bottom
+    if n < FEWEST_FOR_BOOTSTRAP:
+        return Estimate(value, None, None, n, level)
     rng = np.random.default_rng(seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = _ends(drawn_sums(first, rng) / drawn_sums(second, rng), level)
+    return Estimate(value, low, high, n, level)
+
+
+def drawn_sums(
+    parts: Sequence[ArrayLike], rng: np.random.Generator, draws: int = RESAMPLES, together: bool = False
+) -> Array:
+    """Return bootstrap draws of the sum of the parts' medians; see `sum_of_medians` for `together`."""
+    arrays = [as_values(part) for part in parts]
     sums = []
-    for rows in _blocks(max(len(array) for array in arrays)):
-        drawn = rng.integers(n, size=(rows, n)) if together else None
+    for rows in _blocks(max(len(array) for array in arrays), draws):
+        drawn = rng.integers(len(arrays[0]), size=(rows, len(arrays[0]))) if together else None
         total = np.zeros(rows)
         for array in arrays:
             index = rng.integers(len(array), size=(rows, len(array))) if drawn is None else drawn
             total += np.median(array[index], axis=1)
         sums.append(total)
-    low, high = _ends(np.concatenate(sums), level)
-    return Estimate(value, low, high, n, level)
+    return np.concatenate(sums)
 
 
 def mean_interval_clustered(
@@ -315,8 +338,8 @@ def _wilson(share: float, size: float, z: float) -> tuple[float, float]:
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
-def _blocks(width: int) -> Iterator[int]:
-    rows, left = max(1, LARGEST_BLOCK // max(1, width)), RESAMPLES
+def _blocks(width: int, draws: int = RESAMPLES) -> Iterator[int]:
+    rows, left = max(1, LARGEST_BLOCK // max(1, width)), draws
     while left > 0:
         yield min(rows, left)
         left -= rows

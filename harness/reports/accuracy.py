@@ -3,16 +3,17 @@
 Scoring imports lmms-eval, which is slow: it is done once per log and kept in the cache folder, never in the results.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
 from harness import stats
 from harness.errors import HarnessError
-from harness.files import cache_folder
-from harness.reports import summary
-from harness.reports.frame import Frame
+from harness.files import cache_folder, digest_bytes, write_atomically
+from harness.reports import frame as logs_
+from harness.reports.frame import Cell, Frame
+from harness.runlog.log import Log
 from harness.runlog.records import Sample
 from harness.stats import Estimate
 from harness.suites import definitions
@@ -45,35 +46,32 @@ class Accuracy(msgspec.Struct, frozen=True):
 
 
 def of(frame: Frame, remember: bool = True) -> dict[str, Accuracy]:
-    """Return the accuracy of every cell in `frame`, by the cell's name in `summary.summary`."""
-    found = {}
-    for facts, logs in summary.groups(frame):
-        trained = bool(logs["trained"].all())
-        found[summary.cell_name(facts)] = _of_cell(facts, trained, list(logs["log"]), frame, remember)
-    return found
+    """Return the accuracy of every cell in `frame`, by the name of its configuration."""
+    return {cell.configuration.name: _of_cell(cell, frame, remember) for cell in frame.cells}
 
 
-def answers(frame: Frame, logs: Sequence[str]) -> list[Sample]:
+def answers(logs: Iterable[Log]) -> list[Sample]:
     """Return an answered sample per example, in the suite's order: the last attempt of the first process with it."""
     chosen: dict[str, Sample] = {}
-    for name in logs:
-        mine = {s.example: s for s in frame.records[name].samples if s.phase == "timed" and s.answer is not None}
+    for log in logs:
+        mine = {s.example: s for s in log.samples if s.phase == "timed" and s.answer is not None}
         chosen = {**mine, **chosen}
     return sorted(chosen.values(), key=lambda sample: sample.index)
 
 
-def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Frame, remember: bool) -> Accuracy:
-    if not trained:
+def _of_cell(cell: Cell, frame: Frame, remember: bool) -> Accuracy:
+    about, logs = cell.configuration, cell.logs
+    if not all(map(logs_.trained, logs.values())):
         return Accuracy("", reason="random weights are never scored")
-    if facts["protocol"] == "paper":
+    if about.protocol == "paper":
         return Accuracy("", reason="the paper's protocol times the visual tokens alone: no question is answered")
-    if facts["isolate"]:
+    if about.isolate:
         return Accuracy("", reason="isolated stages answer nothing")
-    samples = answers(frame, logs)
+    samples = answers(logs.values())
     if not samples:
         return Accuracy("", reason="no example was answered")
     try:
-        suite = load_suite_card(str(facts["suite"]))
+        suite = load_suite_card(about.suite)
     except HarnessError as error:
         return Accuracy("", reason=str(error))
     if suite.judge:
@@ -81,7 +79,7 @@ def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Fr
             suite.metric, reason=f"{suite.name} is judged by a model over an API: answers are logged, not scored"
         )
     scorer = [suite.digest, definitions.release(), str(CACHE_VERSION)]
-    digest = summary.digest([frame.digests.get(name, name) for name in logs] + scorer)
+    digest = digest_bytes("\0".join([frame.digests.get(name, name) for name in logs] + scorer).encode(), 8)
     kept = cache_folder() / "scores" / f"{digest}.json"
     if remember and kept.is_file():
         try:
@@ -90,13 +88,8 @@ def _of_cell(facts: Mapping[str, Any], trained: bool, logs: list[str], frame: Fr
             pass  # an older version's: scored anew below
     accuracy = _score(samples, suite)
     if remember and accuracy.value is not None:
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary = kept.with_suffix(".tmp")
-            temporary.write_bytes(msgspec.json.encode(accuracy))
-            temporary.replace(kept)
-        except OSError:
-            pass  # a cache that cannot be written only costs time
+        with suppress(OSError):  # a cache that cannot be written only costs time
+            write_atomically(kept, msgspec.json.encode(accuracy))
     return accuracy
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One cell of a table. `sort` orders it, `hover` says more, `marks` are names of `summary.MARKS`."""
+    """One cell of a table. `sort` orders it, `hover` says more, `marks` are names of `marks.MARKS`."""
 
     text: str
     sort: float | str | None = None

@@ -1,15 +1,13 @@
-"""What of a summary row a tracker is told: names, numbers with their units, and every mark and doubt."""
+"""What of a cell a tracker is told: names, numbers with their units, and every mark and doubt."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness.models.protocol import STAGES
-
-Row = Mapping[str, Any]
+from harness.reports.summary import CellSummary
 
 
 class Metric(NamedTuple):
-    """One number of a row; `values` are the raw samples' summary bounds where there are any."""
+    """One number of a cell, with its 95 % bounds where there are any."""
 
     name: str
     value: float
@@ -19,41 +17,44 @@ class Metric(NamedTuple):
     bigger_is_better: bool = False
 
 
-def metrics(row: Row) -> list[Metric]:
-    """Return the times in ms (median and 95 % bounds), memory, tokens and accuracy that the row has."""
+def metrics(one: CellSummary) -> list[Metric]:
+    """Return the times in ms (median and 95 % bounds), memory, tokens and accuracy that the cell has."""
     found = []
     for name in ("ttft", *STAGES, "tpot", "cold_ttft"):
-        value, low, high = (_number(row.get(f"{name}{part}_ns")) for part in ("", "_low", "_high"))
+        time = one.times.of(name)
+        if time is not None and time.value is not None:
+            low, high = (None if bound is None else bound / 1e6 for bound in (time.low, time.high))
+            found.append(Metric(f"{name}_ms", time.value / 1e6, "ms", low, high))
+    for name, value, unit in (
+        ("peak_memory_bytes", one.memory.peak_bytes, "bytes"),
+        ("visual_tokens", one.tokens.visual, "tokens"),
+    ):
         if value is not None:
-            found.append(Metric(f"{name}_ms", value / 1e6, "ms", low and low / 1e6, high and high / 1e6))
-    for name, unit in (("peak_memory_bytes", "bytes"), ("visual_tokens", "tokens")):
-        value = _number(row.get(name))
-        if value is not None:
-            found.append(Metric(name, value, unit))
-    accuracy = _number(row.get("accuracy"))
-    if accuracy is not None:
-        bounds = (_number(row.get("accuracy_low")), _number(row.get("accuracy_high")))
-        found.append(Metric("accuracy", accuracy, str(row.get("metric") or "share"), *bounds, True))
+            found.append(Metric(name, float(value), unit))
+    accuracy = one.accuracy
+    if accuracy.value is not None:
+        unit = accuracy.metric or "share"
+        found.append(Metric("accuracy", accuracy.value, unit, accuracy.low, accuracy.high, True))
     return found
 
 
-def facts(row: Row) -> dict[str, str]:
-    """Return what the row is about, in words; `marks` and `doubts` are always there."""
+def facts(one: CellSummary) -> dict[str, str]:
+    """Return what the cell is, in words; `marks` and `doubts` are always there."""
+    about = one.cell
     names = (
         "model", "weights", "weights_digest", "suite", "data", "resolution", "machine", "device", "engine", "dtype",
-        "protocol", "settings", "seed", "n", "not_scored",
+        "protocol", "settings",
     )  # fmt: skip
-    found = {name: str(row[name]) for name in names if row.get(name) not in (None, "")}
-    return found | {"marks": " ".join(row.get("marks") or ()), "doubts": "; ".join(row.get("doubts") or ())}
+    found = {name: str(getattr(about, name)) for name in names}
+    found |= {"seed": "" if about.seed is None else str(about.seed), "n": str(one.times.n)}
+    found |= {"not_scored": one.accuracy.reason}
+    found = {name: text for name, text in found.items() if text}
+    return found | {"marks": " ".join(one.marks), "doubts": "; ".join(one.doubts)}
 
 
-def title(row: Row) -> str:
-    """Return a short name; marks are part of it, so that no chart shows the row without them."""
-    parts = [row["model"], row["suite"], f"{row['resolution']}px", row["device"], row["dtype"], row["protocol"]]
-    parts += [row["settings"]] if row.get("settings") else []
-    parts += [f"[{', '.join(row['marks'])}]"] if row.get("marks") else []
-    return " ".join(str(part) for part in parts)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or value != value else float(value)
+def title(one: CellSummary) -> str:
+    """Return a short name; marks are part of it, so that no chart shows the cell without them."""
+    about = one.cell
+    parts = [about.model, about.suite, f"{about.resolution}px", about.device, about.dtype, about.protocol]
+    parts += [about.settings, f"[{', '.join(one.marks)}]" if one.marks else ""]
+    return " ".join(part for part in parts if part)

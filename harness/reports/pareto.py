@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import stats
+
 DRAWS = 2000
 SURE = 0.95
 """A place is sure when so many draws agree on it."""
@@ -122,11 +124,7 @@ def draw(points: Sequence[Point], seed: int, draws: int) -> tuple[Array, Array]:
 def _costs(point: Point, rng: np.random.Generator, draws: int) -> Array:
     if not point.cost_parts:
         return _normal(point.cost, point.cost_low, point.cost_high, rng, draws)
-    total = np.zeros(draws)
-    for part in point.cost_parts:
-        values = np.asarray(part, dtype=float)
-        total += np.median(values[rng.integers(len(values), size=(draws, len(values)))], axis=1)
-    return total
+    return stats.drawn_sums(point.cost_parts, rng, draws)
 
 
 def _normal(value: float, low: float | None, high: float | None, rng: np.random.Generator, draws: int) -> Array:

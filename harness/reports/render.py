@@ -11,11 +11,11 @@ import msgspec
 
 from harness import cards, plugins
 from harness.errors import SettingError
-from harness.reports import material, tables
+from harness.reports import measured, tables
 from harness.reports.card import ReportCard, load_report_card
 from harness.reports.document import Picture, Report, Table
 from harness.reports.formats import delimited, html, latex, markdown
-from harness.reports.material import Material
+from harness.reports.measured import Measured
 
 FORMATS = ("md", "tex", "csv", "html", "png", "svg", "pdf")
 
@@ -40,7 +40,7 @@ def render_all(wanted: Sequence[str], logs: Path, out: Path, formats: Sequence[s
         if kind not in FORMATS:
             raise SettingError(f"--format {kind}: known: {', '.join(FORMATS)}")
     reports = [load_report_card(name) for name in wanted]
-    data = material.of(logs)
+    data = measured.of(logs)
     written = []
     for card in reports:
         files = contents(build(card, data), card, formats)
@@ -52,7 +52,7 @@ def render_all(wanted: Sequence[str], logs: Path, out: Path, formats: Sequence[s
     return written
 
 
-def build(card: ReportCard, data: Material) -> Report:
+def build(card: ReportCard, data: Measured) -> Report:
     """Make the report from what is measured, without writing anything."""
     blocks: list[Table | Picture] = []
     text = [card.caption] if card.caption else []
@@ -60,7 +60,7 @@ def build(card: ReportCard, data: Material) -> Report:
         sections = tuple(build(load_report_card(name), data) for name in card.reports)
         doubts = tuple(dict.fromkeys(doubt for section in sections for doubt in section.doubts))
         return Report(
-            card.name, card.title, tuple(text), (), doubts, tables.provenance(data, data.rows), card.sources, sections
+            card.name, card.title, tuple(text), (), doubts, tables.provenance(data, data.cells), card.sources, sections
         )
     if card.kind == "cells":
         blocks.append(tables.cells(card, data))
@@ -73,17 +73,17 @@ def build(card: ReportCard, data: Material) -> Report:
         blocks += plugins.load("figures", figure).draw(data, part)
     if not blocks:
         nothing = "Nothing that this figure needs was measured."
-        reasons = dict.fromkeys(str(row["not_scored"]) for row in material.chosen(data, card) if row["not_scored"])
+        reasons = dict.fromkeys(one.accuracy.reason for one in measured.chosen(data, card) if one.accuracy.reason)
         nothing += f" Cells without a score: {'; '.join(reasons)}." if reasons else ""
         blocks.append(Table(card.name, card.title, empty=nothing, notes=tuple(card.footnotes.items())))
-    rows = tables.used(card, data)
+    cells = tables.used(card, data)
     return Report(
         card.name,
         card.title,
         tuple(text),
         tuple(blocks),
-        tables.doubts(data, rows),
-        tables.provenance(data, rows),
+        tables.doubts(data, cells),
+        tables.provenance(data, cells),
         card.sources,
     )
 

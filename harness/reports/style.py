@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.reports.summary import MARKS
+from harness.reports.marks import MARKS
 
 COLUMN_IN = 3.3
 """Width of one column of a two-column paper, inches."""
@@ -59,28 +59,10 @@ def new(height_in: float = 2.6, width_in: float = COLUMN_IN) -> tuple[Figure, Ax
 def legend_of_marks(figure: Figure, marks: Iterable[str]) -> None:
     """Print below the figure what its marks mean."""
     present = set(marks)
-    lines = [f"{MARKS[mark][0]} {SHORT[mark]}" for mark in MARKS if mark in present]
+    lines = [f"{mark.symbol} {mark.short}" for name, mark in MARKS.items() if name in present]
     if lines:
         rows = [" · ".join(lines[i : i + 2]) for i in range(0, len(lines), 2)]
         figure.supxlabel("\n".join(rows), fontsize=5.5, x=0.02, ha="left", color=QUIET)
-
-
-SHORT = {
-    "random": "random weights",
-    "embedded": "data from this package",
-    "isolated": "stages timed apart, added",
-    "paper": "encoder + prefill, added",
-    "emulated": "predicted, not measured",
-    "torn": "unfinished run",
-    "refused": "every sample refused by the gate",
-    "published": "published, not measured here",
-}
-
-
-def symbols(marks: Iterable[str]) -> str:
-    """Return the marks' symbols in their order."""
-    present = set(marks)
-    return "".join(MARKS[mark][0] for mark in MARKS if mark in present)
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:

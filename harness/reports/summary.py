@@ -1,231 +1,295 @@
-"""A row per measured cell: medians with 95 % intervals, residual, tokens, memory, accuracy, and every mark and doubt.
+"""What each cell came to: medians with 95 % intervals, residual, tokens, memory, accuracy, and every mark and doubt.
 
-Fresh processes of one cell (repetitions) are one row; so are the parts of an isolated cell, whose medians are added up.
+Fresh processes of one cell (repetitions) are one summary; so are the parts of an isolated cell, whose medians are added
+up.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
 from harness import stats
 from harness.errors import HarnessError
 from harness.models.card import load_model_card
 from harness.models.protocol import STAGES
-from harness.reports import checks
-from harness.reports.frame import Frame
-from harness.reports.rows import CELL
-from harness.stats import Estimate
+from harness.reports import checks, configuration
+from harness.reports import frame as logs_
+from harness.reports.accuracy import Accuracy
+from harness.reports.configuration import Configuration
+from harness.reports.frame import Cell, Frame
+from harness.reports.marks import MARKS, symbols
+from harness.runlog.log import Log
+from harness.runlog.records import Sample
+from harness.stats import Estimate, Percentile
 
-CONFIGURATION = ("machine", *(name for name in CELL if name not in ("part", "repetition")))
-"""What must be equal for logs to be one cell's."""
-
-MARKS = {
-    "random": ("†", "random weights of the exact architecture: times are real, answers mean nothing"),
-    "embedded": ("‡", "data embedded in this package (generated pages), no public benchmark"),
-    "isolated": ("§", "stages loaded and timed one after the other and added up, not one run"),
-    "paper": ("¶", "the FastVLM paper's protocol: encoder and prefill of the visual tokens, timed apart and added up"),
-    "emulated": ("◇", "predicted or emulated time, not a measurement of this machine"),
-    "torn": ("⚠", "the run did not finish: fewer samples than planned"),
-    "refused": ("!", "the validity gate refused every sample: shown, but not to be quoted"),
-    "published": ("*", "as printed by others, not measured here"),
-}
-"""Symbol and meaning of every mark, in the order they are printed."""
+Parts = tuple[tuple[float, ...], ...]
+"""Raw samples behind a time: a tuple for each part whose medians are added up (one, unless stages were isolated)."""
+PERCENTILES = (0.90, 0.95, 0.99)
+UNASKED = Accuracy("", reason="scores were not asked for")
 
 
-def summary(frame: Frame, accuracies: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Return a row per cell of `frame`, in a stable order.
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What is true of a cell's runs as a whole."""
 
-    Times are columns `<stage>_ns`, `<stage>_low_ns`, `<stage>_high_ns` (median and its 95 % interval), likewise `ttft`.
-    `accuracies` maps the row's `cell` to a `scoring.Accuracy` (`scoring.of`). Columns `marks` and `doubts` are tuples.
+    trained: bool
+    emulated: str
+    """Why the times are not a real machine's, or nothing."""
+    torn: bool
+    failures: int
+    count: int
+    """Fresh processes."""
+    stopped: str
+    """Which rules ended the runs; nothing where they were cut off."""
+    weights_notice: str
+    data_notice: str
+    clock: str
+    sync: str
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Times:
+    """Medians with their intervals, from the samples that count: timed, valid and with a stage pass.
+
+    Where the gate refused every sample, from the refused ones: `valid` is then 0 and a mark says so.
     """
-    out = []
-    for facts, logs in groups(frame):
-        name = cell_name(facts)
-        row = {**facts, "cell": name, "logs": tuple(logs["log"]), **_counts(logs)}
-        mine = frame.samples[frame.samples["log"].isin(logs["log"])]
-        row |= _times(facts, mine)
-        row |= _shape(mine)
-        row |= _memory(mine, logs)
-        row |= _accuracy(facts, (accuracies or {}).get(name))
-        row["marks"] = marks(row)
-        row["mark"] = "".join(MARKS[mark][0] for mark in row["marks"])
-        row["doubts"] = doubts(row, frame, logs)
-        out.append(row)
-    return pd.DataFrame(out)
+
+    additive: bool
+    """TTFT is a sum of stages that were timed apart."""
+    missing: str
+    """Parts and stages without which there is no sum."""
+    n: int
+    examples: int
+    valid: int
+    refused: int
+    median_ns: Mapping[str, Estimate]
+    """By `ttft`, stage (also `encode.siglip`), `tpot` and `cold_ttft`; what was not measured is not there."""
+    series_ns: Mapping[str, Parts]
+    """The raw samples of `ttft` and the stages."""
+    ttft_percentiles: tuple[Percentile, ...] = ()
+    residual_percent: float | None = None
+    between_process_percent: float | None = None
+    energy_mj: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, name: str) -> Estimate | None:
+        """Return the median of `ttft`, a stage, `tpot` or `cold_ttft`, or None where it was not measured."""
+        return self.median_ns.get(name)
+
+    def ns(self, name: str) -> float | None:
+        """Return the same without its interval."""
+        found = self.median_ns.get(name)
+        return found.value if found else None
+
+    def parts_ns(self, names: Sequence[str]) -> list[tuple[float, ...]]:
+        """Return the raw samples whose medians add up to the sum of these times."""
+        return [part for name in names for part in self.series_ns.get(name, ()) if part]
 
 
-def groups(frame: Frame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Return the cells of `frame`: what they are, and their rows of `frame.logs`."""
-    found: dict[tuple[Any, ...], list[int]] = {}
-    for position, log in enumerate(frame.logs.to_dict("records")):
-        found.setdefault(tuple(_plain(log[name]) for name in CONFIGURATION), []).append(position)
-    cells_ = [(dict(zip(CONFIGURATION, key, strict=True)), frame.logs.iloc[where]) for key, where in found.items()]
-    return sorted(cells_, key=lambda pair: tuple((value is None, str(type(value)), value) for value in order(pair[0])))
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What the model saw: medians over the timed samples."""
+
+    visual: float | None
+    visual_low: float | None
+    visual_high: float | None
+    text: float | None
+    tiles: float | None
+    content_px: float | None
+    original_px: str
+    """Width × height."""
+    processed_px: str
+
+    @property
+    def content_px_per_token(self) -> float | None:
+        """How many pixels of the image each visual token stands for."""
+        return self.content_px / self.visual if self.content_px and self.visual else None
 
 
-def order(facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what rows are sorted by: machine, suite, model, resolution, then everything else."""
-    first = ("machine", "suite", "model", "resolution", "device", "dtype", "protocol", "isolate")
-    rest = (name for name in CONFIGURATION if name not in first)
-    return tuple(facts[name] if name == "resolution" else str(facts[name] or "") for name in (*first, *rest))
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The largest memory use of any sample, and whose it is (the device allocator's, the process's)."""
+
+    peak_bytes: int | None
+    of: str
 
 
-def cell_name(facts: Mapping[str, Any]) -> str:
-    """Return the row's unique, readable name."""
-    parts = [f"{facts[name]}" for name in ("machine", "suite", "model")] + [f"{facts['resolution']}px"]
-    parts += [
-        str(facts[name])
-        for name in ("device", "engine", "dtype", "protocol", "weights", "weights_digest")
-        if facts[name]
-    ]
-    parts += ["isolated"] if facts["isolate"] else []
-    parts += [str(facts["settings"])] if facts["settings"] else []
-    named = ("limit", "seed", "threads", "decode_tokens", "data_digest", "model_digest")
-    return " ".join([*parts, *(f"{name}={facts[name]}" for name in named if facts[name])])
+@dataclass(frozen=True, slots=True, eq=False)
+class CellSummary:
+    """One measured cell."""
+
+    cell: Configuration
+    logs: tuple[str, ...]
+    process: Process
+    times: Times
+    tokens: Tokens
+    memory: Memory
+    accuracy: Accuracy
+    marks: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def mark(self) -> str:
+        """The marks' symbols."""
+        return symbols(self.marks)
 
 
-def timed(samples: pd.DataFrame) -> pd.DataFrame:
-    """Return the samples that count for times: timed, valid, and with a stage pass (later ones were only scored).
+def summaries(frame: Frame, accuracies: Mapping[str, Accuracy] | None = None) -> tuple[CellSummary, ...]:
+    """Return what each cell of `frame` came to, in a stable order.
 
-    Where the gate refused every one, those are returned all the same: `doubts` then says that no figure may be quoted.
+    `accuracies` maps a configuration's name to its accuracy (`accuracy.of`).
     """
-    measured = samples[(samples["phase"] == "timed") & samples["has_stages"].astype(bool)]
-    good = measured[measured["valid"].astype(bool)]
-    return good if len(good) else measured
+    return tuple(_summary(cell, (accuracies or {}).get(cell.configuration.name, UNASKED)) for cell in frame.cells)
 
 
-def estimate(values: Sequence[float] | pd.Series) -> Estimate | None:
-    """Return the median with its interval, or None where there is no value."""
-    present = [float(value) for value in values if not pd.isna(value)]
-    return stats.median_interval(present) if present else None
-
-
-def _plain(value: Any) -> Any:
-    if value is None or (not isinstance(value, str | bool) and pd.isna(value)):
-        return None
-    return (
-        int(value)
-        if isinstance(value, float) and value.is_integer()
-        else value.item()
-        if hasattr(value, "item")
-        else value
+def _summary(cell: Cell, accuracy: Accuracy) -> CellSummary:
+    about, logs = cell.configuration, list(cell.logs.values())
+    process, times = _process(logs), _times(about, logs)
+    return CellSummary(
+        about,
+        tuple(cell.logs),
+        process,
+        times,
+        _tokens(logs),
+        _memory(logs),
+        accuracy,
+        _marks(about, process, times),
+        _doubts(about, process, times, logs),
     )
 
 
-def _counts(logs: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "trained": bool(logs["trained"].all()),
-        "emulated": next((text for text in logs["emulated"] if text), ""),
-        "torn": bool(logs["torn"].any()),
-        "failures": int(logs["failures"].sum()),
-        "processes": int(logs["repetition"].nunique()),
-        "stopped": ", ".join(sorted({text for text in logs["stopped"] if isinstance(text, str)})),
-        "weights_notice": next((text for text in logs["weights_notice"] if text), ""),
-        "data_notice": next((text for text in logs["data_notice"] if text), ""),
-        "clock": _said(logs, "device_clock"),
-        "sync": _said(logs, "device_sync"),
-    }
+# --- which samples count ---
 
 
-def _said(logs: pd.DataFrame, column: str) -> str:
-    """Return what the first log says of its device, or nothing."""
-    return str(logs[column].iloc[0]) if column in logs and isinstance(logs[column].iloc[0], str) else ""
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A sample that counts for times, and where it comes from."""
+
+    part: str
+    repetition: int
+    sample: Sample
+
+    def ns(self, name: str) -> float | None:
+        """Return one of its times."""
+        stages, whole = self.sample.stages, self.sample.whole
+        if name == "ttft":
+            return whole.ttft_ns if whole else None
+        if stages is None:
+            return None
+        if name == "tpot":
+            return logs_.tpot_ns(stages)
+        return logs_.stages_ns(stages) if name == "stages" else stages.stage_ns.get(name)
 
 
-def _times(facts: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
-    good = timed(samples)
-    additive = bool(facts["isolate"]) or facts["protocol"] == "paper"
-    row: dict[str, Any] = {
-        "additive": additive,
-        "n": len(good) if not facts["isolate"] else min((len(part) for _, part in good.groupby("part")), default=0),
-        "examples": int(samples.loc[samples["phase"] == "timed", "example"].nunique()) if len(samples) else 0,
-        "valid": int((samples["valid"].astype(bool) & (samples["phase"] == "timed")).sum()),
-        "refused": int((~samples["valid"].astype(bool) & (samples["phase"] == "timed")).sum()),
-    }
-    wanted = ("encode", "prefill") if facts["protocol"] == "paper" else STAGES
-    series = {stage: stage_values(good, stage, bool(facts["isolate"])) for stage in STAGES}
-    for stage, parts in series.items():
-        row |= _columns(stage, _added(parts))
-    names = [name.removesuffix("_ns") for name in good.columns if name.endswith("_ns") and "." in name]
-    for name in sorted(name for name in names if not name.endswith(("_device", "_cpu"))):
-        row |= _columns(name, estimate(good[f"{name}_ns"]))
+def timed(logs: Sequence[Log]) -> list[Timed]:
+    """Return the samples that count for times: timed, valid, and with a stage pass (later ones were only scored).
+
+    Where the gate refused every one, those are returned all the same: a doubt then says that no figure may be quoted.
+    """
+    found = [
+        Timed(configuration.part(log), configuration.repetition(log), sample)
+        for log in logs
+        for sample in log.samples
+        if sample.phase == "timed" and sample.stages is not None
+    ]
+    return [one for one in found if one.sample.valid] or found
+
+
+def _values(samples: Sequence[Timed], name: str) -> tuple[float, ...]:
+    return tuple(float(value) for one in samples if (value := one.ns(name)) is not None)
+
+
+def _by_part(samples: Sequence[Timed]) -> list[list[Timed]]:
+    names = sorted({one.part for one in samples if one.part})
+    return [[one for one in samples if one.part == name] for name in names]
+
+
+# --- times ---
+
+
+def _times(about: Configuration, logs: Sequence[Log]) -> Times:
+    good = timed(logs)
+    additive = about.isolate or about.protocol == "paper"
+    series = {stage: parts for stage in STAGES if (parts := _parts(good, stage, about.isolate))}
+    medians = {stage: _added(parts) for stage, parts in series.items()}
+    inner = {name for one in good if one.sample.stages for name in one.sample.stages.stage_ns if "." in name}
+    medians |= {name: stats.median_interval(_values(good, name)) for name in sorted(inner)}
+    wanted = ("encode", "prefill") if about.protocol == "paper" else STAGES
+    missing = _missing(about, good, series, wanted) if additive else ""
     if additive:
-        missing = _missing_parts(facts, good) + [
-            f"stage {stage}" for stage in wanted if not series[stage] and stage != "project"
-        ]
-        row["missing"] = ", ".join(missing)
-        row |= _columns("ttft", None if missing else _added([part for stage in wanted for part in series[stage]]))
+        ttft: Parts = () if missing else tuple(part for stage in wanted for part in series.get(stage, ()))
     else:
-        row["missing"] = ""
-        row |= _columns("ttft", estimate(good["ttft_ns"]) if "ttft_ns" in good else None)
-        if "ttft_ns" in good and "stages_ns" in good and len(good):
-            both = good.dropna(subset=["ttft_ns", "stages_ns"])
-            share = estimate(100 * (both["ttft_ns"] - both["stages_ns"]) / both["ttft_ns"])
-            row["residual_percent"] = share.value if share else None
-        if "ttft_ns" in good and len(good):
-            for q in (90, 95, 99):
-                at = stats.percentile(good["ttft_ns"].dropna().tolist(), q / 100)
-                row |= {f"ttft_p{q}_ns": at.value, f"ttft_p{q}_bound_ns": at.bound, f"ttft_p{q}_reason": at.reason}
-    cold = samples[samples["phase"] == "cold"]
-    row |= _columns("cold_ttft", estimate(cold["ttft_ns"]) if "ttft_ns" in cold else None)
-    row |= _columns("tpot", estimate(good["tpot_ns"]) if "tpot_ns" in good else None)
-    row["between_process_percent"] = _between_processes(good, wanted if additive else ("ttft",), bool(facts["isolate"]))
-    for stage in STAGES:
-        energy = estimate(good[f"{stage}_energy_mj"]) if f"{stage}_energy_mj" in good else None
-        row[f"{stage}_energy_mj"] = energy.value if energy else None
-    return row
+        whole = _values(good, "ttft")
+        ttft = (whole,) if whole else ()
+    if ttft:
+        series["ttft"], medians["ttft"] = ttft, _added(ttft)
+    cold = [Timed("", 0, sample) for log in logs for sample in log.samples if sample.phase == "cold"]
+    for name, values in (("cold_ttft", _values(cold, "ttft")), ("tpot", _values(good, "tpot"))):
+        medians |= {name: stats.median_interval(values)} if values else {}
+    everything = [sample for log in logs for sample in log.samples if sample.phase == "timed"]
+    return Times(
+        additive=additive,
+        missing=missing,
+        n=min((len(part) for part in _by_part(good)), default=0) if about.isolate else len(good),
+        examples=len({sample.example for sample in everything}),
+        valid=sum(sample.valid for sample in everything),
+        refused=sum(not sample.valid for sample in everything),
+        median_ns=medians,
+        series_ns=series,
+        ttft_percentiles=() if additive or not ttft else tuple(stats.percentile(ttft[0], q) for q in PERCENTILES),
+        residual_percent=None if additive else _residual(good),
+        between_process_percent=_between_processes(good, wanted if additive else ("ttft",), about.isolate),
+        energy_mj=dict(_energies(good)),
+    )
 
 
-def stage_values(good: pd.DataFrame, stage: str, isolate: bool) -> list[list[float]]:
-    """Return the samples of one stage, a list for each part that is to be added up."""
-    column = f"{stage}_ns"
-    if column not in good:
-        return []
+def _parts(good: Sequence[Timed], name: str, isolate: bool) -> Parts:
+    """Return the samples of one stage, a tuple for each part that is to be added up."""
     if not isolate:
-        values = good[column].dropna().tolist()
-        return [values] if values else []
-    parts = [part[column].dropna().tolist() for _, part in good.groupby("part", sort=True)]
-    parts = [values for values in parts if values]
-    if stage == "preprocess" and parts:  # every encoder's process prepares the images for all of them
-        return [max(parts, key=lambda values: float(np.median(values)))]
+        values = _values(good, name)
+        return (values,) if values else ()
+    parts = tuple(values for mine in _by_part(good) if (values := _values(mine, name)))
+    if name == "preprocess" and parts:  # every encoder's process prepares the images for all of them
+        return (max(parts, key=lambda values: float(np.median(values))),)
     return parts
 
 
-def _added(parts: list[list[float]]) -> Estimate | None:
-    if not parts:
-        return None
+def _added(parts: Parts) -> Estimate:
     return stats.median_interval(parts[0]) if len(parts) == 1 else stats.sum_of_medians(parts)
 
 
-def _columns(name: str, value: Estimate | None) -> dict[str, Any]:
-    return {
-        f"{name}_ns": value.value if value else None,
-        f"{name}_low_ns": value.low if value else None,
-        f"{name}_high_ns": value.high if value else None,
-    }
+def _residual(good: Sequence[Timed]) -> float | None:
+    pairs = [(whole, one.ns("stages")) for one in good if (whole := one.ns("ttft")) is not None]
+    shares = [100 * (whole - stages) / whole for whole, stages in pairs if stages is not None and whole]
+    return float(np.median(shares)) if shares else None
 
 
-def _missing_parts(facts: Mapping[str, Any], good: pd.DataFrame) -> list[str]:
-    if not facts["isolate"]:
+def _missing(about: Configuration, good: Sequence[Timed], series: Mapping[str, Parts], wanted: Sequence[str]) -> str:
+    stages = [f"stage {stage}" for stage in wanted if stage not in series and stage != "project"]
+    return ", ".join([*_missing_parts(about, good), *stages])
+
+
+def _missing_parts(about: Configuration, good: Sequence[Timed]) -> list[str]:
+    if not about.isolate:
         return []
     try:
-        wanted = load_model_card(str(facts["model"])).part_names
+        wanted = load_model_card(about.model).part_names
     except HarnessError:
         wanted = ["llm"]
     if wanted and "llm" not in wanted:
         return []
-    return [f"part {part}" for part in wanted if part not in set(good["part"])]
+    present = {one.part for one in good}
+    return [f"part {part}" for part in wanted if part not in present]
 
 
-def _between_processes(good: pd.DataFrame, names: Sequence[str], isolate: bool) -> float | None:
+def _between_processes(good: Sequence[Timed], names: Sequence[str], isolate: bool) -> float | None:
     """Return how far apart the processes lie, in percent of their median; where a sum is shown, by their sums."""
     found: list[list[float]] = []
-    for _, mine in good.groupby("repetition"):
-        parts = [stage_values(mine, name, isolate) for name in names]
-        found.append([float(np.median(values)) for part in parts for values in part])
+    for number in sorted({one.repetition for one in good}):
+        mine = [one for one in good if one.repetition == number]
+        parts = [part for name in names for part in _parts(mine, name, isolate)]
+        found.append([float(np.median(values)) for values in parts])
     complete = max((len(medians) for medians in found), default=0)
     totals = [sum(medians) for medians in found if medians and len(medians) == complete]
     if len(totals) < 2:
@@ -233,134 +297,149 @@ def _between_processes(good: pd.DataFrame, names: Sequence[str], isolate: bool) 
     return float(100 * (max(totals) - min(totals)) / np.median(totals))
 
 
-def _shape(samples: pd.DataFrame) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    seen = samples[samples["phase"] == "timed"]
-    for name in ("visual_tokens", "text_tokens", "tiles", "content_px"):
-        values = seen[name].dropna() if name in seen else pd.Series(dtype=float)
-        values = values[values > 0]
-        row[name] = float(values.median()) if len(values) else None
-        if name == "visual_tokens":
-            row["visual_tokens_low"] = float(values.min()) if len(values) else None
-            row["visual_tokens_high"] = float(values.max()) if len(values) else None
-    both = row["content_px"] and row["visual_tokens"]
-    row["content_px_per_token"] = row["content_px"] / row["visual_tokens"] if both else None
-    for kind in ("original", "processed"):
-        pair = [seen[name].dropna() for name in (f"{kind}_width_px", f"{kind}_height_px") if name in seen]
-        sides = [f"{float(values.median()):.0f}" for values in pair if len(values)]
-        row[f"{kind}_px"] = "×".join(sides) if len(sides) == 2 else ""
-    return row
+def _energies(good: Sequence[Timed]) -> Iterator[tuple[str, float]]:
+    for stage in STAGES:
+        values = [
+            value
+            for one in good
+            if one.sample.stages and (value := one.sample.stages.stage_energy_mj.get(stage)) is not None
+        ]
+        if values:
+            yield stage, float(np.median(values))
 
 
-def _memory(samples: pd.DataFrame, logs: pd.DataFrame) -> dict[str, Any]:
-    told = logs["device_peak_memory"].iloc[0] if "device_peak_memory" in logs else None
-    for columns, meaning in (
-        (
-            [name for name in samples.columns if name.endswith("_peak_bytes")],
-            told if isinstance(told, str) else "device allocator",
-        ),
-        ([name for name in ("rss_bytes", "allocated_bytes") if name in samples.columns], "process"),
-    ):
-        values = samples[columns].to_numpy(dtype=float)
-        if np.isfinite(values).any():
-            return {"peak_memory_bytes": int(np.nanmax(values)), "peak_memory_of": meaning}
-    return {"peak_memory_bytes": None, "peak_memory_of": ""}
+# --- the rest ---
 
 
-def _accuracy(facts: Mapping[str, Any], accuracy: Any) -> dict[str, Any]:
-    row = {
-        "accuracy": None,
-        "accuracy_low": None,
-        "accuracy_high": None,
-        "accuracy_n": 0,
-        "metric": "",
-        "not_scored": "",
-    }
-    if accuracy is None:
-        return row | {"not_scored": "scores were not asked for"}
-    if accuracy.estimate is None:
-        return row | {"not_scored": accuracy.reason, "metric": accuracy.metric}
-    value = accuracy.estimate
-    return row | {
-        "accuracy": value.value,
-        "accuracy_low": value.low,
-        "accuracy_high": value.high,
-        "accuracy_n": value.n,
-        "metric": accuracy.metric,
-    }
+def _process(logs: Sequence[Log]) -> Process:
+    first = logs[0].header
+    return Process(
+        trained=all(logs_.trained(log) for log in logs),
+        emulated=next(filter(None, map(logs_.emulation, logs)), ""),
+        torn=any(logs_.torn(log) for log in logs),
+        failures=sum(len(log.lasting) for log in logs),
+        count=len({configuration.repetition(log) for log in logs}),
+        stopped=", ".join(sorted({log.footer.stopped for log in logs if log.footer})),
+        weights_notice=next(filter(None, (log.header.weights.get("notice", "") for log in logs)), ""),
+        data_notice=next(filter(None, (log.header.data.get("notice", "") for log in logs)), ""),
+        clock=str(first.device.get("clock") or ""),
+        sync=str(first.device.get("sync") or ""),
+        started_at=min(log.header.started_at for log in logs),
+    )
 
 
-def marks(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the marks that a row must carry wherever it is shown."""
+def _tokens(logs: Sequence[Log]) -> Tokens:
+    seen = [sample for log in logs for sample in log.samples if sample.phase == "timed"]
+
+    def positive(values: Sequence[int | None]) -> list[int]:
+        return [value for value in values if value]
+
+    def middle(values: Sequence[int | None]) -> float | None:
+        present = positive(values)
+        return float(np.median(present)) if present else None
+
+    def sides(pairs: Sequence[tuple[int, int] | None]) -> str:
+        present = [pair for pair in pairs if pair]
+        return "×".join(f"{float(np.median(values)):.0f}" for values in zip(*present, strict=True))
+
+    visual = positive([sample.visual_tokens for sample in seen])
+    return Tokens(
+        visual=middle(visual),
+        visual_low=float(min(visual)) if visual else None,
+        visual_high=float(max(visual)) if visual else None,
+        text=middle([sample.text_tokens for sample in seen]),
+        tiles=middle([sample.tiles for sample in seen]),
+        content_px=middle([sample.content_px for sample in seen]),
+        original_px=sides([sample.original_px for sample in seen]),
+        processed_px=sides([sample.processed_px for sample in seen]),
+    )
+
+
+def _memory(logs: Sequence[Log]) -> Memory:
+    samples = [sample for log in logs for sample in log.samples]
+    peaks = [value for sample in samples if sample.stages for value in sample.stages.stage_peak_bytes.values()]
+    if peaks:
+        return Memory(max(peaks), str(logs[0].header.device.get("peak_memory") or "device allocator"))
+    told = [sample.memory.get(name) for sample in samples for name in ("rss_bytes", "allocated_bytes")]
+    whole = [value for value in told if value is not None]
+    return Memory(max(whole), "process") if whole else Memory(None, "")
+
+
+def _marks(about: Configuration, process: Process, times: Times) -> tuple[str, ...]:
+    """Return the marks that the cell must carry wherever it is shown."""
     present = {
-        "random": not row["trained"],
-        "embedded": row["data"] == "embedded",
-        "isolated": bool(row["isolate"]),
-        "paper": row["protocol"] == "paper",
-        "emulated": bool(row["emulated"]),
-        "torn": bool(row["torn"]),
-        "refused": bool(row["n"]) and not row["valid"],
+        "random": not process.trained,
+        "embedded": about.data == "embedded",
+        "isolated": about.isolate,
+        "paper": about.protocol == "paper",
+        "emulated": bool(process.emulated),
+        "torn": process.torn,
+        "refused": bool(times.n) and not times.valid,
     }
     return tuple(mark for mark in MARKS if present.get(mark))
 
 
-def doubts(row: Mapping[str, Any], frame: Frame, logs: pd.DataFrame) -> tuple[str, ...]:
-    """Return in words what makes the row doubtful."""
+def _doubts(about: Configuration, process: Process, times: Times, logs: Sequence[Log]) -> tuple[str, ...]:
+    """Return in words what makes the cell doubtful."""
     found = []
-    if row["missing"]:
-        found.append(f"incomplete: {row['missing']} not measured")
-    if row["failures"]:
-        found.append(f"{row['failures']} examples failed")
-    if row["n"] == 0:
+    if times.missing:
+        found.append(f"incomplete: {times.missing} not measured")
+    if process.failures:
+        found.append(f"{process.failures} examples failed")
+    if times.n == 0:
         found.append("no timed sample")
-    elif not row["valid"]:
+    elif not times.valid:
         found.append(
             "the gate refused every sample: these figures are of refused ones, do not quote them; see `harness doctor`"
         )
-    samples = frame.samples[frame.samples["log"].isin(logs["log"])]
-    found += [f"{doubt.text}; {doubt.advice}" for doubt in checks.examine(**_evidence(row, samples))]
+    found += [f"{doubt.text}; {doubt.advice}" for doubt in _examined(about, process, times, logs)]
     return tuple(found)
 
 
-def _evidence(row: Mapping[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
-    """Return what `checks.examine` wants to know of one cell."""
-    evidence: dict[str, Any] = {"finished": not row["torn"]}
-    all_timed = samples[samples["phase"] == "timed"]
-    if not len(all_timed):
-        return evidence
-    evidence["valid"] = all_timed["valid"].astype(bool).tolist()
-    evidence["reasons"] = [text.split("; ") if text else [] for text in all_timed["reasons"]]
-    good = timed(samples)
-    if not row["additive"] and {"ttft_ns", "stages_ns"} <= set(good.columns):
-        both = good.dropna(subset=["ttft_ns", "stages_ns"])
-        evidence |= {"ttft_ns": both["ttft_ns"].tolist(), "stage_sum_ns": both["stages_ns"].tolist()}
-        evidence["cold_ns"] = row.get("cold_ttft_ns")
-    if not evidence.get("ttft_ns"):
-        evidence["others_ns"] = _headlines(row, good)
-    stages = [stage for stage in STAGES if f"{stage}_device_ns" in good.columns and f"{stage}_ns" in good.columns]
-    if stages:
-        evidence["host_ns"] = good[[f"{stage}_ns" for stage in stages]].sum(axis=1).tolist()
-        evidence["device_ns"] = good[[f"{stage}_device_ns" for stage in stages]].sum(axis=1).tolist()
-    return evidence
+def _examined(about: Configuration, process: Process, times: Times, logs: Sequence[Log]) -> list[checks.Doubt]:
+    everything = [sample for log in logs for sample in log.samples if sample.phase == "timed"]
+    if not everything:
+        return checks.examine(finished=not process.torn)
+    good = timed(logs)
+    pairs = [] if times.additive else [(one.ns("ttft"), one.ns("stages")) for one in good]
+    both = [(whole, stages) for whole, stages in pairs if whole is not None and stages is not None]
+    host, device = _clocks(good)
+    return checks.examine(
+        [whole for whole, _ in both],
+        [stages for _, stages in both],
+        others_ns=None if both else _headlines(about, good),
+        valid=[sample.valid for sample in everything],
+        reasons=[list(sample.reasons) for sample in everything],
+        cold_ns=None if times.additive else times.ns("cold_ttft"),
+        host_ns=host,
+        device_ns=device,
+        finished=not process.torn,
+    )
 
 
-def _headlines(row: Mapping[str, Any], good: pd.DataFrame) -> dict[str, list[float]]:
+def _headlines(about: Configuration, good: Sequence[Timed]) -> dict[str, list[float]]:
     """Return the series that are quoted where there is no end-to-end pass, each by its name in a doubt.
 
     They are the encoder's and the prefill's sum in the paper's protocol, of each part by itself where parts were
     loaded one by one, and all stages of a model without an LLM.
     """
-    wanted = ("encode", "prefill") if row["protocol"] == "paper" else STAGES
-    columns = [f"{stage}_ns" for stage in wanted if f"{stage}_ns" in good.columns]
-    if not columns or not len(good):
-        return {}
-    sums = good[columns].sum(axis=1, min_count=1).dropna()
-    if row["isolate"]:
-        return {f"part {part}": sums[mine.index].tolist() for part, mine in good.groupby("part") if len(mine)}
-    names = [column.removesuffix("_ns") for column in columns if good[column].notna().any()]
-    return {" + ".join(names): sums.tolist()}
+    wanted = ("encode", "prefill") if about.protocol == "paper" else STAGES
+
+    def sums(samples: Sequence[Timed]) -> list[float]:
+        times = [[ns for stage in wanted if (ns := one.ns(stage)) is not None] for one in samples]
+        return [sum(each) for each in times if each]
+
+    if about.isolate:
+        return {f"part {mine[0].part}": values for mine in _by_part(good) if (values := sums(mine))}
+    names = [stage for stage in wanted if any(one.ns(stage) is not None for one in good)]
+    return {" + ".join(names): sums(good)} if names else {}
 
 
-def digest(parts: Sequence[str]) -> str:
-    """Return the digest of some texts, in their order."""
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+def _clocks(good: Sequence[Timed]) -> tuple[list[float], list[float]]:
+    """Return, sample by sample, the host's and the device's own time of the stages that both clocks saw."""
+    passes = [one.sample.stages for one in good if one.sample.stages]
+    stages = [s for s in STAGES if any(s in p.device_ns for p in passes) and any(s in p.stage_ns for p in passes)]
+    if not stages:
+        return [], []
+    host = [float(sum(p.stage_ns.get(stage, 0) for stage in stages)) for p in passes]
+    return host, [float(sum(p.device_ns.get(stage, 0) for stage in stages)) for p in passes]

@@ -3,19 +3,21 @@
 from collections.abc import Iterable, Sequence
 
 from harness.models.protocol import STAGES
-from harness.reports import material
+from harness.reports import marks, measured, wording
 from harness.reports.card import Match, ReportCard, Side
+from harness.reports.configuration import Platform
 from harness.reports.document import Entry, Heading, Table
-from harness.reports.material import Material, Row
+from harness.reports.measured import Measured
 from harness.reports.paper import claims as claims_
 from harness.reports.paper import published as published_
 from harness.reports.paper.claims import Finding, shown
-from harness.reports.paper.evidence import Evidence, Platform
+from harness.reports.paper.evidence import Evidence
 from harness.reports.paper.published import Comparison, Printed
+from harness.reports.summary import CellSummary
 from harness.stats import Estimate
 
 
-def cells(card: ReportCard, data: Material) -> Table:
+def cells(card: ReportCard, data: Measured) -> Table:
     """Return a row for every measured cell."""
     headings = (
         Heading("model"), Heading("suite"), Heading("resolution", "px", True), Heading("visual tokens", "", True),
@@ -24,30 +26,28 @@ def cells(card: ReportCard, data: Material) -> Table:
         Heading("peak memory", "GB", True), Heading("accuracy", "of 100", True),
     )  # fmt: skip
     lines = []
-    for row in material.chosen(data, card):
-        device = ", ".join(str(row[name]) for name in material.PLATFORM)
-        residual, memory = row.get("residual_percent"), row["peak_memory_bytes"]
-        name = " ".join(str(part) for part in (row["model"], row["settings"]) if part)
+    for one in measured.chosen(data, card):
+        about, times, tokens, memory = one.cell, one.times, one.tokens, one.memory
         lines.append(
             (
-                Entry(name, name, str(row["cell"]), tuple(row["marks"])),
-                Entry(str(row["suite"]), None, str(row["data_notice"] or "")),
-                Entry(str(row["resolution"]), row["resolution"], f"the encoder saw {row['processed_px']} px"),
-                Entry(material.count(row["visual_tokens"]), row["visual_tokens"]),
-                Entry(device),
-                Entry(str(row["protocol"])),
-                *(material.milliseconds(row, name) for name in (*STAGES, "ttft")),
-                Entry("–" if residual is None else f"{residual:+.1f}", residual, "TTFT minus the sum of its stages"),
-                Entry(str(row["n"]), row["n"], f"{row['refused']} refused, {row['failures']} failed"),
-                Entry(material.number(memory and memory / 1e9), memory, str(row["peak_memory_of"])),
-                material.accuracy(row),
+                Entry(about.label, about.label, about.name, one.marks),
+                Entry(about.suite, None, one.process.data_notice),
+                Entry(str(about.resolution), about.resolution, f"the encoder saw {tokens.processed_px} px"),
+                Entry(wording.count(tokens.visual), tokens.visual),
+                Entry(wording.platform(about.platform)),
+                Entry(about.protocol),
+                *(wording.milliseconds(one, name) for name in (*STAGES, "ttft")),
+                wording.residual(one),
+                Entry(str(times.n), times.n, f"{times.refused} refused, {one.process.failures} failed"),
+                Entry(wording.number(memory.peak_bytes and memory.peak_bytes / 1e9), memory.peak_bytes, memory.of),
+                wording.accuracy(one),
             )
         )
-    long = material.long_form(card.name, card.title, material.chosen(data, card), (*STAGES, "ttft"))
+    long = wording.long_form(card.name, card.title, measured.chosen(data, card), (*STAGES, "ttft"))
     return Table(card.name, card.title, headings, tuple(lines), data=long)
 
 
-def published(card: ReportCard, data: Material) -> list[Table]:
+def published(card: ReportCard, data: Measured) -> list[Table]:
     """Return the published table with ours in every cell; a second platform's gets only the rows it measured."""
     evidence = Evidence(data)
     platforms: Sequence[Platform | None] = evidence.platforms(card.matches) or [None]
@@ -62,7 +62,7 @@ def published(card: ReportCard, data: Material) -> list[Table]:
             if not compared:
                 continue
         name = card.name + (f"-{number + 1}" if number else "")
-        where = f": {material.platform_text(platform)}" if platform else ""
+        where = f": {wording.platform(platform)}" if platform else ""
         tables.append(_published(card, name, card.title + where, compared, platform))
     return tables
 
@@ -104,7 +104,7 @@ def _compared(text: str, found: Sequence[Comparison], reasons: dict[str, str], n
     first = found[0]
     if not first.printed:
         return Entry(text + note, None, "not reported", (), "absent")
-    ratio = f" ({material.number(first.published)}×)" if any(c.unit == "×" for c in found) else ""
+    ratio = f" ({wording.number(first.published)}×)" if any(c.unit == "×" for c in found) else ""
     sort = float(first.published) if first.published is not None else None
     if first.reference:
         return Entry(f"{text} · reference{note}", sort, "times are divided by this row's", first.marks)
@@ -116,14 +116,14 @@ def _compared(text: str, found: Sequence[Comparison], reasons: dict[str, str], n
         assert c.measured is not None
         protocol = f"{c.protocol} " if len(found) > 1 else ""
         parts.append(f"{protocol}{_value(c.measured, c.unit)} · {c.verdict}")
-    marks = tuple(dict.fromkeys(mark for c in found for mark in c.marks))
+    carried = marks.of_all(c.marks for c in found)
     tone = "matches" if all(c.matches for c in found) else "differs"
     hover = f"published {first.printed}; here n = {first.measured.n if first.measured else 0}"
-    return Entry(" · ".join(parts) + note, sort, hover, marks, tone)
+    return Entry(" · ".join(parts) + note, sort, hover, carried, tone)
 
 
 def _value(value: Estimate, unit: str) -> str:
-    return material.interval(value.value, value.low, value.high) + ("×" if unit == "×" else "")
+    return wording.interval(value.value, value.low, value.high) + ("×" if unit == "×" else "")
 
 
 def _notes(card: ReportCard, key: str, used: dict[str, int]) -> str:
@@ -149,15 +149,15 @@ def _long(name: str, title: str, found: Iterable[Comparison], platform: Platform
         if not c.printed:
             continue
         m = c.measured
-        numbers = [material.exactly(v) for v in ((m.value, m.low, m.high) if m else (None, None, None))]
-        where = material.platform_text(platform) if platform and c.protocol else ""
-        entries = [Entry(c.row, None, "", c.marks), Entry(c.column), Entry(c.printed), material.exactly(c.published)]
+        numbers = [wording.exactly(v) for v in ((m.value, m.low, m.high) if m else (None, None, None))]
+        where = wording.platform(platform) if platform and c.protocol else ""
+        entries = [Entry(c.row, None, "", c.marks), Entry(c.column), Entry(c.printed), wording.exactly(c.published)]
         entries += [*numbers, Entry(c.unit), Entry(c.protocol), Entry(where), Entry(c.verdict), Entry(c.why_not)]
         lines.append(tuple(entries))
     return Table(name, title, tuple(Heading(text) for text in titles), tuple(lines))
 
 
-def claims(card: ReportCard, data: Material) -> Table:
+def claims(card: ReportCard, data: Measured) -> Table:
     """Return a row for every claim, platform and protocol."""
     headings = (
         Heading("claim"), Heading("rows compared"), Heading("published ratio", "", True),
@@ -184,18 +184,16 @@ def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> t
     rows += "".join(f" [{number}]" for number in numbers)
 
     def ratio(value: float | None) -> Entry:
-        return Entry("–" if value is None else f"{material.number(value)}×", value)
+        return Entry("–" if value is None else f"{wording.number(value)}×", value)
 
-    def ours(value: Estimate | None, marks: tuple[str, ...] = ()) -> Entry:
+    def ours(value: Estimate | None) -> Entry:
         if value is None or value.value is None:
             return Entry("–", None, "", (), "absent")
-        return Entry(_value(value, "×"), value.value, f"n = {value.n}", marks)
+        return Entry(_value(value, "×"), value.value, f"n = {value.n}", finding.marks)
 
     as_claimed = f" = {shown(claim, finding.published):.0%} less" if claim.saving else ""
     here = (
-        f"{material.platform_text(finding.platform)}, protocol {finding.protocol}"
-        if finding.platform
-        else finding.protocol
+        f"{wording.platform(finding.platform)}, protocol {finding.protocol}" if finding.platform else finding.protocol
     )
     verdict = finding.verdict
     if finding.matches is None:
@@ -204,31 +202,30 @@ def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> t
     return (
         Entry(claim.name, claim.claimed, claim.text),
         Entry(rows),
-        Entry(f"{material.number(finding.published, 4)}×{as_claimed}", finding.published, f"claimed: {claim.name}"),
+        Entry(f"{wording.number(finding.published, 4)}×{as_claimed}", finding.published, f"claimed: {claim.name}"),
         ratio(finding.published_encode),
         ratio(finding.published_prefill),
         Entry(here or "–"),
-        ours(finding.measured, finding.marks),
-        ours(finding.encode, finding.marks),
-        ours(finding.prefill, finding.marks),
+        ours(finding.measured),
+        ours(finding.encode),
+        ours(finding.prefill),
         Entry(verdict, None, f"tolerance {claim.tolerance:.0%}", (), tone),
     )
 
 
-def provenance(data: Material, rows: Iterable[Row]) -> Table | None:
+def provenance(data: Measured, cells: Iterable[CellSummary]) -> Table | None:
     """Return where the numbers come from: a row per log."""
-    wanted = [name for row in rows for name in row["logs"]]
+    wanted = {name: one.cell.machine for one in cells for name in one.logs}
     if not wanted:
         return None
     headings = ("log", "machine", "processor", "device", "harness", "weights", "data", "started", "command")
     lines = []
-    for name in sorted(wanted):
+    for name, machine in sorted(wanted.items()):
         header = data.frame.records[name].header
-        machine = data.frame.logs.loc[data.frame.logs["log"] == name, "machine"].iloc[0]
         version = " ".join(header.harness.get(key, "") for key in ("version", "commit")).strip()
         texts = (
             f"{name} ({data.frame.digests[name]})",
-            str(machine),
+            machine,
             header.environment.get("cpu", ""),
             header.device.get("name", str(header.cell.get("device"))),
             version,
@@ -241,17 +238,17 @@ def provenance(data: Material, rows: Iterable[Row]) -> Table | None:
     return Table("provenance", "Provenance", tuple(Heading(text) for text in headings), tuple(lines))
 
 
-def used(card: ReportCard, data: Material) -> list[Row]:
-    """Return the rows that a report may quote: of the models that its card names, or all."""
+def used(card: ReportCard, data: Measured) -> list[CellSummary]:
+    """Return the cells that a report may quote: of the models that its card names, or all."""
     subjects: list[Match | Side] = [*card.matches]
     subjects += [side for claim in card.claims for side in (claim.numerator, claim.denominator)]
     named = {model for subject in subjects for model in (subject.model, *subject.alike)}
-    return [row for row in material.chosen(data, card) if not named or row["model"] in named]
+    return [one for one in measured.chosen(data, card) if not named or one.cell.model in named]
 
 
-def doubts(data: Material, rows: Iterable[Row]) -> tuple[str, ...]:
+def doubts(data: Measured, cells: Iterable[CellSummary]) -> tuple[str, ...]:
     """Return everything that makes a number doubtful, and every log that could not be used."""
-    found = [f"{material.title(row)}, {row['machine']}: {doubt}" for row in rows for doubt in row["doubts"]]
+    found = [f"{one.cell.title}, {one.cell.machine}: {doubt}" for one in cells for doubt in one.doubts]
     return (*dict.fromkeys(found), *(str(skipped) for skipped in data.frame.skipped))
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from harness import stats
 from harness.reports import accuracy
+from harness.reports import frame as logs_
 from harness.reports.frame import Frame
 from harness.stats import student_t
 
@@ -69,7 +70,7 @@ def compare(baseline: Frame, candidate: Frame) -> Accuracy:
     a, b = _scored(baseline), _scored(candidate)
     said_a, said_b = _answers(baseline), _answers(candidate)
     scores_a, scores_b = dict(zip(a.examples, a.scores, strict=True)), dict(zip(b.examples, b.scores, strict=True))
-    if not (baseline.logs["trained"].all() and candidate.logs["trained"].all()):
+    if not all(logs_.trained(log) for side in (baseline, candidate) for log in side.records.values()):
         said_a = {}  # what random weights say is nothing that could change
     changed = _changed(said_a, said_b, scores_a, scores_b)
     moved = sum(said_a[key] != said_b[key] for key in said_a if key in said_b)
@@ -119,7 +120,7 @@ def _scored(frame: Frame) -> accuracy.Accuracy:
 
 
 def _answers(frame: Frame) -> dict[str, str]:
-    return {sample.example: sample.answer or "" for sample in accuracy.answers(frame, list(frame.records))}
+    return {sample.example: sample.answer or "" for sample in accuracy.answers(frame.records.values())}
 
 
 def _changed(

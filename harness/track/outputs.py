@@ -38,15 +38,14 @@ def write(folder: Path, verdict: Verdict, judge: Judge, series: Series) -> list[
 def _dashboards(folder: Path, tonight: Reading, verdict: Verdict) -> list[Path]:
     if tonight.candidate is None or tonight.state != "valid":
         return []
-    rows = summary.summary(tonight.candidate, scoring.of(tonight.candidate)).to_dict("records")
-    named = [{str(key): value for key, value in row.items()} for row in rows]
+    cells = summary.summaries(tonight.candidate, scoring.of(tonight.candidate))
     facts = {"checkpoint": verdict.night, "baseline": verdict.baseline, "verdict": verdict.word}
     written: list[Path] = []
     for name, file in (
         ("pytorch_hud", "pytorch-hud.json"),
         ("github_action_benchmark", "github-action-benchmark.json"),
     ):
-        written += plugins.load("exporters", name).export(named, folder / file, **facts)
+        written += plugins.load("exporters", name).export(cells, folder / file, **facts)
     return written
 
 

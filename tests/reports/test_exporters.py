@@ -9,8 +9,7 @@ import synthetic_logs
 
 from harness import plugins
 from harness.errors import MissingPackage
-from harness.reports import accuracy, frame, material
-from harness.reports.summary import cell_name, groups
+from harness.reports import accuracy, frame, measured
 
 
 @pytest.fixture
@@ -19,11 +18,11 @@ def rows(tmp_path: Path) -> list:
     synthetic_logs.write(tmp_path / "logs" / "b.jsonl", suite="docvqa", n=20, protocol="paper", weights="random")
     data = frame.load(tmp_path / "logs")
     accuracies = {
-        cell_name(facts): accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50)
-        for facts, _ in groups(data)
-        if facts["weights"] != "random"
+        cell.configuration.name: accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50)
+        for cell in data.cells
+        if cell.configuration.weights != "random"
     }
-    return list(material.gather(data, accuracies).rows)
+    return list(measured.gather(data, accuracies).cells)
 
 
 def test_there_is_one_file_each() -> None:
@@ -39,8 +38,8 @@ def test_pytorch_hud(rows: list, tmp_path: Path) -> None:
         assert isinstance(value, float)
         assert record["benchmark"]["extra_info"]["branch"] == "main"
     found = {(r["model"]["name"], r["metric"]["name"]): r["metric"]["benchmark_values"][0] for r in records}
-    plain = next(row for row in rows if row["trained"])
-    assert found["fastvlm-0.5b docvqa 1024px cpu float32 ttft", "ttft_ms"] == plain["ttft_ns"] / 1e6
+    plain = next(row for row in rows if row.process.trained)
+    assert found["fastvlm-0.5b docvqa 1024px cpu float32 ttft", "ttft_ms"] == plain.times.ns("ttft") / 1e6
     assert any("[random, paper]" in name for name, _ in found), "marks are part of the name"
 
 
@@ -71,7 +70,7 @@ def test_mlflow(rows: list, tmp_path: Path) -> None:
     target = f"sqlite:///{tmp_path}/mlflow.db"
     assert len(plugins.load("exporters", "mlflow").export(rows, target)) == 2
     runs = mlflow.search_runs(experiment_names=["vlm-pareto"], output_format="list")
-    assert {run.data.metrics["ttft_ms"] for run in runs} == {row["ttft_ns"] / 1e6 for row in rows}
+    assert {run.data.metrics["ttft_ms"] for run in runs} == {row.times.ns("ttft") / 1e6 for row in rows}
     assert {run.data.tags["marks"] for run in runs} == {"", "random paper"}
 
 

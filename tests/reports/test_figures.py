@@ -7,7 +7,7 @@ import pytest
 import synthetic_logs
 
 from harness import plugins
-from harness.reports import frame, material, style
+from harness.reports import frame, measured, style
 from harness.reports.card import load_report_card
 
 
@@ -15,7 +15,7 @@ def drawn(folder: Path, name: str, **more: object) -> list:
     for side in (256, 512, 1024):
         times = {"preprocess": 4.0, "encode": 100 * (side / 1024) ** 2, "project": 1.0, "prefill": 50.0}
         synthetic_logs.write(folder / f"{side}.jsonl", resolution=side, times_ms=times, **more)
-    data = material.gather(frame.load(folder), {})
+    data = measured.gather(frame.load(folder), {})
     card = load_report_card(name)
     return plugins.load("figures", card.figures[0]).draw(data, card)
 
@@ -57,9 +57,11 @@ def test_isolated_and_additive_protocols_are_apart(tmp_path: Path) -> None:
 
 def test_bars_are_the_medians(tmp_path: Path) -> None:
     (picture,) = drawn(tmp_path, "breakdown")
-    data = material.gather(frame.load(tmp_path), {})
+    data = measured.gather(frame.load(tmp_path), {})
     widths = [patch.get_width() for patch in picture.figure.axes[0].patches]
-    truth = [row[f"{stage}_ns"] / 1e6 for row in data.rows for stage in ("preprocess", "encode", "project", "prefill")]
+    truth = [
+        row.times.ns(stage) / 1e6 for row in data.cells for stage in ("preprocess", "encode", "project", "prefill")
+    ]
     assert widths == pytest.approx(truth)
 
 

@@ -8,12 +8,14 @@ import synthetic_logs
 
 from harness.errors import LogError
 from harness.reports import accuracy as scoring
-from harness.reports import frame, material, summary
+from harness.reports import frame, measured
+from harness.reports.marks import MARKS
+from harness.reports.summary import CellSummary
 
 
-def rows_of(folder: Path) -> list[dict]:
+def cells_of(folder: Path) -> list[CellSummary]:
     data = frame.load(folder)
-    return list(material.gather(data, scoring.of(data, remember=False)).rows)
+    return list(measured.gather(data, scoring.of(data, remember=False)).cells)
 
 
 def test_a_row_per_sample_with_units(tmp_path: Path) -> None:
@@ -45,51 +47,51 @@ def test_unreadable_logs_are_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_gives_no_rows(tmp_path: Path) -> None:
-    assert rows_of(tmp_path) == []
+    assert cells_of(tmp_path) == []
 
 
 def test_medians_residual_and_refused_samples(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", n=60, refused=5, residual_ms=3.0, failures=2)
-    (row,) = rows_of(tmp_path)
-    assert row["n"] == 60
-    assert row["refused"] == 5
+    (one,) = cells_of(tmp_path)
+    assert one.times.n == 60
+    assert one.times.refused == 5
     for stage, truth_ms in synthetic_logs.TIMES_MS.items():
-        assert row[f"{stage}_ns"] / 1e6 == pytest.approx(truth_ms, rel=0.02)
-        assert row[f"{stage}_low_ns"] <= row[f"{stage}_ns"] <= row[f"{stage}_high_ns"]
-    assert row["ttft_ns"] / 1e6 == pytest.approx(159, rel=0.02)
-    assert row["residual_percent"] == pytest.approx(100 * 3 / 159, rel=0.05)
-    assert row["tpot_ns"] == 10_000_000
-    assert any("2 examples failed" in doubt for doubt in row["doubts"])
+        assert one.times.ns(stage) / 1e6 == pytest.approx(truth_ms, rel=0.02)
+        assert one.times.of(stage).low <= one.times.of(stage).value <= one.times.of(stage).high
+    assert one.times.ns("ttft") / 1e6 == pytest.approx(159, rel=0.02)
+    assert one.times.residual_percent == pytest.approx(100 * 3 / 159, rel=0.05)
+    assert one.times.ns("tpot") == 10_000_000
+    assert any("2 examples failed" in doubt for doubt in one.doubts)
 
 
 def test_a_big_residual_is_a_doubt(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", residual_ms=40)
-    (row,) = rows_of(tmp_path)
-    assert any(doubt.startswith("the stages miss TTFT by") for doubt in row["doubts"])
+    (one,) = cells_of(tmp_path)
+    assert any(doubt.startswith("the stages miss TTFT by") for doubt in one.doubts)
 
 
 def test_the_papers_protocol_adds_encoder_and_prefill(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", protocol="paper", n=40)
-    (row,) = rows_of(tmp_path)
-    assert row["additive"]
-    assert row["ttft_ns"] == row["encode_ns"] + row["prefill_ns"]
-    assert row["ttft_low_ns"] < row["ttft_ns"] < row["ttft_high_ns"]
-    assert row["marks"] == ("paper",)
-    assert "no question is answered" in row["not_scored"]
+    (one,) = cells_of(tmp_path)
+    assert one.times.additive
+    assert one.times.ns("ttft") == one.times.ns("encode") + one.times.ns("prefill")
+    assert one.times.of("ttft").low < one.times.ns("ttft") < one.times.of("ttft").high
+    assert one.marks == ("paper",)
+    assert "no question is answered" in one.accuracy.reason
 
 
 def test_isolated_parts_are_one_row(tmp_path: Path) -> None:
     encoder, llm = {"preprocess": 5.0, "encode": 100.0}, {"project": 1.0, "prefill": 50.0}
     synthetic_logs.write(tmp_path / "e.jsonl", part="fastvithd", times_ms=encoder, n=30, visual_tokens=0)
-    (row,) = rows_of(tmp_path)
-    assert row["ttft_ns"] is None
-    assert "part llm" in row["missing"]
+    (one,) = cells_of(tmp_path)
+    assert one.times.ns("ttft") is None
+    assert "part llm" in one.times.missing
     synthetic_logs.write(tmp_path / "l.jsonl", part="llm", times_ms=llm, n=30)
-    (row,) = rows_of(tmp_path)
-    assert row["missing"] == ""
-    assert row["ttft_ns"] / 1e6 == pytest.approx(156, rel=0.02)
-    assert row["marks"] == ("isolated",)
-    assert row["visual_tokens"] == 256
+    (one,) = cells_of(tmp_path)
+    assert one.times.missing == ""
+    assert one.times.ns("ttft") / 1e6 == pytest.approx(156, rel=0.02)
+    assert one.marks == ("isolated",)
+    assert one.tokens.visual == 256
 
 
 def test_doubts_are_about_the_series_that_is_quoted(tmp_path: Path) -> None:
@@ -100,10 +102,10 @@ def test_doubts_are_about_the_series_that_is_quoted(tmp_path: Path) -> None:
     encoder, llm = {"preprocess": 5.0, "encode": 100.0}, {"project": 1.0, "prefill": 50.0}
     synthetic_logs.write(tmp_path / "e.jsonl", part="fastvithd", times_ms=encoder, n=20, visual_tokens=0)
     synthetic_logs.write(tmp_path / "l.jsonl", part="llm", times_ms=llm, n=20)
-    assert [doubt for row in rows_of(tmp_path) for doubt in row["doubts"] if "valid samples" in doubt] == []
+    assert [doubt for one in cells_of(tmp_path) for doubt in one.doubts if "valid samples" in doubt] == []
     synthetic_logs.write(tmp_path / "l.jsonl", part="llm", times_ms=llm, n=5)
     synthetic_logs.write(tmp_path / "paper.jsonl", protocol="paper", n=4)
-    found = [doubt for row in rows_of(tmp_path) for doubt in row["doubts"] if "valid samples" in doubt]
+    found = [doubt for one in cells_of(tmp_path) for doubt in one.doubts if "valid samples" in doubt]
     assert sorted(found) == [
         "only 4 valid samples of encode + prefill; measure at least 8: raise --limit",
         "only 5 valid samples of part llm; measure at least 8: raise --limit",
@@ -114,37 +116,37 @@ def test_fresh_processes_are_one_row_with_their_spread(tmp_path: Path) -> None:
     for process in range(3):
         times = {**synthetic_logs.TIMES_MS, "encode": 100.0 + 10 * process}
         synthetic_logs.write(tmp_path / f"{process}.jsonl", repetition=process, times_ms=times, noise=0.001)
-    (row,) = rows_of(tmp_path)
-    assert row["processes"] == 3
-    assert row["n"] == 36
-    assert row["between_process_percent"] == pytest.approx(100 * 20 / 166.5, rel=0.05)
+    (one,) = cells_of(tmp_path)
+    assert one.process.count == 3
+    assert one.times.n == 36
+    assert one.times.between_process_percent == pytest.approx(100 * 20 / 166.5, rel=0.05)
 
 
 def test_marks(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl.part", weights="random", data="embedded", device="fake", finished=False)
-    (row,) = rows_of(tmp_path)
-    assert row["marks"] == ("random", "embedded", "emulated", "torn")
-    assert row["mark"] == "".join(summary.MARKS[mark][0] for mark in row["marks"])
-    assert row["not_scored"] == "random weights are never scored"
+    (one,) = cells_of(tmp_path)
+    assert one.marks == ("random", "embedded", "emulated", "torn")
+    assert one.mark == "".join(MARKS[mark].symbol for mark in one.marks)
+    assert one.accuracy.reason == "random weights are never scored"
 
 
 def test_different_weights_are_different_rows(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", weights="random")
     synthetic_logs.write(tmp_path / "b.jsonl", weights="local", seed=1)
-    assert [row["weights"] for row in rows_of(tmp_path)] == ["local", "random"]
+    assert [one.cell.weights for one in cells_of(tmp_path)] == ["local", "random"]
 
 
 def test_answers_take_one_sample_per_example(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", n=8, refused=3, answers=["yes", "no"])
     data = frame.load(tmp_path)
-    answers = scoring.answers(data, list(data.records))
+    answers = scoring.answers(data.records.values())
     assert [sample.index for sample in answers] == list(range(8))
 
 
 def test_unknown_suites_and_judges_give_reasons(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", suite="no-such-suite")
     synthetic_logs.write(tmp_path / "b.jsonl", suite="mmvet")
-    reasons = [row["not_scored"] for row in rows_of(tmp_path)]
+    reasons = [one.accuracy.reason for one in cells_of(tmp_path)]
     assert any("judge" in reason for reason in reasons)
     assert any("unknown suite" in reason for reason in reasons)
 
@@ -166,8 +168,8 @@ def test_answers_are_scored_once_and_remembered(tmp_path: Path, monkeypatch: pyt
     kept.write_text(kept.read_text().replace("0.75", "0.5", 1))
     (again,) = scoring.of(data).values()
     assert again.value == 0.5, "read from the cache, not scored anew"
-    (row,) = material.gather(data, scoring.of(data)).rows
-    assert row["accuracy"] == 0.5
+    (one,) = measured.gather(data, scoring.of(data)).cells
+    assert one.accuracy.value == 0.5
 
 
 def test_processes_of_an_isolated_cell_are_compared_by_their_sums(tmp_path: Path) -> None:
@@ -178,8 +180,8 @@ def test_processes_of_an_isolated_cell_are_compared_by_their_sums(tmp_path: Path
             synthetic_logs.write(
                 path, part=part, times_ms=times, repetition=repetition, noise=0, n=12 if part == "llm" else 5
             )
-    (row,) = rows_of(tmp_path)
-    assert row["between_process_percent"] == pytest.approx(100 * 20 / 150)
+    (one,) = cells_of(tmp_path)
+    assert one.times.between_process_percent == pytest.approx(100 * 20 / 150)
 
 
 def test_a_run_counts_once_however_many_files_hold_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import synthetic_logs
 
-from harness.reports import frame, material, render
+from harness.reports import frame, measured, render
 from harness.reports.card import ReportCard
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -27,7 +27,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         times_ms={"encode": 2721.4, "prefill": 9000.0}, weights="random", data="embedded",
     )  # fmt: skip
     (folder / "<junk>.jsonl").write_text("x\n")
-    data = material.gather(frame.load(folder), {})
+    data = measured.gather(frame.load(folder), {})
     card = ReportCard(
         title="A page & its <title>",
         kind="page",

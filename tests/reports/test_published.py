@@ -12,27 +12,26 @@ from harness import cards
 from harness.errors import CardError
 from harness.models.card import load_model_card
 from harness.reports import accuracy as scoring
-from harness.reports import frame, material, tables
+from harness.reports import frame, measured, tables
 from harness.reports.card import load_report_card
 from harness.reports.formats import delimited
 from harness.reports.paper import published
 from harness.reports.paper.claims import findings, shown
 from harness.reports.paper.evidence import Evidence
-from harness.reports.summary import cell_name, groups
 
 PAPER = cards.ROOT / "reports" / "paper"
 REPORTS = [name for name in cards.names("reports") if load_report_card(name).kind == "published"]
-NOTHING = material.gather(frame.frame({}, {}), {})
+NOTHING = measured.gather(frame.frame({}, {}), {})
 
 
-def timed(folder: Path, *cells: tuple, **more: object) -> material.Material:
+def timed(folder: Path, *cells: tuple, **more: object) -> measured.Measured:
     for model, side, encode, prefill in cells:
         times = {"preprocess": 1.0, "encode": encode, "prefill": prefill}
         synthetic_logs.write(
             folder / f"{model}-{side}.jsonl", model=model, resolution=side, times_ms=times, n=20, residual_ms=0, **more
         )
     data = frame.load(folder)
-    return material.gather(data, scoring.of(data, remember=False))
+    return measured.gather(data, scoring.of(data, remember=False))
 
 
 def test_the_copied_files_are_the_originals(shared: Path) -> None:
@@ -92,7 +91,7 @@ def test_a_figure_that_is_not_there_is_an_error() -> None:
         published.read("nothing.csv")
 
 
-def verdicts(card_name: str, data: material.Material, row: str, column: str) -> list[published.Comparison]:
+def verdicts(card_name: str, data: measured.Measured, row: str, column: str) -> list[published.Comparison]:
     card, evidence = load_report_card(card_name), Evidence(data)
     platform = (evidence.platforms(card.matches) or [None])[0]
     printed = next(r for r in published.select(card) if r.label == row)
@@ -123,12 +122,12 @@ def test_what_was_not_run_says_why(tmp_path: Path) -> None:
     assert empty.why_not == "not reported"
 
 
-def scored(folder: Path, value: float, half: float) -> material.Material:
+def scored(folder: Path, value: float, half: float) -> measured.Measured:
     synthetic_logs.write(folder / "a.jsonl", suite="docvqa")
     data = frame.load(folder)
-    (facts, _), *_ = groups(data)
+    cell, *_ = data.cells
     accuracy = scoring.Accuracy("ANLS", value, value - half, value + half, 100)
-    return material.gather(data, {cell_name(facts): accuracy})
+    return measured.gather(data, {cell.configuration.name: accuracy})
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_a_claim_is_measured_per_platform_and_protocol(tmp_path: Path) -> None:
         for protocol in ("ttft", "paper"):
             data = timed(tmp_path / device / protocol, *cells, device=device, protocol=protocol)
     data = frame.load(tmp_path)
-    data = material.gather(data, scoring.of(data, remember=False))
+    data = measured.gather(data, scoring.of(data, remember=False))
     found = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x"]
     assert [(f.platform[1], f.protocol) for f in found] == [
         ("cpu", "ttft"), ("cpu", "paper"), ("cuda", "ttft"), ("cuda", "paper"),

@@ -10,13 +10,13 @@ import pytest
 import synthetic_logs
 
 from harness.errors import SettingError, UnknownName
-from harness.reports import accuracy, frame, material, render
+from harness.reports import accuracy, frame, measured, render
 from harness.reports.card import ReportCard, load_report_card
-from harness.reports.summary import MARKS, cell_name, groups
+from harness.reports.marks import MARKS
 from harness.stats import mean_interval_clustered
 
 
-def made(folder: Path, **more: object) -> material.Material:
+def made(folder: Path, **more: object) -> measured.Measured:
     """Return the material of a small sweep whose accuracies are made up: rising with the resolution."""
     for side in (256, 512, 1024):
         times = {"preprocess": 4.0, "encode": 100 * (side / 1024) ** 2, "project": 1.0, "prefill": 50.0}
@@ -24,17 +24,18 @@ def made(folder: Path, **more: object) -> material.Material:
     return with_accuracies(frame.load(folder))
 
 
-def with_accuracies(data: frame.Frame) -> material.Material:
+def with_accuracies(data: frame.Frame) -> measured.Measured:
     accuracies = {}
-    for facts, _ in groups(data):
-        rng = random.Random(facts["resolution"])
-        scores = tuple(float(rng.random() < facts["resolution"] / 1500) for _ in range(40))
+    for cell in data.cells:
+        side = cell.configuration.resolution
+        rng = random.Random(side)
+        scores = tuple(float(rng.random() < side / 1500) for _ in range(40))
         clusters = tuple(f"i{i // 2}" for i in range(40))
         mean = mean_interval_clustered(scores, clusters)
-        accuracies[cell_name(facts)] = accuracy.Accuracy(
+        accuracies[cell.configuration.name] = accuracy.Accuracy(
             "ANLS", mean.value, mean.low, mean.high, 40, "", scores, clusters
         )
-    return material.gather(data, accuracies)
+    return measured.gather(data, accuracies)
 
 
 def test_the_same_logs_give_the_same_bytes(tmp_path: Path) -> None:
@@ -52,12 +53,12 @@ def test_every_mark_is_in_every_form(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl.part", weights="random", data="embedded", device="fake", finished=False)
     for part, times in (("fastvithd", {"encode": 100.0}), ("llm", {"prefill": 50.0})):
         synthetic_logs.write(tmp_path / f"{part}.jsonl", part=part, times_ms=times, protocol="paper")
-    data = material.gather(frame.load(tmp_path), {})
+    data = measured.gather(frame.load(tmp_path), {})
     card = load_report_card("cells")
     files = render.contents(render.build(card, data), card, ("md", "tex", "csv", "html"))
     expected = ("random", "embedded", "isolated", "paper", "emulated", "torn")
     for mark in expected:
-        symbol, meaning = MARKS[mark]
+        symbol, meaning, _ = MARKS[mark]
         assert symbol in files["cells.md"].decode()
         assert meaning in files["cells.md"].decode()
         assert f'<abbr title="{meaning}'[:30] in files["cells.html"].decode()
@@ -73,10 +74,10 @@ def test_csv_is_unrounded(tmp_path: Path) -> None:
     card = load_report_card("breakdown")
     text = render.contents(render.build(card, data), card, ("csv",))["breakdown.csv"].decode()
     found = {(row["resolution"], row["quantity"]): row for row in csv.DictReader(io.StringIO(text))}
-    for row in data.rows:
-        line = found[str(row["resolution"]), "encode"]
-        assert float(line["median_ms"]) == pytest.approx(row["encode_ns"] / 1e6, abs=1e-6)
-        assert float(line["low_ms"]) == pytest.approx(row["encode_low_ns"] / 1e6, abs=1e-6)
+    for row in data.cells:
+        line = found[str(row.cell.resolution), "encode"]
+        assert float(line["median_ms"]) == pytest.approx(row.times.of("encode").value / 1e6, abs=1e-6)
+        assert float(line["low_ms"]) == pytest.approx(row.times.of("encode").low / 1e6, abs=1e-6)
 
 
 def test_the_paretos_numbers_and_labels(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_render_writes_removes_the_stale_and_keeps_others(tmp_path: Path, monkey
 
 
 def test_every_report_renders_without_any_log(tmp_path: Path) -> None:
-    nothing = material.gather(frame.frame({}, {}), {})
+    nothing = measured.gather(frame.frame({}, {}), {})
     for name in render.names():
         card = load_report_card(name)
         files = render.contents(render.build(card, nothing), card, ("md", "tex", "csv", "html"))
@@ -130,7 +131,7 @@ def test_wrong_names_are_told(tmp_path: Path) -> None:
 
 def test_skipped_logs_are_doubts(tmp_path: Path) -> None:
     (tmp_path / "junk.jsonl").write_text("x\n")
-    built = render.build(load_report_card("cells"), material.gather(frame.load(tmp_path), {}))
+    built = render.build(load_report_card("cells"), measured.gather(frame.load(tmp_path), {}))
     assert any("junk.jsonl: skipped" in doubt for doubt in built.doubts)
 
 
@@ -140,7 +141,7 @@ def test_encoders_are_drawn_with_published_merits_marked(tmp_path: Path) -> None
         synthetic_logs.write(
             tmp_path / f"{model}.jsonl", model=model, resolution=side, times_ms=times, weights="random"
         )
-    data = material.gather(frame.load(tmp_path), {})
+    data = measured.gather(frame.load(tmp_path), {})
     (picture,) = render.build(load_report_card("pareto-encoders"), data).blocks
     assert picture.marks == {"random", "published"}
     values = {row[0].text: (row[4].text, row[8].text) for row in picture.numbers.rows}

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from harness.reports import metrics
-from harness.reports.metrics import Metric, Row
+from harness.reports.metrics import Metric
+from harness.reports.summary import CellSummary
 
 
-def export(summary: Iterable[Row], target: str | Path, **options: Any) -> list[Path]:
+def export(cells: Iterable[CellSummary], target: str | Path, **options: Any) -> list[Path]:
     """Write `target` (times, memory: tool `customSmallerIsBetter`) and `<target>-accuracy` (`customBiggerIsBetter`).
 
     The second file is written only if anything was scored. `options` are added to each entry's `extra`.
     """
     smaller: list[dict[str, Any]] = []
     bigger: list[dict[str, Any]] = []
-    for row in summary:
+    for row in cells:
         facts = {**metrics.facts(row), **options}
         extra = "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None))
         for metric in metrics.metrics(row):
@@ -31,7 +32,7 @@ def export(summary: Iterable[Row], target: str | Path, **options: Any) -> list[P
     return [file for file, _ in files]
 
 
-def _entry(row: Row, metric: Metric, extra: str) -> dict[str, Any]:
+def _entry(row: CellSummary, metric: Metric, extra: str) -> dict[str, Any]:
     entry = {"name": f"{metrics.title(row)} {metric.name}", "unit": metric.unit, "value": metric.value, "extra": extra}
     if metric.low is not None and metric.high is not None:
         entry["range"] = f"{metric.low:.6g} to {metric.high:.6g} (95 %)"

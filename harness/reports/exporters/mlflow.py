@@ -5,11 +5,11 @@ from typing import Any
 
 from harness.errors import MissingPackage, SettingError
 from harness.reports import metrics
-from harness.reports.metrics import Row
+from harness.reports.summary import CellSummary
 
 
-def export(summary: Iterable[Row], target: str, experiment: str = "vlm-pareto", **options: Any) -> list[str]:
-    """Log every row of `summary` as a finished run; return the run ids. `options` become tags."""
+def export(cells: Iterable[CellSummary], target: str, experiment: str = "vlm-pareto", **options: Any) -> list[str]:
+    """Log every cell as a finished run; return the run ids. `options` become tags."""
     try:
         import mlflow
     except ModuleNotFoundError as error:
@@ -23,12 +23,12 @@ def export(summary: Iterable[Row], target: str, experiment: str = "vlm-pareto", 
         told = str(error).splitlines()[0]
         raise SettingError(f"MLflow refuses {target}: {told}; next: give sqlite:///mlflow.db or a server") from error
     ids = []
-    for row in summary:
+    for row in cells:
         with mlflow.start_run(run_name=metrics.title(row)) as run:
             facts = metrics.facts(row)
             marks = {"marks": facts.pop("marks"), "doubts": facts.pop("doubts")}
             mlflow.log_params(facts)
-            mlflow.set_tags({**marks, "cell": str(row["cell"]), **{key: str(value) for key, value in options.items()}})
+            mlflow.set_tags({**marks, "cell": row.cell.name, **{key: str(value) for key, value in options.items()}})
             numbers: dict[str, float] = {}
             for metric in metrics.metrics(row):
                 bounds = {"": metric.value, "_low": metric.low, "_high": metric.high}

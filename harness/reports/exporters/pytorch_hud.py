@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.reports import metrics
-from harness.reports.metrics import Row
+from harness.reports.summary import CellSummary
 
 
-def export(summary: Iterable[Row], target: str | Path, name: str = "vlm-pareto", **options: Any) -> list[Path]:
-    """Write the records of every row of `summary` to the file `target`. `options` go into each `extra_info`."""
+def export(cells: Iterable[CellSummary], target: str | Path, name: str = "vlm-pareto", **options: Any) -> list[Path]:
+    """Write the records of every cell to the file `target`. `options` go into each `extra_info`."""
     records = []
-    for row in summary:
+    for row in cells:
         facts = metrics.facts(row)
         for metric in metrics.metrics(row):
             bounds: dict[str, float | str | None] = {"unit": metric.unit}
@@ -20,19 +20,19 @@ def export(summary: Iterable[Row], target: str | Path, name: str = "vlm-pareto",
             benchmark = {
                 "name": name,
                 "mode": "inference",
-                "dtype": row["dtype"],
+                "dtype": row.cell.dtype,
                 "extra_info": {**facts, **{key: str(value) for key, value in options.items()}},
             }
             records.append(
                 {
                     "benchmark": benchmark,
-                    "model": {"name": metrics.title(row), "type": row["model"], "backend": row["engine"]},
+                    "model": {"name": metrics.title(row), "type": row.cell.model, "backend": row.cell.engine},
                     "metric": {
                         "name": metric.name,
                         "benchmark_values": [metric.value],
                         "extra_info": bounds,
                     },
-                    "runners": [{"name": row["machine"], "type": row["device"]}],
+                    "runners": [{"name": row.cell.machine, "type": row.cell.device}],
                 }
             )
     path = Path(target)

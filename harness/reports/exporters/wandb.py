@@ -6,11 +6,11 @@ from typing import Any
 
 from harness.errors import MissingPackage
 from harness.reports import metrics
-from harness.reports.metrics import Row
+from harness.reports.summary import CellSummary
 
 
-def export(summary: Iterable[Row], target: str, library: str = "wandb", **options: Any) -> list[str]:
-    """Log every row of `summary` as a finished run; return the runs' names. `library` is `wandb` or `trackio`.
+def export(cells: Iterable[CellSummary], target: str, library: str = "wandb", **options: Any) -> list[str]:
+    """Log every cell as a finished run; return the runs' names. `library` is `wandb` or `trackio`.
 
     `options` go to `init` (`entity`, `group`, `mode="offline"` of wandb; `space_id` of Trackio).
     """
@@ -19,11 +19,9 @@ def export(summary: Iterable[Row], target: str, library: str = "wandb", **option
     except ModuleNotFoundError as error:
         raise MissingPackage(library, f"the exporter {library}", extra=library) from error
     names = []
-    for row in summary:
+    for row in cells:
         name = metrics.title(row)
-        run = tracker.init(
-            project=target, name=name, config={**metrics.facts(row), "cell": str(row["cell"])}, **options
-        )
+        run = tracker.init(project=target, name=name, config={**metrics.facts(row), "cell": row.cell.name}, **options)
         numbers: dict[str, float] = {}
         for metric in metrics.metrics(row):
             bounds = {"": metric.value, "_low": metric.low, "_high": metric.high}

@@ -2,30 +2,32 @@
 
 from collections.abc import Sequence
 
-from harness.reports import material, style
+from harness.reports import measured, style, wording
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
 from harness.reports.figures.breakdown import one_each
-from harness.reports.material import Material, Row
+from harness.reports.marks import symbols
+from harness.reports.measured import Measured
+from harness.reports.summary import CellSummary
 
 
-def draw(data: Material, card: ReportCard) -> list[Picture]:
+def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol; the card's setting `quantity` is `ttft` or a stage."""
     quantity = str(card.settings.get("quantity", "ttft"))
-    rows = [row for row in material.chosen(data, card) if row.get(f"{quantity}_ns") is not None]
+    rows = [row for row in measured.chosen(data, card) if row.times.of(quantity)]
     pictures = []
-    for number, (where, mine) in enumerate(material.by_platform(rows)):
+    for number, (where, protocol, mine) in enumerate(measured.by_platform(rows)):
         name = f"{card.name}{f'-{number + 1}' if number else ''}"
-        pictures.append(picture(name, f"{card.title}: {where}", one_each(mine), quantity))
+        pictures.append(picture(name, f"{card.title}: {wording.platform(where, protocol)}", one_each(mine), quantity))
     return pictures
 
 
-def picture(name: str, title: str, rows: Sequence[Row], quantity: str) -> Picture:
+def picture(name: str, title: str, rows: Sequence[CellSummary], quantity: str) -> Picture:
     """Draw one curve per model and setting."""
-    marks = frozenset(mark for row in rows for mark in row["marks"])
-    series: dict[str, list[Row]] = {}
+    marks = frozenset(mark for row in rows for mark in row.marks)
+    series: dict[str, list[CellSummary]] = {}
     for row in rows:
-        series.setdefault(" ".join(str(part) for part in (row["model"], row["settings"]) if part), []).append(row)
+        series.setdefault(row.cell.label, []).append(row)
     what = "TTFT" if quantity == "ttft" else quantity
     hovers: dict[str, str] = {}
     with style.style():
@@ -33,21 +35,20 @@ def picture(name: str, title: str, rows: Sequence[Row], quantity: str) -> Pictur
         axes.set_xscale("log")
         axes.set_yscale("log")
         for number, (one, mine) in enumerate(sorted(series.items())):
-            mine = sorted(mine, key=lambda row: row["resolution"])
+            mine = sorted(mine, key=lambda row: row.cell.resolution)
             colour, marker = style.COLOURS[number % 8], style.MARKERS[number % 8]
-            label = f"{one}{style.symbols(mark for row in mine for mark in row['marks'])}"
-            ys = [row[f"{quantity}_ns"] / 1e6 for row in mine]
-            axes.plot([row["resolution"] for row in mine], ys, color=colour, marker=marker, markersize=3.5, label=label)
-            for row, y in zip(mine, ys, strict=True):
-                low, high = row.get(f"{quantity}_low_ns"), row.get(f"{quantity}_high_ns")
-                if low is not None and high is not None:
-                    axes.vlines(row["resolution"], low / 1e6, high / 1e6, color=colour, linewidth=1.4)
-                (dot,) = axes.plot(row["resolution"], y, marker=marker, markersize=3.5, color=colour)
+            label = f"{one}{symbols(mark for row in mine for mark in row.marks)}"
+            times = [row.times.median_ns[quantity] for row in mine]
+            xs, ys = [row.cell.resolution for row in mine], [(time.value or 0.0) / 1e6 for time in times]
+            axes.plot(xs, ys, color=colour, marker=marker, markersize=3.5, label=label)
+            for row, time, y in zip(mine, times, ys, strict=True):
+                if time.low is not None and time.high is not None:
+                    axes.vlines(row.cell.resolution, time.low / 1e6, time.high / 1e6, color=colour, linewidth=1.4)
+                (dot,) = axes.plot(row.cell.resolution, y, marker=marker, markersize=3.5, color=colour)
                 dot.set_gid(f"dot-{len(hovers)}")
-                hovers[f"dot-{len(hovers)}"] = (
-                    f"{one} at {row['resolution']} px: {what} {material.milliseconds(row, quantity).text} ms"
-                )
-        sides = sorted({int(row["resolution"]) for row in rows})
+                said = wording.estimate(time, 1e-6)
+                hovers[f"dot-{len(hovers)}"] = f"{one} at {row.cell.resolution} px: {what} {said} ms"
+        sides = sorted({row.cell.resolution for row in rows})
         shown = [side for i, side in enumerate(sides) if i + 1 == len(sides) or sides[i + 1] / side > 1.2]
         axes.set_xticks(shown, [str(side) for side in shown])
         axes.set_xticks([], minor=True)
@@ -61,7 +62,7 @@ def picture(name: str, title: str, rows: Sequence[Row], quantity: str) -> Pictur
     return Picture(name, title, alt, figure, table(name, title, rows, quantity), "", hovers, marks)
 
 
-def table(name: str, title: str, rows: Sequence[Row], quantity: str) -> Table:
+def table(name: str, title: str, rows: Sequence[CellSummary], quantity: str) -> Table:
     """Return the numbers of the curves."""
     headings = (
         Heading("model"),
@@ -70,15 +71,14 @@ def table(name: str, title: str, rows: Sequence[Row], quantity: str) -> Table:
     )
     lines = []
     for row in rows:
-        model = " ".join(str(part) for part in (row["model"], row["settings"]) if part)
         entries = (
-            Entry(model, None, str(row["cell"]), tuple(row["marks"])),
-            Entry(str(row["resolution"]), row["resolution"]),
-            Entry(material.count(row["visual_tokens"]), row["visual_tokens"]),
-            Entry(str(row["n"]), row["n"]),
+            Entry(row.cell.label, None, row.cell.name, row.marks),
+            Entry(str(row.cell.resolution), row.cell.resolution),
+            Entry(wording.count(row.tokens.visual), row.tokens.visual),
+            Entry(str(row.times.n), row.times.n),
         )
-        lines.append((*entries, material.milliseconds(row, quantity)))
+        lines.append((*entries, wording.milliseconds(row, quantity)))
     what = "TTFT" if quantity == "ttft" else quantity
-    data = material.long_form(name, title, rows, (quantity,))
+    data = wording.long_form(name, title, rows, (quantity,))
     head = (*headings, Heading("n", "", True), Heading(what, "ms", True))
     return Table(name, f"{title}: the numbers", head, tuple(lines), data=data)

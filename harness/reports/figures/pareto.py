@@ -3,86 +3,97 @@
 from collections.abc import Sequence
 from typing import Any
 
-from harness.reports import material, style
+from harness.reports import measured, style, wording
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
-from harness.reports.material import Material, Row
+from harness.reports.marks import symbols
+from harness.reports.measured import Measured
 from harness.reports.pareto import Place, Point, places
+from harness.reports.summary import CellSummary
+from harness.stats import Estimate
 
 COSTS = {
-    "ttft": ("TTFT", "ms", "ttft_ns"),
-    "encode": ("encoder latency", "ms", "encode_ns"),
-    "visual_tokens": ("visual tokens", "", "visual_tokens"),
+    "ttft": ("TTFT", "ms"),
+    "encode": ("encoder latency", "ms"),
+    "visual_tokens": ("visual tokens", ""),
 }
 
 
-def draw(data: Material, card: ReportCard) -> list[Picture]:
+def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each suite on each platform and protocol that has scored cells.
 
     Setting `cost` of the card is `ttft` (default), `encode` or `visual_tokens`.
     """
     cost = str(card.settings.get("cost", "ttft"))
     pictures: list[Picture] = []
-    for where, rows in material.by_platform(material.chosen(data, card), "suite", "data_digest", "limit"):
-        answered = partners(data, rows)
-        points = [p for row in rows if (p := point(data, row, answered.get(row["cell"]), cost)) is not None]
+    for where, protocol, cells in measured.by_platform(measured.chosen(data, card), suites=True):
+        answered = [scored(data, one) for one in cells]
+        points = [point(one, twin, cost) for one, twin in zip(cells, answered, strict=True) if has(one, twin, cost)]
         if points:
             name = f"{card.name}-{len(pictures) + 1}" if pictures else card.name
-            title = f"{card.title}: {rows[0]['suite']} on {where}"
-            metric = str(answered[rows[0]["cell"]]["metric"] or "accuracy")
-            pictures.append(picture(name, title, points, cost, metric))
+            title = f"{card.title}: {cells[0].cell.suite} on {wording.platform(where, protocol)}"
+            pictures.append(picture(name, title, points, cost, answered[0].accuracy.metric or "accuracy"))
     return pictures
 
 
-def partners(data: Material, rows: Sequence[Row]) -> dict[str, Row]:
-    """Return for each row the one with its accuracy: itself, or the whole run of an isolated or additive one."""
-    out = {}
-    same = ("model", "weights", "weights_digest", "suite", "data_digest", "limit", "resolution", "settings", "machine")
-    for row in rows:
-        twins = [r for r in data.rows if all(r[name] == row[name] for name in same) and r["accuracy"] is not None]
-        out[row["cell"]] = row if row["accuracy"] is not None else (twins[0] if twins else row)
-    return out
+TWIN = ("model", "weights", "weights_digest", "suite", "data_digest", "limit", "resolution", "settings", "machine")
+"""What a cell shares with the one that has its accuracy."""
 
 
-def point(data: Material, row: Row, scored: Row | None, cost: str) -> Point | None:
-    """Return the row as a point, or None where it lacks a time or a score."""
-    title, unit, column = COSTS[cost]
-    if scored is None or scored["accuracy"] is None or row.get(column) is None:
-        return None
-    timed = unit == "ms"
-    parts = tuple(tuple(v / 1e6 for v in part) for part in data.series_ns(row, (cost,))) if timed else ()
+def scored(data: Measured, one: CellSummary) -> CellSummary:
+    """Return the cell with its accuracy: itself, or the whole run of an isolated or additive one; else itself."""
+    if one.accuracy.value is not None:
+        return one
+    wanted = [getattr(one.cell, name) for name in TWIN]
+    twins = (t for t in data.cells if t.accuracy.value is not None and [getattr(t.cell, n) for n in TWIN] == wanted)
+    return next(twins, one)
+
+
+def has(one: CellSummary, twin: CellSummary, cost: str) -> bool:
+    """Return whether the cell has this cost and its twin a score."""
+    return twin.accuracy.value is not None and _cost(one, cost) is not None
+
+
+def _cost(one: CellSummary, cost: str) -> Estimate | None:
+    if cost != "visual_tokens":
+        return one.times.of(cost)
+    return None if one.tokens.visual is None else Estimate(one.tokens.visual, None, None, one.times.n)
+
+
+def point(one: CellSummary, twin: CellSummary, cost: str) -> Point:
+    """Return a cell as a point; `twin` has its accuracy."""
+    title, unit = COSTS[cost]
+    timed, accuracy, about = unit == "ms", twin.accuracy, one.cell
     scale = 1e-6 if timed else 1.0
-    low, high = (row.get(f"{cost}_low_ns"), row.get(f"{cost}_high_ns")) if timed else (None, None)
-    accuracy = data.accuracies[scored["cell"]]
-    tokens = "–" if row["visual_tokens"] is None else f"{row['visual_tokens']:.0f}"
-    marks = tuple(row["marks"])
-    bounds = [None if scored[name] is None else 100 * scored[name] for name in ("accuracy_low", "accuracy_high")]
+    found = _cost(one, cost)
+    assert found is not None
+    assert found.value is not None
+    assert accuracy.value is not None
+    tokens = "–" if one.tokens.visual is None else f"{one.tokens.visual:.0f}"
     return Point(
-        name=f"{row['model']} {row['resolution']} px" + (f" {row['settings']}" if row["settings"] else ""),
-        series=" ".join(str(part) for part in (row["model"], row["settings"]) if part),
-        cost=row[column] * scale,
-        merit=100 * scored["accuracy"],
-        cost_low=None if low is None else low * scale,
-        cost_high=None if high is None else high * scale,
-        merit_low=bounds[0],
-        merit_high=bounds[1],
-        cost_parts=parts,
+        name=f"{about.model} {about.resolution} px {about.settings}".strip(),
+        series=about.label,
+        cost=found.value * scale,
+        merit=100 * accuracy.value,
+        cost_low=None if found.low is None else found.low * scale,
+        cost_high=None if found.high is None else found.high * scale,
+        merit_low=None if accuracy.low is None else 100 * accuracy.low,
+        merit_high=None if accuracy.high is None else 100 * accuracy.high,
+        cost_parts=tuple(tuple(v / 1e6 for v in part) for part in one.times.parts_ns((cost,))) if timed else (),
         scores=tuple(100 * score for score in accuracy.scores),
         clusters=accuracy.clusters,
-        questions=f"{row['suite']} {row['data_digest']} {row['limit']}",
-        label=f"{row['resolution']}·{tokens}",
-        hover=f"{row['model']} at {row['resolution']} px, {tokens} visual tokens: {title} "
-        + material.interval(row[column], low, high, scale)
-        + f" {unit}, {scored['metric']} "
-        + material.interval(scored["accuracy"], scored["accuracy_low"], scored["accuracy_high"], 100),
-        marks=marks,
+        questions=f"{about.suite} {about.data_digest} {about.limit}",
+        label=f"{about.resolution}·{tokens}",
+        hover=f"{about.model} at {about.resolution} px, {tokens} visual tokens: {title} "
+        f"{wording.estimate(found, scale)} {unit}, {accuracy.metric} {wording.estimate(accuracy.estimate, 100)}",
+        marks=one.marks,
     )
 
 
 def picture(name: str, title: str, points: list[Point], cost: str, metric: str) -> Picture:
     """Draw `points`, their intervals and the frontier."""
     found = places(points)
-    quantity, unit, _ = COSTS[cost]
+    quantity, unit = COSTS[cost]
     marks = frozenset(mark for p in points for mark in p.marks)
     with style.style():
         figure, axes = style.new(2.7)
@@ -91,7 +102,7 @@ def picture(name: str, title: str, points: list[Point], cost: str, metric: str) 
         axes.set_ylabel(f"{metric} (points of 100)")
         figure.legend(loc="outside upper center", ncols=2, handletextpad=0.3, columnspacing=1.0)
         style.legend_of_marks(figure, marks)
-        style.place_labels(axes, [(p.cost, p.merit, p.label + style.symbols(p.marks)) for p in points])
+        style.place_labels(axes, [(p.cost, p.merit, p.label + symbols(p.marks)) for p in points])
     on = [place.point.name for place in found if place.verdict == "frontier"]
     ties = [place.point.name for place in found if place.verdict == "tie"]
     alt = f"{title}. On the frontier: {', '.join(on) or 'none for sure'}."
@@ -140,7 +151,7 @@ def plot(axes: Any, found: Sequence[Place], log: bool) -> None:
 
 def table(name: str, title: str, found: Sequence[Place], cost: str, merit: str = "accuracy") -> Table:
     """Return the numbers of the picture, by rising cost."""
-    quantity, unit, _ = COSTS[cost]
+    quantity, unit = COSTS[cost]
     headings = (
         Heading("model and resolution"),
         Heading(quantity, unit, True), Heading("low", unit, True), Heading("high", unit, True),
@@ -152,7 +163,7 @@ def table(name: str, title: str, found: Sequence[Place], cost: str, merit: str =
     for place in sorted(found, key=lambda place: (place.point.cost, place.point.name)):
         p = place.point
         numbers = (p.cost, p.cost_low, p.cost_high, p.merit, p.merit_low, p.merit_high)
-        entries = [Entry(material.number(value, 4), value) for value in map(_size, numbers)]
+        entries = [Entry(wording.number(value, 4), value) for value in map(_size, numbers)]
         rivals = ", ".join(place.rivals) if place.verdict == "tie" else ""
         sure = Entry(f"{place.probability:.2f}", place.probability)
         rows.append((Entry(p.name, p.name, p.hover, p.marks), *entries, sure, Entry(place.verdict), Entry(rivals)))

@@ -4,7 +4,7 @@ import csv
 import io
 
 from harness.reports.document import Table
-from harness.reports.summary import MARKS
+from harness.reports.marks import MARKS
 
 
 def table(value: Table) -> str:

@@ -10,7 +10,7 @@ from html import escape
 
 from harness.reports.document import Entry, Picture, Report, Table
 from harness.reports.formats import page
-from harness.reports.summary import MARKS
+from harness.reports.marks import MARKS
 
 
 def write(report: Report) -> str:
@@ -64,14 +64,16 @@ def _attributes(entry: Entry, numeric: bool) -> str:
     out = f' class="{classes}"' if classes else ""
     if entry.sort is not None:
         out += f' data-sort="{escape(str(entry.sort))}"'
-    meanings = [MARKS[mark][1] for mark in MARKS if mark in entry.marks]
+    meanings = [MARKS[mark].meaning for mark in MARKS if mark in entry.marks]
     hover = ". ".join([entry.hover, *meanings] if entry.hover else meanings)
     return out + (f' title="{escape(hover)}"' if hover else "")
 
 
 def _text(entry: Entry) -> str:
     marks = "".join(
-        f'<abbr title="{escape(MARKS[mark][1])}">{MARKS[mark][0]}</abbr>' for mark in MARKS if mark in entry.marks
+        f'<abbr title="{escape(MARKS[mark].meaning)}">{MARKS[mark].symbol}</abbr>'
+        for mark in MARKS
+        if mark in entry.marks
     )
     return escape(entry.text) + marks
 
@@ -114,9 +116,7 @@ def _literal(text: str) -> str:
 
 def _legend(report: Report) -> str:
     lines = [
-        f"<li><b>{symbol}</b> {escape(meaning)}</li>"
-        for mark, (symbol, meaning) in MARKS.items()
-        if mark in report.marks
+        f"<li><b>{mark.symbol}</b> {escape(mark.meaning)}</li>" for name, mark in MARKS.items() if name in report.marks
     ]
     return f'<aside aria-label="Marks"><h2>Marks</h2><ul>{"".join(lines)}</ul></aside>' if lines else ""
 

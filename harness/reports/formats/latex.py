@@ -1,7 +1,7 @@
 r"""A report as LaTeX tables (booktabs) and figures to \input into a paper."""
 
+from harness.reports import marks
 from harness.reports.document import Entry, Picture, Report, Table
-from harness.reports.summary import MARKS
 
 SUFFIX = ".tex"
 SPECIAL = {
@@ -24,7 +24,7 @@ def write(report: Report) -> str:
         if isinstance(block, Picture) and block.figure is not None:
             parts.append(picture(block))
         parts.append(table(block.numbers if isinstance(block, Picture) else block))
-    legend = [f"{symbol} {meaning}" for mark, (symbol, meaning) in MARKS.items() if mark in report.marks]
+    legend = marks.legend(report.marks)
     if legend:
         parts.append("\\par\\noindent\\footnotesize " + escape("Marks: " + "; ".join(legend) + ".") + "\\normalsize")
     parts += [f"% doubt: {doubt}" for doubt in report.doubts]
@@ -59,8 +59,8 @@ def picture(value: Picture) -> str:
 
 def text(entry: Entry) -> str:
     """Return one entry with its marks raised."""
-    marks = "".join(MARKS[mark][0] for mark in MARKS if mark in entry.marks)
-    return escape(entry.text) + (f"\\textsuperscript{{{escape(marks)}}}" if marks else "")
+    raised = marks.symbols(entry.marks)
+    return escape(entry.text) + (f"\\textsuperscript{{{escape(raised)}}}" if raised else "")
 
 
 def escape(text: str) -> str:

@@ -1,7 +1,7 @@
 """A report as GitHub Markdown; pictures are linked as the PNG beside it."""
 
+from harness.reports import marks
 from harness.reports.document import Entry, Picture, Report, Table
-from harness.reports.summary import MARKS
 
 SUFFIX = ".md"
 
@@ -11,7 +11,7 @@ def write(report: Report) -> str:
     parts = [f"# {escape(report.title)}", *map(escape, report.text)]
     for block in report.blocks:
         parts += picture(block) if isinstance(block, Picture) else table(block)
-    legend = [f"{symbol} {meaning}" for mark, (symbol, meaning) in MARKS.items() if mark in report.marks]
+    legend = marks.legend(report.marks)
     if legend:
         parts.append("Marks: " + "; ".join(map(escape, legend)) + ".")
     if report.doubts:
@@ -49,7 +49,7 @@ def picture(value: Picture) -> list[str]:
 
 def text(entry: Entry) -> str:
     """Return one entry with its marks."""
-    return escape(entry.text + "".join(MARKS[mark][0] for mark in MARKS if mark in entry.marks))
+    return escape(entry.text + marks.symbols(entry.marks))
 
 
 def escape(text: str) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.reports import material
+from harness.reports import marks
 from harness.reports.card import Claim, ReportCard, Side
-from harness.reports.paper.evidence import PAPER, Evidence, Platform
+from harness.reports.configuration import Platform
+from harness.reports.paper.evidence import PAPER, Evidence
 from harness.reports.paper.published import cite
 from harness.stats import Estimate
 
@@ -94,8 +95,8 @@ def _counted(base: Finding, evidence: Evidence) -> Finding:
 
 def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str) -> Finding | None:
     upper, lower = base.claim.numerator, base.claim.denominator
-    rows = [evidence.rows(side, platform, protocol, ("ttft",)) for side in (upper, lower)]
-    pair = evidence.pair(*rows)
+    cells = [evidence.cells(side, platform, protocol, ("ttft",)) for side in (upper, lower)]
+    pair = evidence.pair(*cells)
     ratio = evidence.ratio(*pair, ("ttft",)) if pair else None
     if pair is None or ratio is None or ratio.value is None:
         return None
@@ -107,7 +108,7 @@ def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str)
         encode=evidence.ratio(*pair, ("encode",)),
         prefill=evidence.ratio(*pair, ("prefill",)),
         matches=_fits(base.claim, ratio.low or ratio.value, ratio.high or ratio.value),
-        marks=material.all_marks(pair),
+        marks=marks.of_all(one.marks for one in pair),
     )
 
 

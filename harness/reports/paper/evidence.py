@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.reports import material
+from harness import stats
 from harness.reports.card import Match, Side
-from harness.reports.material import Material, Row
+from harness.reports.configuration import Platform
+from harness.reports.measured import Measured
+from harness.reports.summary import CellSummary
 from harness.stats import Estimate
 
-RESAMPLES = 2000
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PAPER = ("ttft", "paper")
 """The protocols, in the order they are shown: our end-to-end TTFT, and the paper's additive one."""
 
-Platform = tuple[str, ...]
 Subject = Match | Side
 """Which model card at which resolution a published row, or a side of a claim, is."""
 
@@ -24,112 +24,106 @@ Subject = Match | Side
 class Evidence:
     """Finds in the material what one model at one resolution did."""
 
-    data: Material
+    data: Measured
 
     def platforms(self, wanted: Sequence[Subject]) -> list[Platform]:
         """Return the platforms on which any of these was timed, the richest first."""
         counts: dict[Platform, set[int]] = {}
-        for row in self.data.rows:
-            hits = {number for number, subject in enumerate(wanted) if row["n"] and _is(row, subject)}
+        for one in self.data.cells:
+            hits = {number for number, subject in enumerate(wanted) if one.times.n and _is(one, subject)}
             if hits:
-                counts.setdefault(material.platform(row), set()).update(hits)
+                counts.setdefault(one.cell.platform, set()).update(hits)
         return sorted(counts, key=lambda platform: (-len(counts[platform]), platform))
 
-    def rows(self, subject: Subject, platform: Platform, protocol: str, stages: Sequence[str] = ()) -> list[Row]:
-        """Return a subject's timed rows that have these stages: its own card, whole runs and many samples first."""
+    def cells(
+        self, subject: Subject, platform: Platform, protocol: str, stages: Sequence[str] = ()
+    ) -> list[CellSummary]:
+        """Return a subject's timed cells that have these stages: its own card, whole runs and many samples first."""
         found = [
-            row
-            for row in self.data.rows
-            if _is(row, subject)
-            and material.platform(row) == platform
-            and row["protocol"] == protocol
-            and row["n"]
-            and all(row.get(f"{stage}_ns") is not None for stage in stages)
+            one
+            for one in self.data.cells
+            if _is(one, subject)
+            and one.cell.platform == platform
+            and one.cell.protocol == protocol
+            and one.times.n
+            and all(one.times.of(stage) for stage in stages)
         ]
         own = subject.model
-        return sorted(found, key=lambda r: (bool(r["isolate"]), r["model"] != own, -r["n"], str(r["cell"])))
+        return sorted(found, key=lambda o: (o.cell.isolate, o.cell.model != own, -o.times.n, o.cell.name))
 
-    def pair(self, upper: Sequence[Row], lower: Sequence[Row]) -> tuple[Row, Row] | None:
-        """Return two rows over the same questions if there are such, else the best of both, else None."""
+    def pair(
+        self, upper: Sequence[CellSummary], lower: Sequence[CellSummary]
+    ) -> tuple[CellSummary, CellSummary] | None:
+        """Return two cells over the same questions if there are such, else the best of both, else None."""
         if not upper or not lower:
             return None
         for a in upper:
             for b in lower:
-                if all(a[name] == b[name] for name in ("suite", "data_digest", "isolate")):
+                if all(getattr(a.cell, name) == getattr(b.cell, name) for name in ("suite", "data_digest", "isolate")):
                     return a, b
         return upper[0], lower[0]
 
-    def ratio(self, upper: Row, lower: Row, stages: tuple[str, ...]) -> Estimate | None:
-        """Return the ratio of two rows' (added) medians with a bootstrap interval, or None where a time is missing."""
-        first, second = self.data.series_ns(upper, stages), self.data.series_ns(lower, stages)
-        if not first or not second:
-            return None
-        value = sum(float(np.median(part)) for part in first) / sum(float(np.median(part)) for part in second)
-        n = min(len(part) for part in (*first, *second))
-        if n < 6:
-            return Estimate(value, None, None, n)
-        rng = np.random.default_rng(0)
-        low, high = np.quantile(_sums(first, rng) / _sums(second, rng), [0.025, 0.975])
-        return Estimate(value, float(low), float(high), n)
+    def ratio(self, upper: CellSummary, lower: CellSummary, stages: tuple[str, ...]) -> Estimate | None:
+        """Return the ratio of two cells' (added) medians with a bootstrap interval, or None where a time is missing."""
+        first, second = upper.times.parts_ns(stages), lower.times.parts_ns(stages)
+        return stats.ratio_of_sums(first, second) if first and second else None
 
-    def score(self, subject: Subject, suites: Sequence[str]) -> tuple[Estimate | None, str, Row | None]:
+    def score(self, subject: Subject, suites: Sequence[str]) -> tuple[Estimate | None, str, CellSummary | None]:
         """Return the score in points of 100 (of several suites: the mean), or None and why there is none."""
         found = []
         for suite in suites:
             mine = [
-                r for r in self.data.rows if r["suite"] == suite and r["model"] == subject.model and _is(r, subject)
+                one
+                for one in self.data.cells
+                if one.cell.suite == suite and one.cell.model == subject.model and _is(one, subject)
             ]
             scored = sorted(
-                (r for r in mine if r["accuracy"] is not None), key=lambda r: (-r["accuracy_n"], str(r["cell"]))
+                (one for one in mine if one.accuracy.value is not None), key=lambda o: (-o.accuracy.n, o.cell.name)
             )
             if not scored:
-                reasons = sorted({str(r["not_scored"]) for r in mine if r["not_scored"] and r["protocol"] == "ttft"})
+                reasons = sorted({o.accuracy.reason for o in mine if o.accuracy.reason and o.cell.protocol == "ttft"})
                 return None, reasons[0] if reasons else f"{suite} was not run", None
             found.append(scored[0])
-        values = [100 * row["accuracy"] for row in found]
-        bounded = [row for row in found if row["accuracy_low"] is not None]
-        n = sum(row["accuracy_n"] for row in found)
+        values = [100 * (one.accuracy.value or 0.0) for one in found]
+        bounds = [
+            (100 * one.accuracy.low, 100 * one.accuracy.high)
+            for one in found
+            if one.accuracy.low is not None and one.accuracy.high is not None
+        ]
+        n = sum(one.accuracy.n for one in found)
         mean = float(np.mean(values))
-        if len(bounded) < len(found):
+        if len(bounds) < len(found):
             return Estimate(mean, None, None, n), "", found[0]
         if len(found) == 1:
-            return Estimate(mean, 100 * found[0]["accuracy_low"], 100 * found[0]["accuracy_high"], n), "", found[0]
-        halves = [50 * (row["accuracy_high"] - row["accuracy_low"]) for row in found]
+            return Estimate(mean, *bounds[0], n), "", found[0]
+        halves = [(high - low) / 2 for low, high in bounds]
         half = float(np.sqrt(np.sum(np.square(halves)))) / len(found)  # different questions: independent errors
         return Estimate(mean, mean - half, mean + half, n), "", found[0]
 
     def params_m(self, subject: Subject) -> float | None:
         """Return the parameters of a subject's encoders in millions, from the weight bytes counted in its logs."""
-        for row in self.data.rows:
-            if row["model"] not in _models(subject) or row["isolate"] or row["dtype"] not in DTYPE_BYTES:
+        for one in self.data.cells:
+            about = one.cell
+            if about.model not in _models(subject) or about.isolate or about.dtype not in DTYPE_BYTES:
                 continue
-            for name in row["logs"]:
+            for name in one.logs:
                 for counted in self.data.frame.records[name].counted:
                     # Of one tile only: tiles run in one batch read the weights once, one by one each time.
                     if counted.weight_bytes.get("encode") and counted.tiles == 1:
-                        return counted.weight_bytes["encode"] / DTYPE_BYTES[str(row["dtype"])] / 1e6
+                        return counted.weight_bytes["encode"] / DTYPE_BYTES[about.dtype] / 1e6
         return None
 
     def tokens(self, subject: Subject) -> float | None:
         """Return the visual tokens that a subject made of an image (the median)."""
-        for row in self.data.rows:
-            if _is(row, subject) and row["visual_tokens"] is not None:
-                return float(row["visual_tokens"])
-        return None
+        found = (one.tokens.visual for one in self.data.cells if _is(one, subject))
+        return next((tokens for tokens in found if tokens is not None), None)
 
 
 def _models(subject: Subject) -> tuple[str, ...]:
     return (subject.model, *subject.alike) if subject.model else ()
 
 
-def _is(row: Row, subject: Subject) -> bool:
-    right = subject.resolution is None or row["resolution"] == subject.resolution
-    return right and row["model"] in _models(subject) and str(row["settings"] or "") == subject.settings
-
-
-def _sums(parts: list[list[float]], rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
-    total = np.zeros(RESAMPLES)
-    for part in parts:
-        values = np.asarray(part, dtype=float)
-        total += np.median(values[rng.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
-    return total
+def _is(one: CellSummary, subject: Subject) -> bool:
+    about = one.cell
+    right = subject.resolution is None or about.resolution == subject.resolution
+    return right and about.model in _models(subject) and about.settings == subject.settings

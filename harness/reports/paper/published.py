@@ -11,9 +11,10 @@ from functools import cache
 
 from harness import cards
 from harness.errors import CardError
-from harness.reports import material
+from harness.reports import marks as marks_
 from harness.reports.card import Column, Match, ReportCard
-from harness.reports.paper.evidence import PAPER, Evidence, Platform
+from harness.reports.configuration import Platform
+from harness.reports.paper.evidence import PAPER, Evidence
 from harness.stats import Estimate
 
 
@@ -124,7 +125,7 @@ def _score(row: Printed, column: Column, printed: str, match: Match, evidence: E
     if row.label not in match.scored:
         why = f"the released weights of {match.model} had other training than this row's"
         return Comparison(row.label, column.name, printed, float(printed), why_not=why)
-    marks = tuple(source["marks"]) if source else ()
+    marks = source.marks if source else ()
     assert measured.value is not None
     difference = measured.value - float(printed)
     half = 0.0 if measured.low is None or measured.high is None else (measured.high - measured.low) / 2
@@ -175,13 +176,13 @@ def _times(
         if platform is None:
             break
         stages = (column.quantity,)
-        upper, lower = (evidence.rows(each, platform, protocol, stages) for each in (match, base))
+        upper, lower = (evidence.cells(each, platform, protocol, stages) for each in (match, base))
         pair = evidence.pair(upper, lower)
         ratio = evidence.ratio(*pair, stages) if pair else None
         if pair is None or ratio is None or ratio.value is None:
             continue
         found = True
-        marks = material.all_marks(pair)
+        marks = marks_.of_all(one.marks for one in pair)
         if match is base:
             yield Comparison(
                 row.label, column.name, printed, published, ratio, "×", protocol, marks=marks, reference=True
@@ -200,7 +201,7 @@ def _times(
 
 
 def _ran(evidence: Evidence, match: Match, platform: Platform) -> bool:
-    return any(evidence.rows(match, platform, protocol) for protocol in PAPER)
+    return any(evidence.cells(match, platform, protocol) for protocol in PAPER)
 
 
 def _no_run(match: Match) -> str:

@@ -1,0 +1,96 @@
+"""How numbers and cells are worded in every report: three significant digits, intervals in brackets, `–` for none."""
+
+import math
+from collections.abc import Iterable
+
+from harness.reports.configuration import Platform
+from harness.reports.document import Entry, Heading, Table
+from harness.reports.summary import CellSummary
+from harness.stats import Estimate
+
+NO_TIME = Entry("–", None, "not measured", (), "absent")
+
+
+def platform(where: Platform, protocol: str = "ttft") -> str:
+    """Return a platform in words, with the protocol where it is not the usual one."""
+    return ", ".join(where) + ("" if protocol == "ttft" else f", protocol {protocol}")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return `value` with so many significant digits, without an exponent; `–` for None."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{places}f}"
+
+
+def count(value: float | None) -> str:
+    """Return a count, without decimals where it has none; `–` for None."""
+    return "–" if value is None else f"{value:.1f}".removesuffix(".0")
+
+
+def interval(value: float | None, low: float | None, high: float | None, scale: float = 1.0, digits: int = 3) -> str:
+    """Return `166 [160, 171]`, scaled; without bounds, only the value."""
+    if value is None:
+        return "–"
+    text = number(value * scale, digits)
+    if low is None or high is None:
+        return text
+    return f"{text} [{number(low * scale, digits)}, {number(high * scale, digits)}]"
+
+
+def estimate(found: Estimate | None, scale: float = 1.0, digits: int = 3) -> str:
+    """Return an estimate with its interval, scaled; `–` for None."""
+    return "–" if found is None else interval(found.value, found.low, found.high, scale, digits)
+
+
+def milliseconds(one: CellSummary, name: str, marks: tuple[str, ...] = ()) -> Entry:
+    """Return the entry of one of a cell's times, in ms."""
+    found = one.times.of(name)
+    if found is None or found.value is None:
+        return NO_TIME
+    sure = f"median of {one.times.n} samples" + ("" if found.low is None else ", 95 % interval in brackets")
+    return Entry(estimate(found, 1e-6), found.value / 1e6, f"{name}: {sure}", marks)
+
+
+def residual(one: CellSummary) -> Entry:
+    """Return the entry of what of TTFT no stage owns, in percent."""
+    share = one.times.residual_percent
+    return Entry("–" if share is None else f"{share:+.1f}", share, "TTFT minus the sum of its stages")
+
+
+def accuracy(one: CellSummary) -> Entry:
+    """Return the entry of a cell's accuracy in points of 100, or why there is none."""
+    found = one.accuracy
+    if found.value is None:
+        return Entry("not scored", None, found.reason, (), "absent")
+    text = interval(found.value, found.low, found.high, 100)
+    return Entry(text, found.value * 100, f"{found.metric} over {found.n} questions of {one.cell.suite}")
+
+
+def exactly(value: float | None) -> Entry:
+    """Return a number for CSV: six decimals, nothing for None."""
+    return Entry("") if value is None else Entry(f"{value:.6f}".rstrip("0").rstrip("."), value)
+
+
+def long_form(name: str, title: str, cells: Iterable[CellSummary], times: Iterable[str]) -> Table:
+    """Return one line per cell and time, with unrounded medians and bounds: what is written as CSV."""
+    facts = (
+        "model", "settings", "resolution", "weights", "suite", "data", "machine", "device", "engine", "dtype",
+        "protocol",
+    )  # fmt: skip
+    headings = [Heading(fact) for fact in facts]
+    headings += [Heading(text) for text in ("visual_tokens", "n", "quantity", "median_ms", "low_ms", "high_ms")]
+    lines = []
+    for one in cells:
+        for time in times:
+            found = one.times.of(time)
+            if found is None:
+                continue
+            known = [Entry(str(getattr(one.cell, fact)), None, "", one.marks) for fact in facts]
+            values = (found.value, found.low, found.high)
+            numbers = [exactly(None if value is None else value / 1e6) for value in values]
+            lines.append((*known, exactly(one.tokens.visual), exactly(one.times.n), Entry(time), *numbers))
+    return Table(name, title, tuple(headings), tuple(lines))
