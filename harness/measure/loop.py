@@ -158,7 +158,7 @@ class _Loop:
         return record
 
     def _comparable_ns(self, measured: Measured) -> int | None:
-        """Return the headline of a sample of the cell's usual shape: a wide page makes more tiles, no slower machine."""
+        """Return the headline of samples of the usual shape: a wide page makes more tiles, not a slow machine."""
         self._usual = self._usual or _shape(measured)
         return headline_ns(measured) if _shape(measured) == self._usual else None
 
