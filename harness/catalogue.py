@@ -1,13 +1,12 @@
 """What there is, and which of it can run here: models, suites, devices, reports; and `check`, which loads all of it."""
 
-import importlib.util
 import os
-import sys
 from pathlib import Path
 
 from harness import cards, plugins
 from harness.cards import Card
 from harness.errors import HarnessError
+from harness.machine import backend
 from harness.models import weights
 from harness.models.card import ModelCard, check_side, load_model_card
 from harness.reports.card import ReportCard, load_report_card
@@ -32,15 +31,6 @@ def default_model(asked_weights: str | None, offline: bool) -> tuple[str, str]:
         f"no model was named and the weights of {DEFAULT_MODEL} cannot be had here: measuring {small.title}, which "
         f"ships with the package and reads generated pages only; next: --model {DEFAULT_MODEL} times the real one"
     )
-
-
-def best_device() -> str:
-    """Return the fastest device that is here: cuda, mps, else cpu."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def tables(kinds: list[str]) -> dict[str, list[dict[str, str]]]:
@@ -94,31 +84,7 @@ def _suites() -> list[dict[str, str]]:
 
 
 def _devices() -> list[dict[str, str]]:
-    return [{"device": name, "here": "yes" if here else f"no: {why}"} for name, here, why in devices()]
-
-
-def devices() -> list[tuple[str, bool, str]]:
-    """Return (name, whether it is here, why not) for each device plug-in."""
-    import torch
-
-    found = {
-        "cpu": (True, ""),
-        "fake": (True, ""),
-        "cuda": (torch.cuda.is_available(), "torch sees no CUDA device"),
-        "mps": (torch.backends.mps.is_available(), "torch sees no Apple GPU"),
-    }
-    rows = []
-    for name in plugins.names("devices"):
-        module = {"mlx": "mlx.core", "coreml": "coremltools"}.get(name)
-        here, why = found.get(
-            name, (sys.platform == "darwin" and bool(module and _has(module)), "needs macOS and the apple extra")
-        )
-        rows.append((name, here, why))
-    return rows
-
-
-def _has(module: str) -> bool:
-    return importlib.util.find_spec(module.partition(".")[0]) is not None
+    return [{"device": name, "here": f"no: {why}" if why else "yes"} for name, why in backend.listed()]
 
 
 def _reports() -> list[dict[str, str]]:

@@ -121,6 +121,7 @@ MEASURING = [
     click.option("--max-samples", "maximum_samples", type=int, default=200, show_default=True, help="At most so many."),
     click.option("--max-seconds", "maximum_seconds", type=float, default=120.0, show_default=True, help="... so long."),
     click.option("--offline", is_flag=True, help="Do not ask the Hub."),
+    click.option("--wait", is_flag=True, help="Wait for a device that another run holds."),
     click.option("--out", default="results", show_default=True, help="Folder for run logs."),
 ]
 
@@ -487,10 +488,11 @@ def _model_for(options: dict[str, Any]) -> str:
 def _asked(options: dict[str, Any]) -> Any:
     """Turn the options into what is asked for, with the device and the model decided."""
     from harness import catalogue
+    from harness.machine import backend
     from harness.measure.cell import Asked
 
     settings = dict(_setting(text) for text in options.pop("settings"))
-    device = options.pop("device") or catalogue.best_device()
+    device = options.pop("device") or backend.best()
     model = options.pop("model") or catalogue.DEFAULT_MODEL
     return Asked(**options, device=device, model=model, settings=settings)
 

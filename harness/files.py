@@ -52,16 +52,21 @@ def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
         return file.read()
 
 
-def locked(file: IO[Any], wait_s: float) -> bool:
-    """Take the file's lock, waiting so long for a process that is about to let go of it; False where it is kept."""
+def locked(file: IO[Any], wait_s: float) -> bool | None:
+    """Take the file's lock, waiting so long for a process that is about to let go of it; False where it is kept.
+
+    None where there are no locks (Windows; file systems that answer ENOLCK or ENOSYS), so that nobody is blamed.
+    """
     if fcntl is None:
-        return True
+        return None
     end_s = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES):
+                return None
             if time.monotonic() >= end_s:
                 return False
             time.sleep(0.05)

@@ -55,6 +55,7 @@ class Answers:
         from harness import plugins
         from harness.clock import Monotonic
         from harness.errors import SettingError, WeightsError
+        from harness.machine import backend
         from harness.measure import cell
         from harness.models import weights as weights_module
         from harness.models.card import check_settings
@@ -64,7 +65,7 @@ class Answers:
             raise SettingError(f"batch_size {batch_size}: {NAME} answers one request at a time; next: --batch_size 1")
         if failures not in ("raise", "mark"):
             raise SettingError(f"failures={failures}: known: raise, mark")
-        place = str(device or _device())
+        place = str(device or backend.best())
         asked = cell.Asked(model=str(card), res=res, device=place, dtype=dtype, settings=settings)
         settled, chosen, _, _ = cell.settle(asked)
         source = weights_module.resolve(chosen, weights)
@@ -73,7 +74,7 @@ class Answers:
                 f"{source.notice}, and lmms-eval would score them as the model's; next: weights=FOLDER in model_args, "
                 "or weights=random to try the plumbing"
             )
-        opened = plugins.load("devices", place.partition(":")[0]).open(place, Monotonic())
+        opened = backend.of(place).open(Monotonic())
         assert settled.res is not None
         assert settled.dtype is not None
         options = Options(
@@ -154,14 +155,6 @@ def _make() -> type:
 
     VlmPareto.__module__, VlmPareto.__qualname__ = __name__, "VlmPareto"
     return VlmPareto
-
-
-def _device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _card_limit(task: str) -> int | None:

@@ -30,13 +30,13 @@ def load(group: str, name: str) -> ModuleType:
     known = names(group)
     if name not in known:
         raise UnknownName(group.removesuffix("s"), name, known)
-    for point in entry_points(group=f"harness.{group}"):
-        if point.name == name:
-            loaded = point.load()
-            assert isinstance(loaded, ModuleType), f"entry point {point.value} must be a module"
-            return loaded
+    foreign = [point for point in entry_points(group=f"harness.{group}") if point.name == name]
     try:
-        return importlib.import_module(f"{GROUPS[group]}.{name}")
+        if not foreign:
+            return importlib.import_module(f"{GROUPS[group]}.{name}")
+        loaded = foreign[0].load()
+        assert isinstance(loaded, ModuleType), f"entry point {foreign[0].value} must be a module"
+        return loaded
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith("harness"):
             raise MissingPackage(error.name, f"{group.removesuffix('s')} {name!r}") from error

@@ -1,12 +1,21 @@
 """What tests share: where the parity fixtures and the small real data sets lie."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import tiny as tiny_
+
+
+@pytest.fixture(scope="session", autouse=True)
+def locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Device locks of this test process alone: several run beside each other, and none times anything real."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLM_PARETO_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        yield
 
 
 @pytest.fixture(scope="session")

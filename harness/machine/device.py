@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 
 class Device(Protocol):
-    """One backend, one file in `devices/`; `devices/<name>.py` has `open(name: str, clock: Clock) -> Device`."""
+    """One device, opened. What its kind answers for itself, opened or not, is `backend.Backend`."""
 
     @property
     def name(self) -> str:

@@ -20,6 +20,8 @@ from harness.files import cache_folder
 from harness.machine import environment
 from harness.machine.devices.cpu import usable_cores
 from harness.machine.probes import Readings, Span
+from harness.machine.probes.nvml import Card, NvmlProbe
+from harness.machine.probes.nvml import cards as nvml_cards
 
 Level = Literal["ok", "doubt", "missing"]
 
@@ -50,20 +52,22 @@ class Finding:
 def examine() -> list[Finding]:
     """Examine this machine. Takes a few seconds: torch and torchvision are imported in a process of their own."""
     imports = try_imports()
-    gpu = environment.gpu_name() or nvidia_card()
+    cards = nvml_cards()
+    named = next((each.name for each in cards if each.name), None)
+    gpu = named or nvidia_card()
     busy = look()
     found = [
-        *machine(environment.describe(), gpu),
+        *machine(environment.describe("cpu"), gpu),
         *cpu(busy, usable_cores(), environment.governor(), environment.cpu_quota_cores()),
         *virtual(environment.virtual_machine(), _steal_share()),
         *threads(os.environ.get("OMP_NUM_THREADS"), usable_cores()),
         *memory(psutil.swap_memory().used, psutil.virtual_memory().total),
         *power(environment.power_source()),
         *mac(),
-        *gpus(),
+        *gpus(cards),
         *torch(imports, gpu),
         *torchvision(imports),
-        *nvml(gpu, environment.gpu_name() is not None, environment.installed("nvidia-ml-py")),
+        *nvml(gpu, named is not None, environment.installed("nvidia-ml-py")),
         *extras({name: environment.installed(name) for name in OPTIONAL}, sys.platform),
         *cache(cache_folder()),
     ]
@@ -182,16 +186,10 @@ def mac_reasons(reasons: list[str]) -> Iterator[Finding]:
             yield Finding("doubt", *said[reason])
 
 
-def gpus() -> Iterator[Finding]:
-    """Judge every NVIDIA GPU as the gate would."""
-    from harness.machine.probes.nvml import NvmlProbe, open_nvml
-
-    opened = open_nvml("cuda")
-    if not opened:
-        return
-    library = opened[0]
-    for index in range(int(library.nvmlDeviceGetCount())):
-        probe = NvmlProbe(library, library.nvmlDeviceGetHandleByIndex(index))
+def gpus(cards: list[Card]) -> Iterator[Finding]:
+    """Judge every NVIDIA GPU as the gate would; the numbers are NVML's, CUDA's may differ."""
+    for index, card in enumerate(cards):
+        probe = NvmlProbe(card, computing=False)
         reading = probe.read()
         reasons, told = probe.judge(reading, reading, Span(1, 0))
         yield from gpu_reasons(index, reasons, told)
@@ -202,13 +200,13 @@ def gpu_reasons(index: int, reasons: list[str], told: Readings) -> Iterator[Find
     if "other_process_on_device" in reasons:
         yield Finding(
             "doubt",
-            f"cuda:{index}: {told['gpu_foreign_processes']:g} other processes compute on it: samples will be refused",
+            f"GPU {index}: {told['gpu_foreign_processes']:g} other processes compute on it: samples will be refused",
             "nvidia-smi names them; or choose another with --device cuda:NUMBER",
         )
     if "throttled" in reasons:
         yield Finding(
             "doubt",
-            f"cuda:{index} is slowed down ({told['gpu_reasons']}, {told['gpu_sm_mhz']} MHz, "
+            f"GPU {index} is slowed down ({told['gpu_reasons']}, {told['gpu_sm_mhz']} MHz, "
             f"{told['gpu_temperature_c']} °C)",
             "let it cool down; nvidia-smi -q -d PERFORMANCE tells why",
         )

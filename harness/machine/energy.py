@@ -60,26 +60,18 @@ class Counter:
         return self.read()
 
 
-def meter_for(device: str, clock: Clock | None = None) -> Meter | None:
-    """Return the meter of `device` ("cpu", "cuda:1", "mps"), or None where the machine does not tell.
+def watched(counter: Counter | None, clock: Clock | None = None) -> Meter | None:
+    """Return `counter` as a meter, or None where the machine does not tell.
 
     Takes up to 0.7 s: the counter is watched for how often it moves; one that stands still is no counter.
     """
-    kind = device.partition(":")[0]
-    opened = {
-        "cuda": lambda: nvml_counter(device),
-        "cpu": _cpu_counter,
-        "mps": apple_counter,
-        "mlx": apple_counter,
-        "coreml": apple_counter,
-    }.get(kind, lambda: None)()
-    if opened is None:
+    if counter is None:
         return None
-    update_ns = watch(opened.read, clock or Monotonic())
+    update_ns = watch(counter.read, clock or Monotonic())
     if update_ns is None:
         return None
-    opened.update_ns = update_ns
-    return opened
+    counter.update_ns = update_ns
+    return counter
 
 
 def spent_mj(meter: Meter, before_mj: float | None, after_mj: float | None, duration_ns: int) -> float | None:
@@ -102,24 +94,6 @@ def watch(read: Callable[[], float | None], clock: Clock) -> int | None:
             last = now
     gaps = [later - earlier for earlier, later in pairwise(moves)]
     return max(gaps) if gaps else None
-
-
-def nvml_counter(device: str) -> Counter | None:
-    """Open NVML's total energy counter: the whole card since the driver was loaded, in mJ (Volta and newer)."""
-    from harness.machine.probes.nvml import open_nvml
-
-    opened = open_nvml(device)
-    if not opened:
-        return None
-    nvml, handle = opened
-
-    def read() -> float | None:
-        try:
-            return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-        except Exception:  # noqa: BLE001 - not supported by this card: no figure
-            return None
-
-    return Counter(read, "NVML total energy counter (whole card)", "1 mJ") if read() is not None else None
 
 
 class Rapl:
@@ -182,7 +156,3 @@ def apple_counter(monitor: Any = None) -> Counter | None:
         return sum(known) if known else None
 
     return Counter(read, "macOS energy model (CPU + GPU + memory + neural engine, estimated)", "1 mJ")
-
-
-def _cpu_counter() -> Counter | None:
-    return apple_counter() if sys.platform == "darwin" else rapl_counter()

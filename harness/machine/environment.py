@@ -10,11 +10,11 @@ import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from harness import __version__
+from harness.machine import backend
 from harness.machine.devices.cpu import model_name, usable_cores
 
 PACKAGES = [
@@ -70,10 +70,10 @@ VARIABLES = [
 """Environment variables that change timings or what is loaded; none of them names a person or a place."""
 
 
-def describe() -> dict[str, str]:
-    """Return what the log's header says about this machine and its software."""
+def describe(device: str) -> dict[str, str]:
+    """Return what the log's header says about this machine, named after `device`, and its software."""
     facts: dict[str, str | None] = {
-        "machine": machine_name(),
+        "machine": machine_name(device),
         "os": _system(),
         "kernel": platform.release(),
         "architecture": platform.machine(),
@@ -98,10 +98,13 @@ def describe() -> dict[str, str]:
 
 
 @cache
-def machine_name() -> str:
-    """Return a short name for results folders: `linux-amd-epyc-9b45-2c`, `mac-m1-max`, `linux-xeon-8480c-26c-h200`."""
+def machine_name(device: str) -> str:
+    """Return a short name for results folders: `linux-amd-epyc-9b45-2c`, `mac-m1-max`, `linux-xeon-8480c-26c-h200`.
+
+    The accelerator in it is the one that `device` is: what else is in the machine has no part in its times.
+    """
     system = {"darwin": "mac", "linux": "linux", "win32": "windows"}.get(sys.platform, sys.platform)
-    return slug(system, model_name(), os.cpu_count() or 1, gpu_name())
+    return slug(system, model_name(), os.cpu_count() or 1, backend.of(device).card())
 
 
 def slug(system: str, cpu: str, cores: int, gpu: str | None) -> str:
@@ -115,20 +118,6 @@ def slug(system: str, cpu: str, cores: int, gpu: str | None) -> str:
         return "-".join([system, *words])
     graphics = re.findall(r"[a-z0-9]+", re.sub(r"\b(nvidia|geforce|tesla|graphics|device)\b", " ", (gpu or "").lower()))
     return "-".join([system, *words, f"{cores}c", *graphics])
-
-
-def gpu_name() -> str | None:
-    """Return the first NVIDIA GPU's name, or None."""
-    from harness.machine.probes.nvml import open_nvml
-
-    opened = open_nvml("cuda")
-    if not opened:
-        return None
-    try:
-        name: Any = opened[0].nvmlDeviceGetName(opened[1])
-    except Exception:  # noqa: BLE001 - NVML's errors differ between drivers; a name is only a name
-        return None
-    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def installed(package: str) -> str | None:

@@ -1,50 +1,98 @@
-"""The lock of each device: two timed runs on one device would measure each other."""
+"""The lock of each device: two timed runs on one device would measure each other.
+
+It belongs to the host and the physical device, whoever runs and by whatever number CUDA calls it there: so it lies in
+the host's folder for temporary files, not below a home that several hosts may share.
+"""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
 
 from harness import files
 from harness.errors import DeviceError
-from harness.files import cache_folder
+from harness.machine import backend
 
 WAIT_S = 5.0
 """For a run that was just killed: it lets go of the device when its process has ended."""
+HELD: dict[str, str] = {}
+"""The physical devices that this process holds, each with the doubt that `hold` gave."""
 
-SAME = {"mlx": "mps", "mlx:cpu": "cpu", "coreml": "mps"}
-"""Names of other engines for a device that torch has a name for: they share its lock."""
+
+def folder() -> Path:
+    """Return where the locks lie: VLM_PARETO_LOCKS, or `vlm-pareto-locks` in the host's folder for temporary files."""
+    named = os.environ.get("VLM_PARETO_LOCKS")
+    if named:
+        return Path(named).expanduser()
+    # Not TMPDIR where it can be helped: two users of one host must find the same folder.
+    shared = Path("/tmp")
+    return (shared if shared.is_dir() else Path(tempfile.gettempdir())) / "vlm-pareto-locks"
 
 
 @contextmanager
-def hold(device: str) -> Iterator[None]:
-    """Hold `device` for this process alone: two timed runs on one device would measure each other.
+def hold(device: str, wait: bool = False, notify: Callable[[str], None] = lambda text: None) -> Iterator[str]:
+    """Hold `device` for this process alone, and give a doubt where that cannot be had here (else an empty text).
 
-    Who holds it already may hold it again: the two arms of a comparison share it.
+    Raises `DeviceError` where another process holds it, unless told to `wait`. Who holds it already may hold it again:
+    the two arms of a comparison share it.
     """
-    if device in HELD:
-        yield
+    name = backend.of(device).lock_name()
+    if name in HELD:
+        yield HELD[name]
         return
-    path = cache_folder() / "locks" / f"{SAME.get(device, device).replace(':', '-')}.lock"
+    path = folder() / f"{name.replace(':', '-').replace('/', '-')}.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 - held until the run ends
+        file = _opened(path)
     except OSError as error:
-        raise DeviceError(f"{path}: cannot be written: {error.strerror}; next: set VLM_PARETO_CACHE") from error
-    with file:
-        if not files.locked(file, WAIT_S):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise DeviceError(f"{device} is held by {holder}; next: wait for it, or stop it")
+        HELD[name] = _unlocked(device, f"{path}: {error.strerror}; next: set VLM_PARETO_LOCKS to a folder on this host")
+        file = None
+    try:
+        if file is not None:
+            HELD[name] = _take(file, device, path, wait, notify)
+        yield HELD[name]
+    finally:
+        HELD.pop(name, None)
+        if file is not None:
+            file.close()
+
+
+def _unlocked(device: str, why: str) -> str:
+    return f"{device} was not locked, another run may have used it meanwhile ({why})"
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        path.parent.chmod(0o1777)  # for every user of the host, as /tmp itself
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        handle = os.open(path, flags | os.O_CREAT, 0o666)
+    except PermissionError:
+        # Linux lets nobody create in such a folder what another user has created (fs.protected_regular).
+        handle = os.open(path, flags)
+    with suppress(OSError):
+        os.chmod(path, 0o666)
+    return os.fdopen(handle, "r+b")
+
+
+def _take(file: BinaryIO, device: str, path: Path, wait: bool, notify: Callable[[str], None]) -> str:
+    """Lock the file and write who we are; return a doubt where the file system has no locks."""
+    told = False
+    while not (taken := files.locked(file, WAIT_S)):
+        if taken is None:
+            where = f"{path.parent} has no file locks"
+            return _unlocked(device, f"{where}; next: set VLM_PARETO_LOCKS to a folder on this host")
         file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()}")
-        file.flush()
-        HELD.add(device)
-        try:
-            yield
-        finally:
-            HELD.discard(device)
-
-
-HELD: set[str] = set()
-"""The devices that this process holds."""
+        holder = file.read(200).decode(errors="replace").strip() or "another process"
+        if not wait:
+            raise DeviceError(f"{device} is held by {holder}; next: add --wait to wait for it, or stop it")
+        if not told:
+            notify(f"waiting for {device}, which is held by {holder}")
+            told = True
+    file.seek(0)
+    file.truncate()
+    file.write(f"process {os.getpid()}".encode())
+    file.flush()
+    return ""

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import plugins
 from harness.clock import Clock, Monotonic
 from harness.files import cache_folder, write_atomically
-from harness.machine import environment
+from harness.machine import backend, environment
 from harness.machine.device import Device
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ REPETITIONS = 5
 LONG_ENOUGH_NS = 30_000_000
 """A product that takes this long is large enough: launching it no longer matters."""
 SMALLEST, LARGEST = 512, 16384
-COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30, "mps": 1 << 28}
-"""Well beyond every cache (server CPUs have some hundred MB of L3 in all; one socket's share is what a copy sees)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +36,17 @@ def measure(device: str, dtype: str) -> Peak | None:
     """Return the peak of `device` in `dtype` ("float32", "bfloat16", ...), from the cache folder or measured now.
 
     Kept by machine, device, precision, torch and number of threads. It is measured in a process of its own: this one
-    may be about to time its first request. None for the fake device, for MLX
-    and Core ML (torch's peak is not theirs), and where measuring fails.
+    may be about to time its first request. None for a device whose peak torch cannot measure, and where measuring
+    fails.
     """
-    if device.partition(":")[0] in ("fake", "mlx", "coreml"):
+    if not backend.of(device).peak_copy_bytes:
         return None
     import torch
 
     threads = torch.get_num_threads()
     peak = _read(device).get(_entry(dtype, threads))
     if peak is None:
-        code = "import sys; from harness import peaks; peaks.keep(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
+        code = "import sys; from harness.machine import peaks; peaks.keep(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
         try:
             subprocess.run(
                 [sys.executable, "-c", code, device, dtype, str(threads)], check=True, capture_output=True, timeout=300
@@ -72,8 +69,9 @@ def keep(device: str, dtype: str, threads: int) -> None:
 
     torch.set_num_threads(threads)
     clock = Monotonic()
-    opened = plugins.load("devices", device.partition(":")[0]).open(device, clock)
-    peaks = {**_read(device), _entry(dtype, threads): _measure(opened, getattr(torch, dtype), clock)}
+    asked = backend.of(device)
+    measured = _measure(asked.open(clock), getattr(torch, dtype), clock, asked.peak_copy_bytes)
+    peaks = {**_read(device), _entry(dtype, threads): measured}
     path = _path(device)
     write_atomically(path, json.dumps({entry: asdict(peak) for entry, peak in peaks.items()}, indent=1))
 
@@ -83,7 +81,7 @@ def _entry(dtype: str, threads: int) -> str:
 
 
 def _path(device: str) -> Path:
-    names = [environment.machine_name(), device.replace(":", "-"), f"torch-{environment.installed('torch')}"]
+    names = [environment.machine_name(device), device.replace(":", "-"), f"torch-{environment.installed('torch')}"]
     return cache_folder() / "peaks" / f"{'-'.join(names)}.json"
 
 
@@ -94,7 +92,7 @@ def _read(device: str) -> dict[str, Peak]:
         return {}
 
 
-def _measure(device: Device, dtype: "torch.dtype", clock: Clock) -> Peak:
+def _measure(device: Device, dtype: "torch.dtype", clock: Clock, size: int) -> Peak:
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -118,7 +116,6 @@ def _measure(device: Device, dtype: "torch.dtype", clock: Clock) -> Peak:
             break
         side *= 2
     product_ns = best(lambda: left @ right)
-    size = COPY_BYTES.get(device.torch_name.partition(":")[0], 1 << 28)
     block = torch.randint(256, (1 << 20,), generator=generator, dtype=torch.uint8)
     source = block.to(device.torch_name).repeat(size >> 20)
     target = torch.empty_like(source)

@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 from harness import plugins
-from harness.errors import SettingError, UnknownName
+from harness.errors import SettingError
+from harness.machine import backend
 from harness.measure.stopping import Rule
 from harness.models.card import ModelCard, check_settings, check_side, load_model_card
 from harness.runlog.records import SCHEMA
@@ -18,15 +19,6 @@ from harness.suites.card import SuiteCard, load_suite_card
 
 Protocol = Literal["ttft", "paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("ttft", "paper")
-DTYPES = {
-    "cpu": "float32",
-    "cuda": "bfloat16",
-    "mps": "float16",
-    "mlx": "float16",
-    "coreml": "float16",
-    "fake": "float32",
-}
-"""The default precision by device: what it runs natively (`--dtype` overrides)."""
 
 Setting = str | int | float | bool
 
@@ -58,6 +50,8 @@ class Asked:
     maximum_seconds: float = 120.0
     precision: float = 0.02
     offline: bool = False
+    wait: bool = False
+    """Whether to wait for a device that another run holds."""
     out: str = "results"
 
 
@@ -137,11 +131,10 @@ def settle(asked: Asked) -> tuple[Asked, ModelCard, SuiteCard, list[str]]:
     check_side(card, side)
     if asked.protocol not in PROTOCOLS:
         raise SettingError(f"--protocol {asked.protocol}: known: {', '.join(PROTOCOLS)}")
-    if asked.device.partition(":")[0] not in plugins.names("devices"):
-        raise UnknownName("device", asked.device, plugins.names("devices"))
+    backend.of(asked.device)
     runner = engine(asked.engine)
     device = runner.place(asked.device)
-    dtype = asked.dtype or DTYPES.get(device.partition(":")[0], "float32")
+    dtype = asked.dtype or backend.of(device).dtype()
     own = {name: value for name, value in asked.settings.items() if name in runner.SETTINGS}
     settings = check_settings(card, {k: v for k, v in asked.settings.items() if k not in own})
     changed = {name: value for name, value in settings.items() if card.settings[name] != value}

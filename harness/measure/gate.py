@@ -4,7 +4,6 @@ A refused sample stays in the log, marked; it is measured again after a growing 
 arguments, so recorded outputs of the system drive the tests. Nothing here runs inside a timed region.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -126,23 +125,3 @@ class Gate:
 def retry_delay_ns(attempt: int) -> int:
     """Return the delay after attempt 1, 2, ...: 0.25, 0.5, 1, 2 ... at most 8 seconds (nvbench grows likewise)."""
     return min(LONGEST_DELAY_NS, FIRST_DELAY_NS << max(0, min(attempt, 30) - 1))
-
-
-def probes_for(device: str) -> list[Probe]:
-    """Return the probes that watch a run on `device` ("cpu", "cuda:1", "mps", "fake") on this machine."""
-    kind = device.partition(":")[0]
-    if kind == "fake":
-        from harness.machine.devices.fake import ScriptedProbe
-
-        return [ScriptedProbe()]
-    from harness.machine.probes import cpu, mac, nvml
-
-    probes: list[Probe] = [cpu.CpuProbe(), mac.MacProbe() if sys.platform == "darwin" else cpu.BatteryProbe()]
-    if kind in ("mps", "mlx"):
-        from harness.machine.devices.mps import FallbackProbe
-
-        probes.append(FallbackProbe())
-    if kind == "cuda":
-        opened = nvml.open_nvml(device)
-        probes += [nvml.NvmlProbe(*opened)] if opened else []
-    return probes

@@ -10,15 +10,17 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
-from harness import __version__, plugins
+import msgspec
+
+from harness import __version__
 from harness.clock import Clock, Monotonic
 from harness.errors import LESS_MEMORY, DeviceError, out_of_memory
-from harness.machine import energy, environment, lock, peaks
+from harness.machine import backend, energy, environment, lock, peaks
 from harness.machine.device import Device
 from harness.machine.energy import Meter
 from harness.measure import cell as cells
 from harness.measure.cell import Asked, Cell
-from harness.measure.gate import Gate, probes_for
+from harness.measure.gate import Gate
 from harness.measure.loop import MeasureRecord, Plan, headline_ns, measure, now_text
 from harness.measure.stopping import Stopping
 from harness.models import weights
@@ -77,7 +79,7 @@ def prepare(asked: Asked) -> Job:
     """Find weights and data for what was asked, and name its cell. Downloads, but measures nothing."""
     asked, card, suite_card, notices = cells.settle(asked)
     # The device first: who asked for one that is not here should not wait for data and weights to learn it.
-    plugins.load("devices", asked.device.partition(":")[0]).open(asked.device, Monotonic())
+    backend.of(asked.device).open(Monotonic())
     source = weights.resolve(card, asked.weights, asked.offline)
     suite = examples.open_suite(suite_card, asked.data, asked.limit, asked.offline)
     notices += [text for text in (source.notice, suite.notice) if text]
@@ -112,7 +114,7 @@ def prepare(asked: Asked) -> Job:
         maximum_seconds=asked.maximum_seconds,
         precision=asked.precision,
     )
-    path = cell.path(Path(asked.out), environment.machine_name())
+    path = cell.path(Path(asked.out), environment.machine_name(asked.device))
     complete(path)
     return Job(asked, cell, card, suite_card, source, suite, path, tuple(notices))
 
@@ -125,7 +127,7 @@ def afresh(job: Job, taken: Collection[Path] = ()) -> Job:
     while job.path.is_file() or job.path in taken:
         repetition = job.cell.repetition + 1
         cell = replace(job.cell, repetition=repetition)
-        path = cell.path(Path(job.asked.out), environment.machine_name())
+        path = cell.path(Path(job.asked.out), environment.machine_name(job.asked.device))
         job = replace(job, asked=replace(job.asked, repetition=repetition), cell=cell, path=path)
     return job
 
@@ -136,14 +138,17 @@ def opened(asked: Asked, notify: Notify, clock: Clock | None = None) -> Iterator
     job = prepare(asked)
     for notice in job.notices:
         notify(f"note: {notice}")
-    with lock.hold(asked.device), loaded(job, notify, clock or Monotonic()) as (model, device, clock):
+    with (
+        lock.hold(asked.device, asked.wait, notify),
+        loaded(job, notify, clock or Monotonic()) as (model, device, clock),
+    ):
         yield job, model, device, clock
 
 
 @contextmanager
 def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Device, Clock]]:
     """Open the device and build the model of `job`; close it at the end, whatever happens."""
-    device = plugins.load("devices", job.asked.device.partition(":")[0]).open(job.asked.device, clock)
+    device = backend.of(job.asked.device).open(clock)
     if job.asked.threads:
         _set_threads(job.asked.threads)
     notify(f"building {job.card.title} ({job.source.kind} weights)")
@@ -172,15 +177,16 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
 def carry_out(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[MeasureRecord]:
     """Measure `job` into its log, yielding each record after it was written; a torn log is resumed."""
     clock = clock or Monotonic()
-    with Writer(job.path) as writer, lock.hold(job.asked.device):
+    with Writer(job.path) as writer, lock.hold(job.asked.device, job.asked.wait, notify) as unlocked:
         left = writer.reopen()
         started_ns = clock.now_ns()
-        meter = energy.meter_for(job.asked.device)
+        meter = energy.watched(backend.of(job.asked.device).counter())
         with loaded(job, notify, clock) as (model, device, _):
             loading_s = (clock.now_ns() - started_ns) / 1e9
             if left is None:
                 peak = peaks.measure(job.asked.device, job.cell.dtype)
-                writer.append(_header(job, device, model, loading_s, peak, meter))
+                header = _header(job, device, model, loading_s, peak, meter)
+                writer.append(with_doubts(header, unlocked))
             else:
                 writer.append(_resumed(left, device))
                 notify(f"resuming {writer.part}: {len(_measured(left))} examples are measured already")
@@ -205,7 +211,7 @@ def _measure(
         score=job.scored,
         finished=_measured(left) if left else frozenset(),
     )
-    gate = Gate(probes_for(job.asked.device), clock)
+    gate = Gate(backend.of(job.asked.device).probes(), clock)
     refused = len([s for s in earlier if s.stages and not s.valid])
     before = (len(earlier), len(left.failures) if left else 0, refused)
     for record in measure(model, device, clock, gate, plan, meter):
@@ -247,7 +253,7 @@ def _header(
         command=shlex.join(["harness", *command(job.asked)]),
         started_at=now_text(),
         harness={"version": __version__, **commit()},
-        environment=dict(environment.describe()),
+        environment=dict(environment.describe(str(device.name))),
         device=dict(device.describe()),
         requested=asked,
         effective={
@@ -270,6 +276,13 @@ def _header(
     )
 
 
+def with_doubts(header: Header, *found: str) -> Header:
+    """Return the header with what makes every time of the run doubtful: the device's own answer, and those `found`."""
+    asked = backend.of(str(header.cell["device"])).doubts(str(header.cell["dtype"]))
+    doubts = [text for text in (*asked, *found) if text]
+    return msgspec.structs.replace(header, effective={**header.effective, "doubts": doubts}) if doubts else header
+
+
 def _peak(peak: peaks.Peak | None) -> dict[str, object]:
     if peak is None:
         return {}
@@ -283,7 +296,7 @@ def _energy(meter: Meter | None) -> dict[str, object]:
 def _resumed(left: Log, device: Device) -> Resumed:
     return Resumed(
         started_at=now_text(),
-        environment=dict(environment.describe()),
+        environment=dict(environment.describe(str(device.name))),
         device=dict(device.describe()),
         lines_kept=1 + len(left.samples) + len(left.failures) + len(left.counted) + len(left.resumed),
         bytes_dropped=left.torn_bytes,

@@ -15,6 +15,7 @@ import msgspec
 
 from harness import plugins
 from harness.errors import LESS_MEMORY, CardError, HarnessError, SettingError, UnknownName
+from harness.machine import backend
 from harness.measure import cell, run
 from harness.measure.cell import Asked
 from harness.models import weights
@@ -156,7 +157,7 @@ def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
         counted = counts.row(card, asked.res or card.resolution.default)
     except HarnessError:
         return Estimate(None, None, None)
-    width = 4 if asked.dtype == "float32" or (asked.dtype is None and asked.device == "cpu") else 2
+    width = 4 if (asked.dtype or backend.of(asked.device).dtype()) == "float32" else 2
     held = {name: count for name, count in counted.params.items() if _held(name, asked.part, card)}
     size = width * sum(held.values())
     flops = 0 if asked.part == "llm" else counted.encode_flops

@@ -267,8 +267,9 @@ class VisionLanguageModel(ABC):
     def close(self) -> None:
         """Free the weights."""
         self.parts = nn.ModuleDict()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        empty = getattr(getattr(torch, self.device.partition(":")[0], None), "empty_cache", None)
+        if empty:
+            empty()
 
 
 def _flops(run: Callable[[], object]) -> int:

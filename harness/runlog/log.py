@@ -189,7 +189,7 @@ class Writer:
             self._file = open(self.part, "ab", buffering=0)  # noqa: SIM115 - closed in `close`
         except OSError as error:
             raise LogError(f"{self.part}: cannot be written: {error.strerror}; next: choose another --out") from error
-        if not files.locked(self._file, WAIT_S):
+        if files.locked(self._file, WAIT_S) is False:
             raise LogError(f"{self.part}: another run is writing it; next: wait for it, or stop it")
         if not self.part.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self.part.stat()):
             raise LogError(f"{self.path}: another run has just finished it; next: the same command shows it")

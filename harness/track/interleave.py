@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness import __version__
-from harness.machine import environment, lock
+from harness.machine import backend, environment, lock
 from harness.measure import run, sweep
 from harness.measure.cell import Asked
 from harness.measure.loop import MAXIMUM_ATTEMPTS, MeasureRecord, now_text
@@ -40,7 +40,7 @@ def measure(candidate: Asked, baseline: Asked | None, notify: Callable[[str], No
     if baseline is not None and not fit_together(candidate, baseline):
         notify("both models do not fit into memory at once: arms alternate process by process")
         return _by_process(candidate, baseline, notify)
-    with lock.hold(candidate.device):
+    with lock.hold(candidate.device, candidate.wait, notify):
         arms = [_arm(job, notify) for job in jobs]
         for arm, record in alternate(*arms):
             if arm == 0 and isinstance(record, Failure) and record.example is None:
@@ -113,7 +113,7 @@ def _broken(job: Job, error: Exception) -> Failure:
                 command="",
                 started_at=now_text(),
                 harness={"version": __version__, **run.commit()},
-                environment=dict(environment.describe()),
+                environment=dict(environment.describe(job.asked.device)),
                 device={"name": job.asked.device},
                 requested={},
                 effective={},
@@ -129,26 +129,13 @@ def _broken(job: Job, error: Exception) -> Failure:
 
 def fit_together(a: Asked, b: Asked) -> bool:
     """Return whether both models fit at once, by their counts; True where that cannot be told."""
-    free = _free_bytes(a.device)
+    free = backend.of(a.device).free_bytes()
     if free is None:
         return True
     wanted = [sweep.estimate(asked, None).memory_bytes for asked in (a, b)]
     if any(size is None for size in wanted):
         return True
     return sum(size for size in wanted if size is not None) <= MEMORY_SHARE * free
-
-
-def _free_bytes(device: str) -> int | None:
-    kind = device.partition(":")[0]
-    if kind == "fake":
-        return None
-    if kind == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def _by_process(candidate: Asked, baseline: Asked, notify: Callable[[str], None]) -> list[Path]:

@@ -84,7 +84,7 @@ def series(asked: Asked) -> Series:
     assert settled.res is not None
     assert settled.dtype is not None
     return Series(
-        environment.machine_name(),
+        environment.machine_name(settled.device),
         settled.device,
         settled.engine,
         settled.dtype,

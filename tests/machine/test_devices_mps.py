@@ -9,6 +9,7 @@ import torch
 from harness import plugins
 from harness.clock import Monotonic, Scripted
 from harness.errors import DeviceError
+from harness.machine import backend
 from harness.machine.devices import mps
 from harness.measure import gate
 
@@ -94,4 +95,4 @@ def test_whether_a_fallback_is_an_error_is_the_users_choice(monkeypatch, value, 
     if value is not None:
         monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", value)
     assert mps.fallback_allowed() is allowed
-    assert any(isinstance(probe, mps.FallbackProbe) for probe in gate.probes_for("mps"))
+    assert any(isinstance(probe, mps.FallbackProbe) for probe in backend.of("mps").probes())

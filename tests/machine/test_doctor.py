@@ -98,7 +98,7 @@ def test_gpus_and_macs():
         "gpu_temperature_c": 91,
     }
     said = texts(doctor.gpu_reasons(1, ["throttled", "other_process_on_device"], told))
-    assert "cuda:1: 2 other processes" in said
+    assert "GPU 1: 2 other processes" in said
     assert "hw_thermal_slowdown, 900 MHz, 91 °C" in said
     assert texts(doctor.mac_reasons(["low_power_mode", "on_battery"])).endswith("sudo pmset -a lowpowermode 0")
     assert one(doctor.nvml(GPU, False, None), "missing").next_step == "pip install nvidia-ml-py"

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.clock import Scripted
-from harness.machine import energy
+from harness.machine import backend, energy
 
 MS = 1_000_000
 
@@ -74,7 +74,7 @@ def test_apple_counter_adds_what_the_chip_tells():
 
 
 def test_devices_without_a_counter():
-    assert energy.meter_for("fake") is None
+    assert backend.of("fake").counter() is None
     for device in ("cpu", "cuda", "mps"):
-        meter = energy.meter_for(device)
+        meter = energy.watched(backend.of(device).counter())
         assert meter is None or meter.update_ns > 0

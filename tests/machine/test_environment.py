@@ -30,9 +30,9 @@ def test_machines_have_short_names(system, cpu, cores, gpu, name):
 
 
 def test_it_is_flat_text_and_fits_into_the_log():
-    told = environment.describe()
+    told = environment.describe("cpu")
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in told.items())
-    assert told["machine"] == environment.machine_name()
+    assert told["machine"] == environment.machine_name("cpu")
     assert told["python"].endswith(platform.python_version())
     assert int(told["memory_bytes"]) > 2**28
     assert told["package_numpy"] == __import__("numpy").__version__
@@ -42,7 +42,7 @@ def test_nothing_private_is_in_it(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("LD_PRELOAD", "/home/somebody/libjemalloc.so.2:/usr/lib/libother.so")
-    told = environment.describe()
+    told = environment.describe("cpu")
     text = json.dumps(told)
     assert told["env_OMP_NUM_THREADS"] == "3"
     assert told["preloaded"] == "libjemalloc.so.2+libother.so"
@@ -53,7 +53,7 @@ def test_nothing_private_is_in_it(monkeypatch):
 
 
 def test_it_needs_no_torch():
-    code = "import sys; from harness.machine import environment; environment.describe(); print('torch' in sys.modules)"
+    code = "import sys; from harness.machine import environment as e; e.describe('cpu'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 

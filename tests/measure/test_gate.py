@@ -1,10 +1,9 @@
 """Each thing that spoils a sample is caught by its name: recorded system outputs, and virtual time."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from harness.clock import Scripted
+from harness.machine import backend
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
 from harness.machine.probes import Span
@@ -16,7 +15,6 @@ from harness.machine.probes.mac import (
     parse_speed_limit,
     parse_thermal_level,
 )
-from harness.machine.probes.nvml import NvmlProbe, nvml_index
 from harness.measure import gate
 from harness.measure.gate import Gate
 
@@ -116,7 +114,7 @@ def test_battery():
 
 def test_this_machine_can_be_read():
     for device in ("cpu", "cuda:0"):
-        probes = gate.probes_for(device)
+        probes = backend.of(device).probes()
         verdict = Judge(probes).sample(meanwhile=lambda: None)
         assert set(verdict.reasons) <= set(gate.REASONS)
         assert "load_1min" in verdict.readings
@@ -151,112 +149,6 @@ def test_drift_is_named_and_one_slow_sample_is_not():
     verdicts = [judge.sample(headline_ns=120 * MS).reasons for _ in range(7)]
     assert verdicts == [()] * 4 + [("drift",)] * 3
     assert judge.sample(headline_ns=100 * MS).valid
-
-
-# --- NVML, by a library that answers from a table ---
-
-
-class FakeNvml:
-    def __init__(self, **table):
-        self.table = {
-            "nvmlDeviceGetDefaultApplicationsClock": 1000,
-            "nvmlDeviceGetMaxClockInfo": 1980,
-            "nvmlDeviceGetApplicationsClock": 1000,
-            "nvmlDeviceGetClockInfo": 1000,
-            "nvmlDeviceGetCurrentClocksEventReasons": 0,
-            "nvmlDeviceGetTemperature": 40,
-            "nvmlDeviceGetPowerUsage": 250_000,
-            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=7)],
-        } | table
-
-    def __getattr__(self, name):
-        def answer(handle, *arguments):
-            value = self.table[name]
-            if value is None:
-                raise RuntimeError("Not Supported")
-            return value
-
-        return answer
-
-
-def nvml_verdict(alive=lambda pid: True, **table):
-    return Judge([NvmlProbe(FakeNvml(**table), "handle", 7, alive)]).sample()
-
-
-@pytest.mark.parametrize(
-    ("table", "reasons"),
-    [
-        ({}, ()),
-        ({"nvmlDeviceGetClockInfo": 749}, ("throttled",)),
-        ({"nvmlDeviceGetClockInfo": 751}, ()),
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x1, "nvmlDeviceGetClockInfo": 300}, ()),  # idle already
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x2}, ()),  # application clocks
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x100}, ()),  # display clocks
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x8}, ("throttled",)),
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x20}, ("throttled",)),
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x40}, ("throttled",)),
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x80}, ("throttled",)),
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x4}, ()),  # power cap with the clock up
-        ({"nvmlDeviceGetCurrentClocksEventReasons": 0x4, "nvmlDeviceGetClockInfo": 880}, ("throttled",)),
-        # Clocks locked on purpose below the default: measured against what was chosen.
-        (
-            {
-                "nvmlDeviceGetCurrentClocksEventReasons": 0x2,
-                "nvmlDeviceGetApplicationsClock": 600,
-                "nvmlDeviceGetClockInfo": 600,
-            },
-            (),
-        ),
-        # No application clocks on this card: the maximum counts.
-        ({"nvmlDeviceGetDefaultApplicationsClock": None, "nvmlDeviceGetClockInfo": 1400}, ("throttled",)),
-        (
-            {"nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=7), SimpleNamespace(pid=8)]},
-            ("other_process_on_device",),
-        ),
-        ({"nvmlDeviceGetComputeRunningProcesses": None}, ()),
-        (dict.fromkeys(FakeNvml().table), ()),  # a card that tells nothing
-    ],
-)
-def test_nvml_tells_throttling_and_company(table, reasons):
-    assert nvml_verdict(**table).reasons == reasons
-
-
-def test_in_a_container_our_own_host_number_is_not_another_process():
-    ours_only = {"nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=90210)]}
-    assert nvml_verdict(alive=lambda pid: False, **ours_only).valid
-    assert not nvml_verdict(alive=lambda pid: True, **ours_only).valid
-    two = {"nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=90210), SimpleNamespace(pid=90211)]}
-    assert not nvml_verdict(alive=lambda pid: False, **two).valid
-
-
-def test_nvml_readings_are_named():
-    verdict = nvml_verdict(nvmlDeviceGetCurrentClocksEventReasons=0x44, nvmlDeviceGetClockInfo=990)
-    assert verdict.readings["gpu_reasons"] == "sw_power_cap+hw_thermal_slowdown"
-    assert verdict.readings["gpu_clock_share"] == 0.99
-    assert verdict.readings["gpu_power_w"] == 250.0
-    assert verdict.readings["gpu_temperature_c"] == 40
-
-
-def test_throttling_before_the_sample_counts_too():
-    library = FakeNvml(nvmlDeviceGetCurrentClocksEventReasons=0x40)
-    judge = Judge([NvmlProbe(library, "handle", 7)])
-    verdict = judge.sample(meanwhile=lambda: library.table.update(nvmlDeviceGetCurrentClocksEventReasons=0))
-    assert verdict.reasons == ("throttled",)
-
-
-@pytest.mark.parametrize(
-    ("device", "visible", "index"),
-    [
-        ("cuda", None, 0),
-        ("cuda:1", None, 1),
-        ("cuda:1", "3,5", 5),
-        ("cuda", "2", 2),
-        ("cuda:2", "0", 2),
-        ("cuda", "", 0),
-    ],
-)
-def test_nvml_index_minds_visible_devices(device, visible, index):
-    assert nvml_index(device, visible) == index
 
 
 # --- Macs, by outputs as these commands print them ---
@@ -368,7 +260,7 @@ def test_a_machine_that_is_never_quiet_is_not_waited_for_for_ever():
 
 
 def test_episodes_reach_the_gate_by_name():
-    judge = Judge(gate.probes_for("fake"))
+    judge = Judge(backend.of("fake").probes())
     fake.reset(judge.clock)
     fake.EPISODES.append(Episode(2 * SECOND, 3 * SECOND, 1.5, "throttled"))
     fake.EPISODES.append(Episode(5 * SECOND, 6 * SECOND, 1.0, "on_battery"))

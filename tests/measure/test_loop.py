@@ -8,10 +8,11 @@ import pytest
 from harness.clock import Monotonic, Scripted
 from harness.errors import ExampleError
 from harness.images import blank, png
+from harness.machine import backend
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
 from harness.machine.energy import Counter
-from harness.measure.gate import Gate, probes_for
+from harness.measure.gate import Gate
 from harness.measure.loop import MAXIMUM_ATTEMPTS, MAXIMUM_CONSECUTIVE_FAILURES, Plan, measure
 from harness.measure.passes import Bench, time_stages, time_whole
 from harness.measure.stopping import Rule, Stopping
@@ -45,7 +46,8 @@ def model(clock: Scripted | Monotonic, **settings: float | str) -> FakeModel:
 
 
 def run(clock: Scripted | Monotonic, plan: Plan, **settings: float | str) -> list[Sample | Failure | Counted | Footer]:
-    return list(measure(model(clock, **settings), fake.Fake("fake"), clock, Gate(probes_for("fake"), clock), plan))
+    gate = Gate(backend.of("fake").probes(), clock)
+    return list(measure(model(clock, **settings), fake.Fake("fake"), clock, gate, plan))
 
 
 def plan(count: int, rule: Rule | None = None, **options: object) -> Plan:
@@ -173,7 +175,7 @@ class Broken(FakeModel):
 def test_errors_that_keep_coming_end_the_cell_with_a_record_each(clock: Scripted) -> None:
     card = load_model_card("fake")
     broken = Broken(card, Options(side=1024, settings=card.settings))
-    gate = Gate(probes_for("fake"), clock)
+    gate = Gate(backend.of("fake").probes(), clock)
     records = list(measure(broken, fake.Fake("fake"), clock, gate, plan(20)))
     failures = [r for r in records if isinstance(r, Failure)]
     assert len(failures) == MAXIMUM_CONSECUTIVE_FAILURES
@@ -289,6 +291,6 @@ def test_a_failure_is_told_with_the_stage_that_was_being_worked_on(
     card = load_model_card("fake")
     broken = Breaking(card, Options(side=1024, settings=card.settings))
     broken.after = after
-    gate = Gate(probes_for("fake"), clock)
+    gate = Gate(backend.of("fake").probes(), clock)
     failure = next(r for r in measure(broken, fake.Fake("fake"), clock, gate, plan(1)) if isinstance(r, Failure))
     assert (failure.stage, failure.error) == (stage, "MemoryError")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import catalogue, cli
+from harness import cli
 from harness.clock import Scripted
 from harness.errors import DeviceError
-from harness.machine import lock
+from harness.machine import backend, lock
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
 from harness.measure import run
@@ -40,7 +40,7 @@ def asked(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def test_a_cells_command_asks_for_this_very_cell_on_any_machine(best: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read back by the command line's own parser: also where another device would be the default."""
     asked = Asked(device="cpu", settings={"decode": True, "answer": "5", "jitter": 0.5}, limit=3, threads=2)
-    monkeypatch.setattr(catalogue, "best_device", lambda: best)
+    monkeypatch.setattr(backend, "best", lambda: best)
     context = cli.program.commands["run"].make_context("run", run.command(asked)[1:])
     left = {"protocol", "processes", "again", "as_json", "bare"}
     given = {name: value for name, value in context.params.items() if name not in left}

@@ -10,9 +10,9 @@ from PIL import Image
 from harness import plugins
 from harness.clock import Scripted
 from harness.errors import ExampleError, SettingError, UnknownName
+from harness.machine import backend
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
-from harness.measure import gate
 from harness.measure.gate import Gate
 from harness.measure.passes import Bench, time_stages, time_whole
 from harness.models.card import check_settings, load_model_card
@@ -42,7 +42,7 @@ class Rig:
         self.card = load_model_card("fake")
         options = Options(side=side, only=only, settings=check_settings(self.card, settings))
         self.model = plugins.load("adapters", "fake").load(self.card, Source("random"), options)
-        self.gate = Gate(gate.probes_for("fake"), self.clock)
+        self.gate = Gate(backend.of("fake").probes(), self.clock)
 
     def stages(self, request=REQUEST):
         return time_stages(self.model, request, Bench(self.device, self.clock))[0]

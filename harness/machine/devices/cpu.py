@@ -10,6 +10,16 @@ import psutil
 
 from harness.clock import Clock
 from harness.errors import DeviceError
+from harness.machine.energy import Counter, apple_counter, rapl_counter
+
+RANK = 1
+PEAK_COPY_BYTES = 1 << 28
+"""Server CPUs have some hundred MB of L3 in all; one socket's share is what a copy sees."""
+HALVES = {
+    "bfloat16": ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16", "svebf16"),
+    "float16": ("amx_fp16", "avx512_fp16", "asimdhp"),
+}
+"""The CPU's flags (Linux' names) that mean arithmetic in a half precision; without any it is emulated, and slow."""
 
 
 class Cpu:
@@ -59,7 +69,8 @@ class Cpu:
             "interop_threads": str(torch.get_num_interop_threads()),
             "cores_usable": str(usable_cores()),
             "isa": torch.backends.cpu.get_cpu_capability(),
-            "bf16_native": bf16_native(),
+            "bf16_native": half_native("bfloat16"),
+            "fp16_native": half_native("float16"),
             "matmul_precision": torch.get_float32_matmul_precision(),
             "clock": self._clock.name,
             "sync": "none needed",
@@ -115,15 +126,57 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def bf16_native() -> str:
-    """Return which bfloat16 instructions the CPU has; without any, bfloat16 is emulated and slow."""
+def cpu_flags() -> set[str] | None:
+    """Return the words that Linux has about the CPU, its flags among them; None elsewhere."""
     try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
+        return set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        if sys.platform == "darwin":
-            from harness.machine.probes.mac import run_text
+        return None
 
-            return "FEAT_BF16" if run_text("sysctl", "-n", "hw.optional.arm.FEAT_BF16").strip() == "1" else "no"
-        return "unknown"
-    found = [flag for flag in ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16", "svebf16") if flag in flags]
-    return "+".join(found) or "no"
+
+def half_native(dtype: str) -> str:
+    """Return which instructions the CPU has for the half precision `dtype`: names, "no", or "unknown"."""
+    flags = cpu_flags()
+    if flags is None:
+        return _half_of_a_mac(dtype) if sys.platform == "darwin" else "unknown"
+    return "+".join(flag for flag in HALVES[dtype] if flag in flags) or "no"
+
+
+def _half_of_a_mac(dtype: str) -> str:
+    from harness.machine.probes.mac import run_text
+
+    feature = {"bfloat16": "FEAT_BF16", "float16": "FEAT_FP16"}[dtype]
+    return feature if run_text("sysctl", "-n", f"hw.optional.arm.{feature}").strip() == "1" else "no"
+
+
+# --- What the CPU answers for itself (see `backend.Backend`) ---
+
+
+def dtype(name: str) -> str:
+    """Return float32: half precisions are emulated on most CPUs."""
+    return "float32"
+
+
+def doubts(name: str, dtype: str) -> list[str]:
+    """Doubt a half precision that this CPU has no instructions for."""
+    if dtype not in HALVES or half_native(dtype) != "no":
+        return []
+    return [
+        f"{dtype} is emulated: this CPU has no instructions for it, so these times tell nothing of a CPU that has; "
+        "next: --dtype float32"
+    ]
+
+
+def small_dtype(name: str) -> str:
+    """Return the half precision that this CPU has instructions for, if any."""
+    return next((dtype for dtype in HALVES if half_native(dtype) not in ("no", "unknown")), "")
+
+
+def counter(name: str) -> Counter | None:
+    """Return RAPL's counter, or macOS's energy model."""
+    return apple_counter() if sys.platform == "darwin" else rapl_counter()
+
+
+def absence(name: str) -> str:
+    """Return nothing: there is always a CPU."""
+    return ""

@@ -8,6 +8,14 @@ import psutil
 
 from harness.clock import Clock
 from harness.errors import DeviceError
+from harness.machine.backend import host_probes
+from harness.machine.energy import Counter
+from harness.machine.probes import Probe, nvml
+
+RANK = 20
+PEAK_COPY_BYTES = 1 << 30
+FIRST_WITH_BFLOAT16 = 8
+"""Compute capability (Ampere) from which on bfloat16 is not emulated."""
 
 
 class Cuda:
@@ -66,53 +74,139 @@ class Cuda:
 
 def open(name: str, clock: Clock) -> Cuda:
     """Open "cuda" or "cuda:1"; says what is wrong when it is not there."""
-    kind, colon, number = name.partition(":")
-    if kind != "cuda" or (colon and not number.isdigit()):
-        raise DeviceError(f"--device {name}: write cuda or cuda:NUMBER")
+    index = number(name)
     import torch
 
-    if not torch.backends.cuda.is_built():
-        raise DeviceError(
-            f"--device {name}: this torch ({torch.__version__}) is built without CUDA; "
-            "next: pip install --force-reinstall torch torchvision, or --device cpu"
-        )
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            f"--device {name}: torch {torch.__version__} finds no usable GPU; next: does nvidia-smi list one, "
-            f"and is its driver new enough for CUDA {torch.version.cuda}? `harness doctor` tells; or --device cpu"
-        )
-    index, count = int(number or 0), torch.cuda.device_count()
-    if index >= count:
-        raise DeviceError(f"--device {name}: there are {count} CUDA devices here, cuda:0 to cuda:{count - 1}")
+    why = absence(name)
+    if why:
+        raise DeviceError(f"--device {name}: {why}; or --device cpu")
     torch.cuda.set_device(index)
     torch.cuda.init()
     return Cuda(name, index, torch, clock)
 
 
+def number(name: str) -> int:
+    """Return CUDA's number of a device; "cuda" is "cuda:0"."""
+    kind, colon, digits = name.partition(":")
+    if kind != "cuda" or (colon and not (digits.isascii() and digits.isdigit())):
+        raise DeviceError(f"--device {name}: write cuda or cuda:NUMBER")
+    return int(digits or 0)
+
+
+# --- What an NVIDIA GPU answers for itself (see `backend.Backend`) ---
+
+
+def absence(name: str) -> str:
+    """Return what torch misses, and the next step."""
+    import torch
+
+    if not torch.backends.cuda.is_built():
+        return (
+            f"this torch ({torch.__version__}) is built without CUDA; "
+            "next: pip install --force-reinstall torch torchvision"
+        )
+    if not torch.cuda.is_available():
+        return (
+            f"torch {torch.__version__} finds no usable GPU; next: does nvidia-smi list one, and is its driver new "
+            f"enough for CUDA {torch.version.cuda}? `harness doctor` tells"
+        )
+    count = torch.cuda.device_count()
+    return "" if number(name) < count else f"there are {count} CUDA devices here, cuda:0 to cuda:{count - 1}"
+
+
+def dtype(name: str) -> str:
+    """Return bfloat16, or float16 on cards older than Ampere, which emulate bfloat16."""
+    return "bfloat16" if _computes_bfloat16(name) else "float16"
+
+
+def doubts(name: str, dtype: str) -> list[str]:
+    """Doubt bfloat16 on a card that has none."""
+    if dtype != "bfloat16" or _computes_bfloat16(name):
+        return []
+    return ["bfloat16 is emulated: this GPU is older than Ampere; next: --dtype float16"]
+
+
+def _computes_bfloat16(name: str) -> bool:
+    import torch
+
+    return bool(absence(name)) or torch.cuda.get_device_capability(number(name))[0] >= FIRST_WITH_BFLOAT16
+
+
+def small_dtype(name: str) -> str:
+    """Return the half precision that the card computes in."""
+    return dtype(name)
+
+
+def nvml_card(name: str) -> nvml.Card | None:
+    """Return NVML's card of the very device that torch uses; None without NVML or without that device."""
+    if absence(name):
+        return None
+    import torch
+
+    told: Any = torch.cuda.get_device_properties(number(name))  # torch's stubs lack the address
+    pci = ""
+    if hasattr(told, "pci_bus_id"):
+        pci = f"{told.pci_domain_id:08x}:{told.pci_bus_id:02x}:{told.pci_device_id:02x}.0"
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    # With MIG a process sees one instance, the first that is named.
+    mig = visible[0] if visible[0].startswith("MIG-") else ""
+    return nvml.find(str(getattr(told, "uuid", "")), pci, mig)
+
+
+def probes(name: str) -> list[Probe]:
+    """Return the host's probes and NVML's, where it is to be had."""
+    card = nvml_card(name)
+    return [*host_probes(), *([nvml.NvmlProbe(card)] if card else [])]
+
+
+def counter(name: str) -> Counter | None:
+    """Return the card's energy counter."""
+    card = nvml_card(name)
+    return nvml.counter(card) if card else None
+
+
+def free_bytes(name: str) -> int | None:
+    """Return what the driver says is free on the card (in the MIG instance)."""
+    import torch
+
+    return None if absence(name) else int(torch.cuda.mem_get_info(number(name))[0])
+
+
+def lock_name(name: str) -> str:
+    """Return the UUID of the card (of the MIG instance): CUDA's numbers differ from process to process."""
+    card = nvml_card(name)
+    return card.uuid.lower() if card and card.uuid else f"cuda-{number(name)}"
+
+
+def card(name: str) -> str | None:
+    """Return the card's brand."""
+    import torch
+
+    return None if absence(name) else torch.cuda.get_device_name(number(name))
+
+
 def nvml_facts(name: str) -> dict[str, str]:
     """Return driver, clocks, power limit and modes of the card from NVML; empty where NVML is not to be had."""
-    from harness.machine.probes.nvml import NVML_CLOCK_SM, open_nvml
-
-    opened = open_nvml(name)
-    if not opened:
+    found = nvml_card(name)
+    if not found:
         return {"nvml": "not available"}
-    nvml, handle = opened
-    questions = {
-        "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
-        "sm_clock_max_mhz": lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, NVML_CLOCK_SM),
-        "sm_clock_chosen_mhz": lambda: nvml.nvmlDeviceGetApplicationsClock(handle, NVML_CLOCK_SM),
-        "sm_clock_default_mhz": lambda: nvml.nvmlDeviceGetDefaultApplicationsClock(handle, NVML_CLOCK_SM),
-        "power_limit_w": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-        "persistence_mode": lambda: nvml.nvmlDeviceGetPersistenceMode(handle),
-        "ecc": lambda: nvml.nvmlDeviceGetEccMode(handle)[0],
-        "mig": lambda: nvml.nvmlDeviceGetMigMode(handle)[0],
-        "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+    ecc, mig = found.ask("nvmlDeviceGetEccMode"), found.ask("nvmlDeviceGetMigMode")
+    limit_mw = found.ask("nvmlDeviceGetEnforcedPowerLimit")
+    try:
+        driver = str(found.nvml.nvmlSystemGetDriverVersion())
+    except Exception:  # noqa: BLE001 - what is not told is not logged
+        driver = None
+    facts = {
+        "driver": driver,
+        "sm_clock_max_mhz": found.ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
+        "sm_clock_chosen_mhz": found.ask("nvmlDeviceGetApplicationsClock", nvml.NVML_CLOCK_SM),
+        "sm_clock_default_mhz": found.ask("nvmlDeviceGetDefaultApplicationsClock", nvml.NVML_CLOCK_SM),
+        "power_limit_w": None if limit_mw is None else limit_mw / 1000,
+        "persistence_mode": found.ask("nvmlDeviceGetPersistenceMode"),
+        "ecc": ecc[0] if ecc else None,
+        "mig": mig[0] if mig else None,
+        "temperature_c": found.ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "device_order": os.environ.get("CUDA_DEVICE_ORDER"),
     }
-    facts = {}
-    for key, ask in questions.items():
-        try:
-            facts[key] = str(ask())
-        except Exception:  # noqa: BLE001 - cards and drivers differ in what they tell; what is not told is not logged
-            continue
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return facts | ({"visible_devices": visible} if visible is not None else {})
+    return {key: str(value) for key, value in facts.items() if value is not None}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness.clock import Clock, Monotonic, Scripted
 from harness.errors import DeviceError
-from harness.machine.probes import Readings, Span
+from harness.machine.probes import Probe, Readings, Span
 
 SPIN_NS = 2_000_000
 """Sleeping oversleeps by up to about a millisecond, so the last stretch is spent looking at the clock."""
@@ -171,3 +171,20 @@ class ScriptedProbe:
         met = [each for each in EPISODES if each.reason and each.start_ns < end and start < each.end_ns]
         reasons = list(dict.fromkeys(each.reason for each in met))
         return reasons, ({"episodes": "+".join(reasons)} if reasons else {})
+
+
+# --- What the fake device answers for itself (see `backend.Backend`) ---
+
+
+def absence(name: str) -> str:
+    """Return nothing: what does not exist is everywhere."""
+    return ""
+
+
+def probes(name: str) -> list[Probe]:
+    """Return what tells of the episodes; the host has no part in virtual time."""
+    return [ScriptedProbe()]
+
+
+def free_bytes(name: str) -> None:
+    """Return None: its memory has no end."""

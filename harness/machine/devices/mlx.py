@@ -12,7 +12,12 @@ import psutil
 
 from harness.clock import Clock
 from harness.errors import DeviceError, MissingPackage
+from harness.machine.backend import host_probes
 from harness.machine.devices import mps
+from harness.machine.energy import Counter, apple_counter
+from harness.machine.probes import Probe
+
+ENGINE = "mlx"
 
 
 class Mlx:
@@ -76,14 +81,22 @@ class Mlx:
 
 def need(engine: str, *packages: str) -> None:
     """Raise one clear line when a package of the apple extra is not here; the extra itself is for macOS alone."""
+    why = missing(engine, *packages)
+    if why:
+        raise DeviceError(why)
+
+
+def missing(engine: str, *packages: str) -> str:
+    """Return one clear line when a package of the apple extra is not here, else nothing."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             if sys.platform == "darwin":
-                raise MissingPackage(package, f"--engine {engine}", extra="apple")
-            raise DeviceError(
+                return str(MissingPackage(package, f"--engine {engine}", extra="apple"))
+            return (
                 f"--engine {engine} is made for Macs (there: pip install 'vlm-pareto[apple]') and needs the package "
                 f"{package!r}; next: to check it here, on the CPU: pip install 'mlx[cpu]' mlx-lm"
             )
+    return ""
 
 
 def open(name: str, clock: Clock) -> Mlx:
@@ -101,3 +114,36 @@ def open(name: str, clock: Clock) -> Mlx:
 
         mps.watch_fallbacks(torch)
     return opened
+
+
+# --- What MLX's devices answer for themselves (see `backend.Backend`) ---
+
+
+def absence(name: str) -> str:
+    """Return which package is missing, and how it comes here."""
+    return missing("mlx", "mlx", "mlx_lm")
+
+
+def dtype(name: str) -> str:
+    """Return float16, which every Apple GPU computes in."""
+    return "float16"
+
+
+def small_dtype(name: str) -> str:
+    """Return float16."""
+    return "float16"
+
+
+def probes(name: str) -> list[Probe]:
+    """Return the host's probes, and the one that notes operators of torch's encoder which ran on the CPU."""
+    return [*host_probes(), mps.FallbackProbe()]
+
+
+def counter(name: str) -> Counter | None:
+    """Return macOS's energy model."""
+    return apple_counter()
+
+
+def lock_name(name: str) -> str:
+    """Return torch's name of the same device: MLX's GPU is Apple's, its CPU is the CPU."""
+    return "cpu" if name == "mlx:cpu" else "mps"

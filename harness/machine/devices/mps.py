@@ -18,7 +18,12 @@ import psutil
 
 from harness.clock import Clock
 from harness.errors import DeviceError
-from harness.machine.probes import Readings, Span
+from harness.machine.backend import host_probes
+from harness.machine.energy import Counter, apple_counter
+from harness.machine.probes import Probe, Readings, Span
+
+RANK = 10
+PEAK_COPY_BYTES = 1 << 28
 
 FALLBACK = re.compile(r"operator '([^']+)' is not currently supported on the MPS backend")
 FALLEN: dict[str, bool] = {}
@@ -110,10 +115,51 @@ def open(name: str, clock: Clock) -> Mps:
     """Open the Apple GPU; says what is wrong elsewhere."""
     if name != "mps":
         raise DeviceError(f"--device {name}: there is one Apple GPU; next: --device mps")
+    why = absence(name)
+    if why:
+        raise DeviceError(f"--device mps: no Apple GPU can be used here ({why}); next: --device cpu, or a Mac")
     import torch
 
-    if not torch.backends.mps.is_available():
-        why = "this torch is built without MPS" if not torch.backends.mps.is_built() else "macOS 14 or newer is needed"
-        raise DeviceError(f"--device mps: no Apple GPU can be used here ({why}); next: --device cpu, or a Mac")
     watch_fallbacks(torch)
     return Mps(name, torch, clock)
+
+
+# --- What Apple's GPU answers for itself (see `backend.Backend`) ---
+
+
+def absence(name: str) -> str:
+    """Return what torch misses."""
+    import torch
+
+    if torch.backends.mps.is_available():
+        return ""
+    return "macOS 14 or newer is needed" if torch.backends.mps.is_built() else "this torch is built without MPS"
+
+
+def dtype(name: str) -> str:
+    """Return float16, which every Apple GPU computes in."""
+    return "float16"
+
+
+def doubts(name: str, dtype: str) -> list[str]:
+    """Doubt bfloat16 on an M1, whose GPU has none."""
+    from harness.machine.devices.cpu import model_name
+
+    if dtype == "bfloat16" and " M1" in f" {model_name()}":
+        return ["bfloat16 is emulated: the GPU of an M1 has none; next: --dtype float16"]
+    return []
+
+
+def small_dtype(name: str) -> str:
+    """Return float16."""
+    return "float16"
+
+
+def probes(name: str) -> list[Probe]:
+    """Return the Mac's probes, and the one that notes operators which ran on the CPU."""
+    return [*host_probes(), FallbackProbe()]
+
+
+def counter(name: str) -> Counter | None:
+    """Return macOS's energy model."""
+    return apple_counter()

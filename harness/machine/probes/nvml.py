@@ -1,100 +1,193 @@
-"""NVIDIA GPUs through NVML: SM clock, throttle reasons, other processes."""
+"""NVIDIA GPUs through NVML: the clock, what holds it down, and who else computes on the card."""
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from harness.machine.probes import Readings, Span
+from harness.machine.energy import Counter
+from harness.machine.probes import Readings, Span, Value
+from harness.machine.probes.clocks import SteadyClock
 
-CLOCK_FLOOR = 0.75
-"""Share of the reference SM clock below which a GPU sample is throttled; nvbench's own threshold."""
-POWER_CAP_FLOOR = 0.90
-"""The power cap alone shaves a few per cent off on any busy GPU; with the clock below this share it costs real time."""
-IDLE, APPLICATION_CLOCKS, POWER_CAP, DISPLAY_CLOCKS = 0x1, 0x2, 0x4, 0x100
-SLOWDOWNS = {
-    0x8: "hw_slowdown",
-    0x10: "sync_boost",
-    0x20: "sw_thermal_slowdown",
-    0x40: "hw_thermal_slowdown",
-    0x80: "hw_power_brake",
-}
-"""NVML's clock event reasons that slow a GPU down (nvml.h); idle and chosen application clocks do not count."""
+IDLE, CLOCKS_SET, POWER_CAP, DISPLAY_CLOCKS, SYNC_BOOST = 0x1, 0x2, 0x4, 0x100, 0x10
+SW_THERMAL = 0x20
+SLOWDOWNS = {0x8: "hw_slowdown", 0x40: "hw_thermal_slowdown", 0x80: "hw_power_brake"}
+"""NVML's clock event reasons (nvml.h) that are no normal state: the hardware protects itself."""
 REASON_NAMES = {
     IDLE: "idle",
-    APPLICATION_CLOCKS: "application_clocks",
+    CLOCKS_SET: "application_clocks",
     POWER_CAP: "sw_power_cap",
     DISPLAY_CLOCKS: "display_clocks",
+    SYNC_BOOST: "sync_boost",
+    SW_THERMAL: "sw_thermal_slowdown",
 } | SLOWDOWNS
 NVML_CLOCK_SM = 1
 NVML_TEMPERATURE_GPU = 0
+BUSY_PERCENT = 5
+"""Use of the multiprocessors by others from which on they are company; a notebook that only holds memory is none."""
+MPS_SERVER = "nvidia-cuda-mps-server"
 
 
-def open_nvml(device: str) -> tuple[Any, Any] | None:
-    """Return pynvml and the handle of the CUDA device ("cuda:1"), or None without NVML."""
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One GPU as NVML knows it. `handle` is the whole card, `part` the MIG instance that is used of it."""
+
+    nvml: Any
+    handle: Any
+    uuid: str = ""
+    part: Any = None
+
+    def ask(self, function: str, *arguments: Any) -> Any:
+        """Return NVML's answer about the whole card, or None: cards and drivers differ in what they tell."""
+        return _told(getattr(self.nvml, function, None), self.handle, *arguments)
+
+    @property
+    def name(self) -> str | None:
+        """The card's brand."""
+        return _text(self.ask("nvmlDeviceGetName"))
+
+
+def _told(function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception:  # noqa: BLE001 - NVML raises "not supported" per card and driver; None is the answer then
+        return None
+
+
+def _text(value: Any) -> str | None:
+    return value.decode() if isinstance(value, bytes) else None if value is None else str(value)
+
+
+def library() -> Any | None:
+    """Return pynvml, initialised; None without the package or a driver."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(nvml_index(device, os.environ.get("CUDA_VISIBLE_DEVICES")))
-    except Exception:  # noqa: BLE001 - no package, no driver, no such device: a gate must never end a run
+    except Exception:  # noqa: BLE001 - no package, no driver: a gate must never end a run
+        return None
+    return pynvml
+
+
+def find(uuid: str, pci: str, mig_uuid: str = "") -> Card | None:
+    """Return the card of this UUID (as CUDA tells it, without prefix) or PCI address; None where NVML has none such.
+
+    CUDA's numbers are not NVML's: CUDA_VISIBLE_DEVICES, and its order (the fastest first) are its own. `mig_uuid` names
+    the MIG instance where the environment does; newer versions of CUDA tell it as the device's own UUID.
+    """
+    nvml = library()
+    if nvml is None:
+        return None
+    instances = [name for name in (mig_uuid, f"MIG-{uuid}" if uuid else "") if name]
+    for name in instances:
+        part = _told(nvml.nvmlDeviceGetHandleByUUID, name)
+        whole = _told(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, part) if part is not None else None
+        if whole is not None:
+            return Card(nvml, whole, name, part)
+    handle = _told(nvml.nvmlDeviceGetHandleByUUID, f"GPU-{uuid}") if uuid else None
+    if handle is None and pci:
+        handle = _told(nvml.nvmlDeviceGetHandleByPciBusId, pci)
+    if handle is None:
+        return None
+    return Card(nvml, handle, _text(_told(nvml.nvmlDeviceGetUUID, handle)) or f"GPU-{uuid}")
+
+
+def cards() -> list[Card]:
+    """Return every card of the machine in NVML's own order, whatever CUDA may see of them."""
+    nvml = library()
+    handles = (
+        [_told(nvml.nvmlDeviceGetHandleByIndex, i) for i in range(_told(nvml.nvmlDeviceGetCount) or 0)] if nvml else []
+    )
+    return [Card(nvml, handle) for handle in handles if handle is not None]
+
+
+def counter(card: Card) -> Counter | None:
+    """Return NVML's total energy counter, in mJ since the driver was loaded (Volta and newer).
+
+    None for a MIG instance: the counter is the whole card's, whatever its other instances do.
+    """
+    read = partial(card.ask, "nvmlDeviceGetTotalEnergyConsumption")
+    if card.part is not None or read() is None:
         return None
 
+    def millijoules() -> float | None:
+        now = read()
+        return None if now is None else float(now)
 
-def nvml_index(device: str, visible: str | None) -> int:
-    """Return NVML's index of a torch device: NVML knows nothing of CUDA_VISIBLE_DEVICES (numbers alone are read)."""
-    index = int(device.partition(":")[2] or 0)
-    listed = [part.strip() for part in visible.split(",")] if visible else []
-    return int(listed[index]) if index < len(listed) and listed[index].isdigit() else index
+    return Counter(millijoules, "NVML total energy counter (whole card)", "1 mJ")
+
+
+def family() -> frozenset[int]:
+    """Return the numbers of this process and of those that started it: a launcher that holds the card is no company."""
+    import psutil
+
+    found = _told(lambda: [each.pid for each in psutil.Process().parents()])
+    return frozenset({os.getpid(), *(found or [])})
 
 
 class NvmlProbe:
-    """SM clock, throttle reasons and other processes, through NVML."""
+    """The clock and what holds it down, and other processes that compute.
 
-    def __init__(
-        self, nvml: Any, handle: Any, own_pid: int | None = None, alive: Callable[[int], bool] | None = None
-    ) -> None:
-        self._nvml, self._handle = nvml, handle
-        self._own_pid = os.getpid() if own_pid is None else own_pid
-        self._alive = alive or (lambda pid: Path(f"/proc/{pid}").exists())
-        # The default application clock, as nvbench takes it; GPUs without one are compared with their maximum.
-        self._default_mhz = self._ask("nvmlDeviceGetDefaultApplicationsClock", NVML_CLOCK_SM)
-        self._maximum_mhz = self._ask("nvmlDeviceGetMaxClockInfo", NVML_CLOCK_SM)
+    `computing` is False for who only looks (the doctor): then we are not among those that compute.
+    """
 
-    def _ask(self, function: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self._nvml, function)(self._handle, *arguments)
-        except Exception:  # noqa: BLE001 - NVML raises "not supported" per card and driver; None is the answer then
-            return None
+    def __init__(self, card: Card, own: Callable[[], frozenset[int]] = family, computing: bool = True) -> None:
+        self._card, self._own, self._computing = card, own(), computing
+        maximum = card.ask("nvmlDeviceGetMaxClockInfo", NVML_CLOCK_SM)
+        self._clock = SteadyClock(float(maximum) if maximum else None)
+        self._seen_us = 0
+        self._busy()  # what was before us is nobody's company
 
     def read(self) -> Readings:
-        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
+        ask = self._card.ask
+        bits = ask("nvmlDeviceGetCurrentClocksEventReasons")
         if bits is None:  # drivers before 535 know the old name only
-            bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-        power_mw = self._ask("nvmlDeviceGetPowerUsage")
-        chosen_mhz = self._ask("nvmlDeviceGetApplicationsClock", NVML_CLOCK_SM)
+            bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        power_mw = ask("nvmlDeviceGetPowerUsage")
+        listed, company = self._company()
         return {
-            "gpu_sm_mhz": self._ask("nvmlDeviceGetClockInfo", NVML_CLOCK_SM),
-            "gpu_chosen_mhz": chosen_mhz,
+            "gpu_sm_mhz": ask("nvmlDeviceGetClockInfo", NVML_CLOCK_SM),
             "gpu_reason_bits": bits,
-            "gpu_temperature_c": self._ask("nvmlDeviceGetTemperature", NVML_TEMPERATURE_GPU),
+            "gpu_temperature_c": ask("nvmlDeviceGetTemperature", NVML_TEMPERATURE_GPU),
             "gpu_power_w": power_mw / 1000 if power_mw is not None else None,
-            "gpu_foreign_processes": self._foreign(),
+            "gpu_listed_processes": listed,
+            "gpu_foreign_processes": company,
         }
 
-    def _foreign(self) -> float | None:
-        """Count other compute processes.
+    def _company(self) -> tuple[float | None, float | None]:
+        """Return how many other processes are listed, and how many of them compute.
 
-        In a container NVML lists the host's process numbers: one that is not visible here, while our own is not listed,
-        is taken for ourselves.
+        In a container NVML lists the host's numbers, which mean nothing here, even where the same number exists: our
+        own is not among them. Then the use alone counts, and one of the users is we. Where NVML tells no use by
+        process (MIG, old drivers), those listed count, if their numbers mean something.
         """
-        processes = self._ask("nvmlDeviceGetComputeRunningProcesses")
-        if processes is None:
+        processes = _told(self._card.nvml.nvmlDeviceGetComputeRunningProcesses, self._card.part or self._card.handle)
+        listed = None if processes is None else self._strangers(int(each.pid) for each in processes)
+        numbers_are_ours = processes is None or any(int(each.pid) in self._own for each in processes)
+        numbers_are_ours = numbers_are_ours or not self._computing
+        busy = self._busy()
+        count = None if listed is None else float(len(listed))
+        if busy is None:
+            return count, (count if numbers_are_ours else None)
+        strangers = self._strangers(busy)
+        return count, float(len(strangers) if numbers_are_ours else max(0, len(strangers) - 1))
+
+    def _strangers(self, pids: Iterable[int]) -> set[int]:
+        name = getattr(self._card.nvml, "nvmlSystemGetProcessName", None)
+        return {pid for pid in pids if pid not in self._own and MPS_SERVER not in (_text(_told(name, pid)) or "")}
+
+    def _busy(self) -> set[int] | None:
+        """Return the processes that used the multiprocessors since this was last asked; None where it is not told."""
+        if self._card.part is not None:
             return None
-        others = [int(process.pid) for process in processes if process.pid != self._own_pid]
-        if len(others) == len(processes) and any(not self._alive(pid) for pid in others):
-            return float(len(others) - 1)
-        return float(len(others))
+        try:
+            samples = self._card.nvml.nvmlDeviceGetProcessUtilization(self._card.handle, self._seen_us)
+        except Exception as error:  # noqa: BLE001 - not supported by this card or driver
+            return set() if type(error).__name__ == "NVMLError_NotFound" else None
+        samples = [each for each in samples if int(each.timeStamp) > self._seen_us]
+        self._seen_us = max((int(each.timeStamp) for each in samples), default=self._seen_us)
+        return {int(each.pid) for each in samples if int(each.smUtil) >= BUSY_PERCENT}
 
     def judge(self, before: Readings, after: Readings, span: Span) -> tuple[list[str], Readings]:
         reasons = []
@@ -103,31 +196,32 @@ class NvmlProbe:
         for each in bits:
             either |= each
         mhz = after["gpu_sm_mhz"]
-        share = self._clock_share(after, either)
         # Right after the sample the clock still is the sample's; an idle bit means that it has already gone down.
-        idle = bool(bits and bits[-1] & IDLE)
-        slow = share is not None and not idle and share < CLOCK_FLOOR
-        capped = bool(either & POWER_CAP) and share is not None and not idle and share < POWER_CAP_FLOOR
-        if slow or capped or any(either & bit for bit in SLOWDOWNS):
+        told_mhz = float(mhz) if isinstance(mhz, int | float) and not (bits and bits[-1] & IDLE) else None
+        fell = told_mhz is not None and self._clock.fell(told_mhz, hot=bool(either & SW_THERMAL))
+        if fell or any(either & bit for bit in SLOWDOWNS):
             reasons.append("throttled")
-        foreign = after["gpu_foreign_processes"]
-        if isinstance(foreign, float) and foreign > 0:
+        company = [r["gpu_foreign_processes"] for r in (before, after)]
+        most = max((each for each in company if isinstance(each, float)), default=None)
+        if most:
             reasons.append("other_process_on_device")
         told: Readings = {
             "gpu_sm_mhz": mhz,
-            "gpu_clock_share": round(share, 3) if share is not None else None,
+            "gpu_clock_share": None if told_mhz is None else self._clock.share(told_mhz),
+            "gpu_clock": None if told_mhz is None else self._state(either, fell),
             "gpu_reasons": "+".join(name for bit, name in sorted(REASON_NAMES.items()) if either & bit)
             if bits
             else None,
             "gpu_temperature_c": after["gpu_temperature_c"],
             "gpu_power_w": after["gpu_power_w"],
-            "gpu_foreign_processes": foreign,
+            "gpu_listed_processes": after["gpu_listed_processes"],
+            "gpu_foreign_processes": most,
         }
         return reasons, told
 
-    def _clock_share(self, after: Readings, bits: int) -> float | None:
-        mhz, chosen = after["gpu_sm_mhz"], after["gpu_chosen_mhz"]
-        reference = self._default_mhz or self._maximum_mhz
-        if bits & APPLICATION_CLOCKS and isinstance(chosen, int | float):
-            reference = chosen  # locked on purpose: below the default is then no throttling
-        return float(mhz) / float(reference) if isinstance(mhz, int | float) and reference else None
+    def _state(self, bits: int, fell: bool) -> Value:
+        if fell:
+            return "falling"
+        if bits & CLOCKS_SET or self._clock.locked():
+            return "locked"
+        return "steadily capped" if bits & (POWER_CAP | SW_THERMAL | SYNC_BOOST) else "free"

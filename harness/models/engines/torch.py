@@ -2,6 +2,7 @@
 
 from harness import plugins
 from harness.errors import SettingError
+from harness.machine import backend
 from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
@@ -9,14 +10,11 @@ from harness.models.weights import Source
 SETTINGS: dict[str, str | int | float | bool] = {}
 """Settings beyond the card's: none."""
 
-OTHERS = {"mlx": "mlx", "coreml": "coreml+mlx"}
-"""Devices that are not torch's, and the engine each belongs to."""
-
 
 def place(device: str) -> str:
     """Return the device that a run asked for on `device` uses; refuses those of other engines."""
-    owner = OTHERS.get(device.partition(":")[0])
-    if owner:
+    owner = backend.of(device).engine
+    if owner != "torch":
         raise SettingError(f"--device {device}: not torch's; next: --engine {owner}")
     return device
 
