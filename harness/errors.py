@@ -8,6 +8,7 @@ HarnessError                 every error we foresee; its text names the file or 
 ├── DataError                a suite whose data cannot be had or read
 ├── DeviceError              a device that is not here, or is held by another run
 ├── MissingPackage           an optional package is not installed: the exact command that installs it
+├── ServerError              what a served model's server did instead of answering, in its own words
 ├── LogError                 a run log that is torn beyond resuming, from the future, or not ours
 ├── OutputError              a model whose output cannot be (logits that are not finite): a failure record
 └── ExampleError             one example that cannot be measured (corrupt image ...): a failure record, never a score
@@ -57,6 +58,24 @@ class MissingPackage(HarnessError):
     def __init__(self, package: str, purpose: str, extra: str | None = None) -> None:
         command = f"pip install 'vlm-pareto[{extra}]'" if extra else f"pip install {package}"
         super().__init__(f"{purpose} needs the package {package!r}, which is not installed; next: {command}")
+
+
+class ServerError(HarnessError):
+    """A server that did not answer as it should.
+
+    `gone`: there is no connection to be had, the run ends and can be resumed; `busy`: it asks to come back later; `cut`:
+    the answer broke off.
+    """
+
+    def __init__(
+        self, text: str, *, status: int | None = None, gone: bool = False, busy: bool = False, cut: bool = False
+    ) -> None:
+        self.status, self.gone, self.busy, self.cut = status, gone, busy, cut
+        super().__init__(text)
+
+    def saying(self, text: str) -> "ServerError":
+        """Return the same error in other words."""
+        return ServerError(text, status=self.status, gone=self.gone, busy=self.busy, cut=self.cut)
 
 
 class LogError(HarnessError):

@@ -1,6 +1,6 @@
 """The seam everything hangs on: a model answers as a generator of events; the measurer alone owns the clock."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -56,7 +56,21 @@ class Seen(NamedTuple):
     note: str = ""
 
 
-Event = Done | Piece | Seen
+class Thought(NamedTuple):
+    """A server's reasoning text, which is no part of the answer: its first one is timed apart from TTFT."""
+
+    text: str
+
+
+class Told(NamedTuple):
+    """What a server counted for one answer: yielded last; the clock stops, then `facts` is called for the log."""
+
+    output_tokens: int | None
+    """None where the server does not count."""
+    facts: Callable[[], Mapping[str, int | float | str]]
+
+
+Event = Done | Piece | Seen | Thought | Told
 
 
 class Work(NamedTuple):
@@ -83,7 +97,11 @@ class Model(Protocol):
     """
 
     def answer(self, request: Request, /) -> Iterator[Event]:
-        """Yield `Done` after each stage, then a `Piece` per token. Closing the generator early must be safe."""
+        """Yield `Done` after each stage, then a `Piece` per token. Closing the generator early must be safe.
+
+        The clock starts when the first event is asked for. Only a client of a server does work before it returns its
+        iterator (it builds the request); what computes here is a generator, all of which is timed.
+        """
         ...
 
     def describe(self) -> Mapping[str, str]:
@@ -113,3 +131,5 @@ class Options:
     """Load this part alone (`--isolate-stages`): an encoder's name, or "llm" (with stand-in features); None: all."""
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     """The card's `[settings]` table overlaid with `--set name=value`."""
+    endpoint: str = ""
+    """The URL of the server that serves the model (engine openai)."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Kind = Literal["local", "shipped", "cache", "hub", "random"]
+Kind = Literal["local", "shipped", "cache", "hub", "random", "served"]
 
 SHIPPED_MODEL = "fastvlm-nano"
 """The card whose trained weights come with the package: what is offered where no others can be had."""
