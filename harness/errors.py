@@ -63,8 +63,8 @@ class MissingPackage(HarnessError):
 class ServerError(HarnessError):
     """A server that did not answer as it should.
 
-    `gone`: there is no connection to be had, the run ends and can be resumed; `busy`: it asks to come back later; `cut`:
-    the answer broke off.
+    `gone`: there is no connection to be had, so the run ends and can be resumed; `busy`: it asks to come back later;
+    `cut`: the answer broke off.
     """
 
     def __init__(

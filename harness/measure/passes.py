@@ -6,12 +6,12 @@ Between two clock reads there is nothing of ours but the device's sync; what is 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from harness.clock import Clock
 from harness.machine.device import Device
 from harness.machine.energy import Meter, spent_mj
-from harness.models.protocol import STAGES, Done, Event, Model, Piece, Request, Seen
+from harness.models.protocol import STAGES, Done, Event, Model, Piece, Request, Seen, Thought, Told
 from harness.runlog.records import Pass
 
 DECODE = "decode"
@@ -46,13 +46,16 @@ def time_whole(model: Model, request: Request, bench: Bench) -> tuple[Pass, Seen
     pieces_ns: list[int] = []
     texts: list[str] = []
     seen: Seen | None = None
+    told: Told | None = None
     done: Event | None = None
-    first_cpu_ns = None
-    device.sync()
-    cpu_ns = clock.cpu_ns()
-    start_ns = clock.now_ns()
+    first_cpu_ns = thought_ns = ended_ns = None
     try:
-        for event in model.answer(request):
+        # A generator does nothing yet; the client of a server builds its request here, outside the clock.
+        events = model.answer(request)
+        device.sync()
+        cpu_ns = clock.cpu_ns()
+        start_ns = clock.now_ns()
+        for event in events:
             kind = type(event)
             if kind is Piece:
                 if not pieces_ns:
@@ -65,20 +68,26 @@ def time_whole(model: Model, request: Request, bench: Bench) -> tuple[Pass, Seen
                 done = event
             elif kind is Seen:
                 seen = event  # type: ignore[assignment]
+            elif kind is Thought:
+                thought_ns = thought_ns or clock.now_ns() - start_ns
+            elif kind is Told:
+                ended_ns, told = clock.now_ns() - start_ns, event  # type: ignore[assignment]
             else:
                 done = event
         device.sync()
     except BaseException as error:
         note_stage(error, done)
         raise
-    total_ns = clock.now_ns() - start_ns
+    total_ns = ended_ns or clock.now_ns() - start_ns
     return (
         Pass(
             ttft_ns=pieces_ns[0] if pieces_ns else None,
             cpu_ns=first_cpu_ns,
             piece_ns=tuple(pieces_ns),
             total_ns=total_ns,
-            output_tokens=len(pieces_ns),
+            output_tokens=len(pieces_ns) if told is None else told.output_tokens or 0,
+            thought_ns=thought_ns,
+            server=dict(told.facts()) if told else {},
         ),
         seen,
         "".join(texts),
@@ -171,7 +180,7 @@ class _Split:
         if kind is Piece:
             self._piece(now_ns)
             return
-        stage, part = event  # type: ignore[misc]
+        stage, part = cast(Done, event)  # a server's events come in whole passes alone
         name = f"{stage}.{part}" if part else stage
         # From here to the next clock read nothing is timed.
         self._add(self.stage_ns, self._parts_ns, stage, name, now_ns - self._last_ns)

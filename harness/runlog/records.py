@@ -70,6 +70,11 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_tokens: Count = 0
     stage_peak_bytes: dict[str, Count] = {}
     stage_energy_mj: dict[str, float] = {}
+    thought_ns: Ns | None = None
+    """When a server's first reasoning text came; TTFT waits for the answer's own text."""
+    server: dict[str, int | float | str] = {}
+    """What a server counted (`prompt_tokens`, `output_tokens`, `cached_tokens`), timed by its own clock (`server_...`),
+    and how its answer came (`chunks`, `bytes_sent`). There, `piece_ns` are times of chunks, which are not tokens."""
 
 
 class Sample(Record, frozen=True, tag="sample"):
@@ -105,6 +110,13 @@ class Sample(Record, frozen=True, tag="sample"):
     readings: dict[str, float | str | None] = {}
     """What the gate read: load, steal, frequency, temperature, throttle reasons ..."""
     memory: dict[str, Count | None] = {}
+    counts: bool | None = None
+    """Whether its times count, or it was answered for its score alone; None: there is a stage pass if they do."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether its times count (if it is of the phase `timed`, and valid)."""
+        return self.stages is not None if self.counts is None else self.counts
 
 
 class Failure(Record, frozen=True, tag="failure"):

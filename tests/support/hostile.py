@@ -17,9 +17,12 @@ from typing import Any
 from PIL import Image
 
 MODEL, COST_S = "hostile/tiny", 0.03
-TRAPS = """repeats_free cached_tokens_zero hashes_pixels error_event role_first few_chunks no_usage usage_apart comments
-rejects_fields takes_fields_silently shrinks one_size slow_first empty cut broken no_stream busy closes_idle reasoning
-reasoning_only tells_key other_name half_characters""".split()
+TRAPS = (
+    "repeats_free", "cached_tokens_zero", "hashes_pixels", "error_event", "role_first", "few_chunks", "no_usage", "cut",
+    "usage_apart", "rejects_fields", "takes_fields_silently", "shrinks", "one_size", "comments", "slow_first", "empty",
+    "broken", "no_stream", "busy", "closes_idle", "reasoning", "reasoning_only", "tells_key", "other_name",
+    "half_characters",
+)  # fmt: skip
 
 
 class Hostile(ThreadingHTTPServer):
@@ -87,11 +90,8 @@ class Handler(BaseHTTPRequestHandler):
             kept = body.get("ignore_eos") and trap != "takes_fields_silently"
             made = body["max_tokens"] if kept else min(len(word), body["max_tokens"])
             told = tokens if any(cached) and trap != "cached_tokens_zero" else 0
-            usage = {
-                "prompt_tokens": tokens,
-                "completion_tokens": made,
-                "prompt_tokens_details": {"cached_tokens": told},
-            }
+            details = {"prompt_tokens_details": {"cached_tokens": told}}
+            usage = {"prompt_tokens": tokens, "completion_tokens": made, **details}
             with suppress(OSError):
                 self._stream(list(_script(trap, word, usage)))
             self.close_connection = trap in ("closes_idle", "broken")

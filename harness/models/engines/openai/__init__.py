@@ -1,8 +1,8 @@
 """A server that speaks OpenAI's chat completions: the model is whatever it serves, timed from the client's side.
 
-`endpoint.py` says where it is, `body.py` what is sent, `salt.py` how each picture gets other bytes, `client.py` keeps the
-connection, `stream.py` reads the answer, `metrics.py` the server's own clock, `probes.py` asks what the server does with
-requests before anything is measured, and `model.py` puts all of it behind the seam.
+`endpoint.py` says where it is, `body.py` what is sent, `salt.py` how each picture gets other bytes, `client.py` keeps
+the connection, `stream.py` reads the answer, `metrics.py` the server's own clock, `probes.py` asks what the server does
+with requests before anything is measured, and `model.py` puts all of it behind the seam.
 """
 
 import hashlib

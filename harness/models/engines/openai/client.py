@@ -20,6 +20,8 @@ BUSY = (429, 502, 503, 504)
 """Answers that say "not now": asked again after a pause."""
 LARGEST_ERROR_BYTES = 65_536
 READ_BYTES = 65_536
+LEFT_OVER_S = 1.0
+"""How long to wait for the end of a stream whose answer has ended."""
 HIDDEN = "***"
 
 
@@ -29,12 +31,13 @@ class Client:
     def __init__(self, endpoint: Endpoint, key: str | None, timeout_s: float) -> None:
         self._endpoint, self._key, self._timeout_s = endpoint, key, timeout_s
         self._connection: http.client.HTTPConnection | None = None
-        self.opened = 0
-        """How many connections there have been: more than one means that the server closes them."""
+        self._used = False
+        """Whether the open connection has carried a request before the one that is being sent."""
 
     def ready(self) -> None:
         """Have an open connection: a server may have closed one that was idle. Raises `ServerError` if it is gone."""
         if self._connection and self._connection.sock and not _closed(self._connection):
+            self._used = True
             return
         self.close()
         kind = http.client.HTTPSConnection if self._endpoint.secure else http.client.HTTPConnection
@@ -47,8 +50,7 @@ class Client:
                 "same command goes on",
                 gone=True,
             ) from None
-        self._connection = connection
-        self.opened += 1
+        self._connection, self._used = connection, False
 
     def post(self, body: bytes) -> Iterator[bytes]:
         """Send a chat completion and return what comes of its stream, piece by piece as it arrives."""
@@ -62,6 +64,19 @@ class Client:
                 f"{self._hide(stream.short(text))}"
             )
         return self._pieces(response)
+
+    def finish(self, pieces: Iterator[bytes]) -> None:
+        """Read what comes behind an answer's end, so that the connection can be used again; else it is closed."""
+        if not self._connection or not self._connection.sock:
+            return
+        self._connection.sock.settimeout(LEFT_OVER_S)
+        try:
+            for _ in pieces:
+                pass
+        except ServerError:
+            return
+        if self._connection and self._connection.sock:
+            self._connection.sock.settimeout(self._timeout_s)
 
     def get(self, path: str) -> str | None:
         """Return the text at `path` (from the server's root if it begins with "//"), or None where there is none."""
@@ -92,6 +107,7 @@ class Client:
         with self._errors():
             self._connection.request(method, path, body, headers)
             response = self._connection.getresponse()
+        self._used = False  # from here on a broken connection is a broken answer
         if response.status != 200:
             with self._errors():
                 raw = response.read(LARGEST_ERROR_BYTES).decode("utf-8", "replace")
@@ -135,6 +151,8 @@ class Client:
             ) from None
         except (http.client.HTTPException, OSError) as error:
             self.close()
+            if self._used and isinstance(error, ConnectionError):
+                raise ServerError("the server closed the idle connection just as it was used", busy=True) from None
             what = "the connection broke" if isinstance(error, OSError | http.client.IncompleteRead) else "no HTTP"
             raise ServerError(f"{what}: {self._hide(str(error)) or type(error).__name__}", cut=True) from None
 

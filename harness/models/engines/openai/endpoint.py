@@ -1,4 +1,4 @@
-"""Where a served model is: a URL that holds no secret, whether that is this machine, and the key from the environment."""
+"""Where a served model is: a URL without secrets, whether that is this machine, and the key from the environment."""
 
 import ipaddress
 import os

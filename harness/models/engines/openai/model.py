@@ -65,7 +65,8 @@ class ServedModel:
         facts: dict[str, Fact] = {}
         finish = ""
         try:
-            for chunk in stream.chunks(partial(next, client.post(sent), b"")):
+            pieces = client.post(sent)
+            for chunk in stream.chunks(partial(next, pieces, b"")):
                 if chunk.thought:
                     counts["thought_chunks"] += 1
                     yield Thought(chunk.thought)
@@ -85,12 +86,15 @@ class ServedModel:
             yield _seen(shown)
         made = facts.get("output_tokens")
         told = {**facts, **counts, "finish": finish}
-        yield Told(made if isinstance(made, int) else None, partial(self._told, client, before, told))
-        self._put(client)
+        yield Told(made if isinstance(made, int) else None, partial(self._told, client, pieces, before, told))
 
-    def _told(self, client: Client, before: Mapping[str, float], told: Mapping[str, Fact]) -> Mapping[str, Fact]:
+    def _told(
+        self, client: Client, pieces: Iterator[bytes], before: Mapping[str, float], told: Mapping[str, Fact]
+    ) -> Mapping[str, Fact]:
         """Return the facts of one answer; the server's own clock is read only now, after ours has stopped."""
+        client.finish(pieces)
         after = self._read_metrics(client)
+        self._put(client)
         return {**told, **(metrics.between(before, after) if after else {})}
 
     def _read_metrics(self, client: Client) -> Mapping[str, float]:

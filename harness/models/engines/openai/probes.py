@@ -5,9 +5,10 @@ Times here only tell a cached answer from a fresh one; they are logged as shares
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -42,7 +43,11 @@ OPTIONAL: Mapping[str, object] = {
 }
 SENT = ("temperature", "stream_options")
 """The optional fields that measured requests carry, where the server takes them."""
-EOS_TOKENS = 4
+EOS_TOKENS = 8
+ATTEMPTS = 8
+"""A server that is still loading its model says "busy": half a minute is waited for it."""
+FIRST_PAUSE_NS = 50_000_000
+LONGEST_PAUSE_NS = 8_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +81,35 @@ class Probes:
     fields: dict[str, object] = field(default_factory=dict)
     length: str = LENGTHS[0]
 
-    def ask(self, pictures: list[bytes], tokens: int = 1, salt: str | None = None, **more: object) -> Asked:
-        """Send one request and wait for all of its answer."""
-        fields = {**self.fields, self.length: tokens, **more}
+    def ask(
+        self, pictures: list[bytes], tokens: int = 1, salt: str | None = None, more: Mapping[str, object] | None = None
+    ) -> Asked:
+        """Send one request and wait for all of its answer; a busy server is asked again after a pause."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._ask(pictures, {**self.fields, self.length: tokens, **(more or {})}, salt)
+            except ServerError as error:
+                if not error.busy:
+                    raise
+                self.clock.sleep_ns(min(FIRST_PAUSE_NS << attempt, LONGEST_PAUSE_NS))
+        return self._ask(pictures, {**self.fields, self.length: tokens, **(more or {})}, salt)
+
+    def _ask(self, pictures: list[bytes], fields: Mapping[str, object], salt: str | None) -> Asked:
         sent = body.build(self.model, pictures, QUESTION, fields, salt)
         self.client.ready()
         start_ns = self.clock.now_ns()
         first_ns = 0
         counted: dict[str, Fact] = {}
         names = {"model": "", "fingerprint": ""}
-        for chunk in stream.chunks(_reader(self.client.post(sent))):
+        pieces = self.client.post(sent)
+        for chunk in stream.chunks(partial(next, pieces, b"")):
             if (chunk.text or chunk.thought) and not first_ns:
                 first_ns = self.clock.now_ns() - start_ns
             counted |= {**metrics.of_usage(chunk.usage), **metrics.of_timings(chunk.timings)}
             names = {"model": chunk.model or names["model"], "fingerprint": chunk.fingerprint or names["fingerprint"]}
-        return Asked(first_ns or self.clock.now_ns() - start_ns, counted, **names)
+        first_ns = first_ns or self.clock.now_ns() - start_ns
+        self.client.finish(pieces)
+        return Asked(first_ns, counted, **names)
 
 
 def examine(client: Client, clock: Clock, model: str, side: int, folder: Path | None) -> Findings:
@@ -152,7 +171,7 @@ def _fields(probes: Probes) -> tuple[dict[str, str], list[str]]:
     usage = False
     for name, value in OPTIONAL.items():
         try:
-            told = probes.ask([small], EOS_TOKENS if name == "ignore_eos" else 1, **{name: value})
+            told = probes.ask([small], EOS_TOKENS if name == "ignore_eos" else 1, more={name: value})
         except ServerError as error:
             if error.status is None or error.gone or error.busy:
                 raise
@@ -189,10 +208,10 @@ def _cache(probes: Probes, side: int) -> tuple[dict[str, str], list[str]]:
     for kind in ("repeat", "salted"):
         share = median(times[kind]) / fresh_ns
         faster = max(times[kind]) < CACHED_SHARE * min(times["fresh"])
-        told = median(tokens[kind]) > median(tokens["fresh"])
+        counted = median(tokens[kind]) > median(tokens["fresh"])
         facts[f"server_{kind}_share"] = f"{share:.3f}"
-        facts[f"server_{kind}"] = "cached" if faster else "cached, as it counts" if told else "not seen to be cached"
-        if kind == "salted" and (faster or told):
+        facts[f"server_{kind}"] = "cached" if faster else "cached, as it counts" if counted else "not seen to be cached"
+        if kind == "salted" and (faster or counted):
             doubts.append(
                 f"the server's cache knows a picture again by its pixels ({share:.2f} of a fresh one's time): "
                 "questions that share a picture look faster than they are; next: turn the server's caches off"
@@ -268,7 +287,3 @@ def _same_name(said: str, asked: str) -> bool:
     """Whether these name one model: servers add a revision, or leave the owner out."""
     first, second = (name.partition("@")[0].rstrip("/").rpartition("/")[2].lower() for name in (said, asked))
     return first == second
-
-
-def _reader(pieces: Iterator[bytes]) -> Callable[[], bytes]:
-    return lambda: next(pieces, b"")

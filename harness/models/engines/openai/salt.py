@@ -37,4 +37,4 @@ def _behind_application_segments(data: bytes) -> int:
     at = len(JPEG_START)
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] in JPEG_APPLICATION:
         at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-    return at if at + 1 < len(data) and data[at] == 0xFF else 0
+    return at if at + 1 < len(data) and data[at] == 0xFF and data[at + 1] not in JPEG_APPLICATION else 0

@@ -44,7 +44,8 @@ def chunks(read: Callable[[], bytes]) -> Iterator[Chunk]:
 
 def events(read: Callable[[], bytes]) -> Iterator[tuple[str, str]]:
     """Yield (event name, data) of a stream of server-sent events; comments (":") and unknown fields are passed over."""
-    name, data = "", []
+    name = ""
+    data: list[str] = []
     for line in _lines(read):
         if not line:
             if data:
