@@ -85,6 +85,10 @@ class LogError(HarnessError):
 class OutputError(HarnessError):
     """A model whose output cannot be: no answer, whatever the largest of its logits is."""
 
+    def __init__(self, what: str, stage: str) -> None:
+        self.failed_in = stage
+        super().__init__(f"{what}; next: check the weights, or another --dtype (float16 ends at 65504)")
+
 
 class ExampleError(HarnessError):
     """One example that cannot be measured; the run goes on and the log keeps a failure record."""

@@ -129,9 +129,9 @@ class _Loop:
             wall_ns, cpu_ns = clock.now_ns(), clock.cpu_ns()
             try:
                 measured = _passes(self.model, self.bench, self.plan, example, phase, timing)
-            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            except (KeyboardInterrupt, GeneratorExit):
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever a model raises becomes a record
+            except BaseException as error:  # noqa: BLE001 - whatever a model raises, a library's panic too
                 yield self._fail(example, error)
                 return
             self.failures_in_a_row = 0
@@ -149,7 +149,7 @@ class _Loop:
             if attempt < MAXIMUM_ATTEMPTS:
                 clock.sleep_ns(self.gate.retry_delay_ns(attempt))
 
-    def _fail(self, example: Example, error: Exception) -> Failure:
+    def _fail(self, example: Example, error: BaseException) -> Failure:
         self.failures += 1
         self.failed.add(example.id)
         self.failures_in_a_row += not isinstance(error, ExampleError)

@@ -79,6 +79,7 @@ def time_whole(model: Model, request: Request, bench: Bench) -> tuple[Pass, Seen
         note_stage(error, done)
         raise
     total_ns = ended_ns or clock.now_ns() - start_ns
+    _verify(model)
     return (
         Pass(
             ttft_ns=pieces_ns[0] if pieces_ns else None,
@@ -109,7 +110,15 @@ def time_stages(model: Model, request: Request, bench: Bench) -> tuple[Pass, See
         except BaseException as error:
             note_stage(error, split.done)
             raise
-    return split.end(), split.seen
+    taken = split.end()
+    _verify(model)
+    return taken, split.seen
+
+
+def _verify(model: Model) -> None:
+    """Refuse a pass whose numbers are not finite: it has a time, but no answer."""
+    if hasattr(model, "verify"):
+        model.verify()
 
 
 @contextmanager

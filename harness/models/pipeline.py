@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
-from harness.errors import ExampleError, SettingError
+from harness.errors import ExampleError, OutputError, SettingError
 from harness.models import llms, tokenizers, weights
 from harness.models.card import ModelCard
 from harness.models.protocol import Done, Event, Options, Piece, Request, Seen, Work
@@ -69,6 +69,8 @@ class VisionLanguageModel(ABC):
         else:
             weights.randomise(self.parts, options.seed, options.device, self.dtype)
         self.encoder_side = options.side
+        self._largest: list[Any] = []
+        """Of the last answer: each token's largest logit, still on the device; of an encoder alone, its features."""
 
     # --- what a family says ---
 
@@ -126,6 +128,7 @@ class VisionLanguageModel(ABC):
     def answer(self, request: Request, /) -> Iterator[Event]:
         """Answer one request (batch 1, greedy, caches made anew): see `model.Model`."""
         only = self.options.only
+        self._largest = []
         pictures = [images.decode(data) for data in request.images]
         prepared = self.prepare(pictures)
         before, after = ([], []) if request.visual_only else self.prompt(request.question)
@@ -140,6 +143,7 @@ class VisionLanguageModel(ABC):
                     yield Done("encode", name)
             yield Done("encode")
             if only or not self.card.llm:  # an encoder alone: its tokens are counted, nothing is said
+                self._largest = list(features.values())
                 tokens = (
                     0 if self.card.llm else sum(feature.shape[0] * feature.shape[1] for feature in features.values())
                 )
@@ -182,8 +186,30 @@ class VisionLanguageModel(ABC):
             return self.parts["llm"](inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
 
     def greedy(self, output: Any) -> Any:
-        """Return the likeliest next token, still on the device."""
-        return output.logits[0, -1].argmax()
+        """Return the likeliest next token, still on the device; its logit is kept for `verify`."""
+        largest, token = output.logits[0, -1].max(dim=-1)
+        self._largest.append(largest)
+        return token
+
+    def verify(self) -> None:
+        """Raise `OutputError` if the last answer rests on a logit (or an encoder's features) that is not finite.
+
+        The largest tells it for the whole vocabulary: NaN is larger than all else.
+        """
+        kept, self._largest = self._largest, []
+        for number, tensor in enumerate(kept, 1):
+            if not self.finite(tensor):
+                what = "features that are" if self._encoder_alone else f"logits of token {number} that are"
+                stage = "encode" if self._encoder_alone else "prefill" if number == 1 else "decode"
+                raise OutputError(f"{self.card.name} computed {what} not finite (NaN or infinite)", stage)
+
+    def finite(self, value: Any) -> bool:
+        """Return whether all of a kept value is finite."""
+        return bool(torch.isfinite(value).all())
+
+    @property
+    def _encoder_alone(self) -> bool:
+        return self.options.only not in (None, "llm") or not self.card.llm
 
     def decode(self, token: Any, output: Any) -> Any:
         """Run the LLM over one more token, on the cache of `output`."""

@@ -94,6 +94,8 @@ class Model(Protocol):
 
     A model whose stages end inside a library's call cannot yield there. It has an attribute `hear`, None until the
     stage pass puts a callable there; the model calls it with the event (same thread, no cost when None).
+    A model may also have `verify()`, called after each pass and outside its time: it raises `OutputError` where what
+    was computed is not finite. NaN has a largest element too, and would be logged as an answer.
     """
 
     def answer(self, request: Request, /) -> Iterator[Event]:

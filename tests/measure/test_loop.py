@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from harness.clock import Monotonic, Scripted
-from harness.errors import ExampleError
+from harness.errors import ExampleError, OutputError
 from harness.images import blank, png
 from harness.machine import backend
 from harness.machine.devices import fake
@@ -294,3 +294,42 @@ def test_a_failure_is_told_with_the_stage_that_was_being_worked_on(
     gate = Gate(backend.of("fake").probes(), clock)
     failure = next(r for r in measure(broken, fake.Fake("fake"), clock, gate, plan(1)) if isinstance(r, Failure))
     assert (failure.stage, failure.error) == (stage, "MemoryError")
+
+
+class Panicking(FakeModel):
+    """A library's panic is no `Exception`: it must not take the cell with it."""
+
+    def answer(self, request: Request, /) -> Iterator[Event]:
+        if "number is 1" in request.question:
+            raise Panic("index out of bounds")
+        yield from super().answer(request)
+
+
+class Panic(BaseException):
+    pass
+
+
+def test_a_librarys_panic_is_a_failure_of_its_example(clock: Scripted) -> None:
+    card = load_model_card("fake")
+    model = Panicking(card, Options(side=1024, settings=card.settings))
+    records = list(measure(model, fake.Fake("fake"), clock, Gate(probes_for("fake"), clock), plan(3)))
+    assert [(r.example, r.error) for r in records if isinstance(r, Failure)] == [("1", "Panic")]
+    assert [s.example for s in timed(records)] == ["0", "2"]
+
+
+class Unverified(FakeModel):
+    """A fake model that finds out after its passes, in each phase, that what it said rests on NaN."""
+
+    def verify(self) -> None:
+        raise OutputError("logits that are not finite", "decode")
+
+
+def test_a_pass_on_numbers_that_are_not_finite_is_a_failure_in_every_phase(clock: Scripted) -> None:
+    card = load_model_card("fake")
+    model = Unverified(card, Options(side=1024, settings=card.settings))
+    for options in ({}, {"protocol": "paper", "score": False}):
+        records = list(measure(model, fake.Fake("fake"), clock, Gate(probes_for("fake"), clock), plan(3, **options)))
+        assert [(r.example, r.stage, r.error) for r in records if isinstance(r, Failure)] == [
+            (str(number), "decode", "OutputError") for number in range(3)
+        ]
+        assert not [r for r in records if isinstance(r, Sample)]

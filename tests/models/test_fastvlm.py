@@ -19,7 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from harness import images
-from harness.errors import ExampleError, SettingError, UnknownName, WeightsError
+from harness.clock import Monotonic
+from harness.errors import ExampleError, OutputError, SettingError, UnknownName, WeightsError
+from harness.machine.devices import fake
+from harness.measure.passes import Bench, failed_stage, time_stages, time_whole
 from harness.models.card import Llm, ModelCard, load_model_card
 from harness.models.families import fastvlm
 from harness.models.protocol import Done, Options, Piece, Request, Seen
@@ -282,6 +285,40 @@ def test_the_llm_alone_takes_stand_in_features(tiny_card: ModelCard, tiny_fastvl
     assert sorted(model.parts) == ["llm", "projector"]
     seen = next(e for e in events_of(model, Request((png(64, 64),), "?", 1)) if isinstance(e, Seen))
     assert seen.visual_tokens == 16
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("at", "stage"), [(0, "prefill"), (2, "decode")])
+def test_logits_that_are_not_finite_are_no_answer(
+    bad: float, at: int, stage: str, tiny_card: ModelCard, tiny_fastvlm: Any
+) -> None:
+    """One such number in the vocabulary, at the first token or a later one: the pass is refused, and told where."""
+    model = fastvlm.load(tiny_card, Source("local", tiny_fastvlm.weights), Options(256))
+    bench = Bench(fake.open("fake", Monotonic()), Monotonic())
+    request = Request((png(64, 64),), "What is the date?", max_new_tokens=4, ignore_eos=True)
+    llm, calls = model.parts["llm"], 0
+
+    def poison(module: Any, given: Any, output: Any) -> None:
+        nonlocal calls
+        if calls % 4 == at:
+            output.logits[0, -1, 7] = bad
+        calls += 1
+
+    hook = llm.register_forward_hook(poison)
+    for run in (time_whole, time_stages):
+        with pytest.raises(OutputError, match=rf"logits of token {at + 1} that are not finite.*next:") as raised:
+            run(model, request, bench)
+        assert failed_stage(raised.value) == stage
+    hook.remove()
+    time_whole(model, request, bench)
+
+
+def test_features_of_an_encoder_alone_that_are_not_finite_are_refused(tiny_card: ModelCard, tiny_fastvlm: Any) -> None:
+    model = fastvlm.load(tiny_card, Source("local", tiny_fastvlm.weights), Options(256, only="fastvithd"))
+    model.encode = lambda name, prepared: torch.full((1, 16, 8), float("nan"))
+    bench = Bench(fake.open("fake", Monotonic()), Monotonic())
+    with pytest.raises(OutputError, match="features that are not finite"):
+        time_stages(model, Request((png(64, 64),), "?", 1), bench)
 
 
 def test_two_images_are_a_failed_example(tiny_card: ModelCard, tiny_fastvlm: Any) -> None:

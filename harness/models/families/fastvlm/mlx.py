@@ -83,9 +83,14 @@ class FastVlmMlx(FastVlm):
 
     def greedy(self, output: Output) -> mx.array:
         """Start choosing the likeliest token, so that a sync after the prefill waits for it too."""
-        token = mx.argmax(output.logits[0, -1])
-        mx.async_eval(token)
+        token, largest = mx.argmax(output.logits[0, -1]), mx.max(output.logits[0, -1])
+        self._largest.append(largest)
+        mx.async_eval(token, largest)
         return token
+
+    def finite(self, value: Any) -> bool:
+        """Return whether a kept logit (or an encoder's features, in torch) is finite."""
+        return bool(mx.isfinite(value).all()) if isinstance(value, mx.array) else super().finite(value)
 
     def decode(self, token: Any, output: Output) -> Output:
         return Output(mlx_llms.step(self.mlx["llm"], token, output.cache), output.cache)
