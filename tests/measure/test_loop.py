@@ -312,7 +312,7 @@ class Panic(BaseException):
 def test_a_librarys_panic_is_a_failure_of_its_example(clock: Scripted) -> None:
     card = load_model_card("fake")
     model = Panicking(card, Options(side=1024, settings=card.settings))
-    records = list(measure(model, fake.Fake("fake"), clock, Gate(probes_for("fake"), clock), plan(3)))
+    records = list(measure(model, fake.Fake("fake"), clock, Gate(backend.of("fake").probes(), clock), plan(3)))
     assert [(r.example, r.error) for r in records if isinstance(r, Failure)] == [("1", "Panic")]
     assert [s.example for s in timed(records)] == ["0", "2"]
 
@@ -328,7 +328,9 @@ def test_a_pass_on_numbers_that_are_not_finite_is_a_failure_in_every_phase(clock
     card = load_model_card("fake")
     model = Unverified(card, Options(side=1024, settings=card.settings))
     for options in ({}, {"protocol": "paper", "score": False}):
-        records = list(measure(model, fake.Fake("fake"), clock, Gate(probes_for("fake"), clock), plan(3, **options)))
+        records = list(
+            measure(model, fake.Fake("fake"), clock, Gate(backend.of("fake").probes(), clock), plan(3, **options))
+        )
         assert [(r.example, r.stage, r.error) for r in records if isinstance(r, Failure)] == [
             (str(number), "decode", "OutputError") for number in range(3)
         ]
