@@ -23,6 +23,8 @@ import click
 
 from harness import __version__
 from harness.errors import LESS_MEMORY, HarnessError, SettingError
+from harness.measure.asked import PROTOCOLS
+from harness.measure.command import option
 from harness.models.protocol import STAGES
 
 
@@ -88,82 +90,54 @@ def program() -> None:
     """
 
 
-PROTOCOL_NAMES: tuple[Any, ...] = ("ttft", "paper")
-PROTOCOLS = "ttft: bytes in memory to first token; paper: encoder + prefill of the visual tokens, added up."
-
 # --- options that several commands share ---
 
 
 def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a cell is measured."""
-    for option in reversed(MEASURING):
-        command = option(command)
+    for name in reversed(MEASURING):
+        command = option(name)(command)
     return command
 
 
-MEASURING = [
-    click.option("--device", default=None, help="cpu, cuda, cuda:1, mps, fake. Default: the best one here."),
-    click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the device's own."),
-    click.option("--weights", help="A checkpoint's folder, or `random`. Default: Hub cache, Hub, else random."),
-    click.option("--data", help="Parquet file or folder with the suite's columns, instead of the Hub's data."),
-    click.option("--limit", type=int, help="Only the first N examples."),
-    click.option("--engine", default="torch", show_default=True, help="torch; mlx or coreml+mlx on a Mac."),
-    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the model's card."),
-    click.option("--isolate-stages", "isolate", is_flag=True, help="Load encoders and LLM one by one; add up."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of random weights."),
-    click.option("--threads", type=int, help="CPU threads for torch."),
-    click.option("--decode-tokens", type=int, default=16, show_default=True, help="Output length for timing."),
-    click.option("--precision", type=float, default=0.02, show_default=True, help="Stop when the median is this sure."),
-    click.option(
-        "--min-samples", "minimum_samples", type=int, default=8, show_default=True, help="Time at least so many."
-    ),
-    click.option("--min-seconds", "minimum_seconds", type=float, default=2.0, show_default=True, help="... so long."),
-    click.option("--max-samples", "maximum_samples", type=int, default=200, show_default=True, help="At most so many."),
-    click.option("--max-seconds", "maximum_seconds", type=float, default=120.0, show_default=True, help="... so long."),
-    click.option("--offline", is_flag=True, help="Do not ask the Hub."),
-    click.option("--wait", is_flag=True, help="Wait for a device that another run holds."),
-    click.option("--out", default="results", show_default=True, help="Folder for run logs."),
-]
+MEASURING = (
+    "device", "dtype", "weights", "data", "limit", "engine", "settings", "isolate", "seed", "threads", "decode_tokens",
+    "precision", "minimum_samples", "minimum_seconds", "maximum_samples", "maximum_seconds", "offline", "wait",
+    "out",
+)  # fmt: skip
 
 
 @program.command()
-@click.option(
-    "--model",
-    default=None,
-    help="A model of `harness list models`, or a card file. [default: fastvlm-0.5b or what ships]",
-)
-@click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
-@click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
-@click.option(
-    "--protocol", type=click.Choice(["ttft", "paper", "both"]), default="ttft", show_default=True, help=PROTOCOLS
-)
+@option("model")
+@option("suite")
+@option("res")
+@option("protocol", type=click.Choice([*PROTOCOLS, "both"]))
 @click.option(
     "--processes", type=click.IntRange(1), default=1, show_default=True, help="Repeat in so many fresh processes."
 )
 @click.option("--again", is_flag=True, help="Measure once more, also if a finished log is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option("--part", hidden=True, default=None)
-@click.option("--repetition", hidden=True, type=int, default=0)
+@option("part")
+@option("repetition")
 @click.option("--bare", hidden=True, is_flag=True, help="Measure only: the process that asked prints the result.")
 @measuring
-def run(protocol: str, processes: int, again: bool, as_json: bool, bare: bool, **options: Any) -> int:
+def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, **options: Any) -> int:
     """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
     from harness import console
-    from harness.measure import run, sweep
+    from harness.measure import job, run, sweep
 
     asked = _asked({**options, "model": options["model"] or _model_for(options)})
-    if protocol != "both":
-        asked = replace(asked, protocol=protocol)
-    protocols = PROTOCOL_NAMES if protocol == "both" else (asked.protocol,)
-    wanted = run.expand(asked, protocols, processes) if asked.part is None else [asked]
+    protocols = PROTOCOLS if protocol == "both" else (protocol,)
+    asked = replace(asked, protocol=protocols[0])
+    wanted = job.expand(asked, protocols, processes) if asked.part is None else [asked]
     with console.Progress() as progress:
         if len(wanted) == 1:
-            job = run.prepare(wanted[0])
+            one = job.prepare(wanted[0])
             if again:
-                job = run.afresh(job)
-            paths = [progress.follow(job, run.carry_out)]
+                one = job.afresh(one)
+            paths = [progress.follow(one, run.run_job)]
         else:
-            paths = progress.follow_all(sweep.go(wanted, again), len(wanted))
+            paths = progress.follow_all(sweep.run_all(wanted, again), len(wanted))
     if bare:
         return 0
     return _show(paths, as_json) or (len(paths) < len(wanted))
@@ -210,7 +184,7 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
         say(console.plan(wanted))
         return 0
     with console.Progress() as progress:
-        paths = progress.follow_all(sweep.go(wanted, again, executor), len(wanted))
+        paths = progress.follow_all(sweep.run_all(wanted, again, executor), len(wanted))
         progress.say(f"{len(paths)} of {len(wanted)} cells have a log; next: harness report pareto --logs {asked.out}")
     for path in paths:
         say(str(path))
@@ -220,7 +194,7 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
 @program.command()
 @click.argument("kind", type=click.Choice(["aa", "injection", "overhead"]))
 @click.option("--model", default=None, help="A model card. Default: the fake one, in real time.")
-@click.option("--res", type=int, help="Input side in pixels.")
+@option("res")
 @click.option("--pairs", type=click.IntRange(6), default=20, show_default=True, help="Rounds of both arms.")
 @click.option(
     "--stage", type=click.Choice(STAGES), default="prefill", show_default=True, help="Where `injection` sleeps."
@@ -232,7 +206,7 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
     show_default=True,
     help="How long, as a share of the stage.",
 )
-@click.option("--suite", default="pages", show_default=True, help="Whose examples are asked.")
+@option("suite", default="pages")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @measuring
 def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, **options: Any) -> int:
@@ -253,14 +227,14 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
 @click.argument("b")
 @click.option("--interleave", is_flag=True, help="Measure both now, example by example; A, B: checkpoints or cards.")
 @click.option("--model", default=None, help="The card of both checkpoints. [default: fastvlm-0.5b]")
-@click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
-@click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
-@click.option("--protocol", type=click.Choice(["ttft", "paper"]), default="ttft", show_default=True, help=PROTOCOLS)
+@option("suite")
+@option("res")
+@option("protocol")
 @click.option("--min-effect", default=0.03, show_default=True, help="The smallest change that counts, as a share.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--bare", hidden=True, is_flag=True, help="Measure only: the process that asked compares.")
 @click.option("--alone", hidden=True, is_flag=True, help="With --bare: measure B alone.")
-@click.option("--repetition", hidden=True, type=int, default=0)
+@option("repetition")
 @measuring
 def compare(
     a: str, b: str, interleave: bool, min_effect: float, as_json: bool, bare: bool, alone: bool, **options: Any
@@ -303,9 +277,9 @@ def compare(
     "--baseline", help="The pinned checkpoint: a name in FOLDER, or a folder. [default: the first that loads]"
 )
 @click.option("--model", default=None, help="The card of the checkpoints. [default: fastvlm-0.5b]")
-@click.option("--suite", default="docvqa", show_default=True, help="A suite of `harness list suites`, or a card file.")
-@click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
-@click.option("--protocol", type=click.Choice(["ttft", "paper"]), default="ttft", show_default=True, help=PROTOCOLS)
+@option("suite")
+@option("res")
+@option("protocol")
 @click.option("--min-effect", default=0.03, show_default=True, help="The smallest change that counts, as a share.")
 @click.option("--alone", is_flag=True, help="Do not measure the baseline beside each night: history alone decides.")
 @click.option("--latest", is_flag=True, help="Only the newest checkpoint; older new ones if it is bad, by halving.")
@@ -460,11 +434,11 @@ def export() -> None:
 
 @export.command()
 @click.option("--model", default="fastvlm-0.5b", show_default=True, help="A FastVLM card.")
-@click.option("--res", type=int, help="Input side in pixels. Default: the card's.")
+@option("res")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
-@click.option("--weights", help="A checkpoint's folder, or `random`. Default: Hub cache, Hub, else random.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of random weights.")
-@click.option("--offline", is_flag=True, help="Do not ask the Hub.")
+@option("weights")
+@option("seed")
+@option("offline")
 def coreml(model: str, res: int | None, dtype: str, weights: str | None, seed: int, offline: bool) -> None:
     """Convert FastVLM's encoder to a Core ML package (once; kept in the cache) and print where it is."""
     from harness.models.families.fastvlm import coreml as coreml_export
@@ -489,7 +463,7 @@ def _asked(options: dict[str, Any]) -> Any:
     """Turn the options into what is asked for, with the device and the model decided."""
     from harness import catalogue
     from harness.machine import backend
-    from harness.measure.cell import Asked
+    from harness.measure.asked import Asked
 
     settings = dict(_setting(text) for text in options.pop("settings"))
     device = options.pop("device") or backend.best()

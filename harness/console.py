@@ -17,8 +17,8 @@ from harness.units import milliseconds, size
 
 if TYPE_CHECKING:
     from harness.machine.doctor import Finding
-    from harness.measure.cell import Asked
-    from harness.measure.run import Job
+    from harness.measure.asked import Asked
+    from harness.measure.job import Job
     from harness.measure.sweep import Ended
     from harness.measure.trials import Result
     from harness.reports.result import Outcome
@@ -49,7 +49,7 @@ class Progress:
         self._end_line()
         self._console.print(escape(text))
 
-    def follow(self, job: "Job", carry_out: Callable[["Job", Callable[[str], None]], Iterator[Any]]) -> Path:
+    def follow(self, job: "Job", run_job: Callable[["Job", Callable[[str], None]], Iterator[Any]]) -> Path:
         """Measure `job` while telling how far it is; return its log."""
         for notice in job.notices:
             self.say(f"note: {notice}")
@@ -58,7 +58,7 @@ class Progress:
             return job.path
         self.say(f"measuring {job.cell.title}")
         total, timed, started_s = len(job.suite.examples), 0, time.monotonic()
-        for record in carry_out(job, self.say):
+        for record in run_job(job, self.say):
             if isinstance(record, Sample):
                 timed += record.phase == "timed"
                 self._update(_line(record, timed, total, time.monotonic() - started_s))
@@ -222,12 +222,12 @@ def findings(found: Sequence["Finding"]) -> str:
 def plan(wanted: Sequence["Asked"]) -> str:
     """Return the cells of a sweep with what each will probably take (predicted from counts, marked so)."""
     from harness.machine import peaks
-    from harness.measure import sweep
+    from harness.measure import estimate
 
     listed, estimates = [], []
     for asked in wanted:
         peak = peaks.known(asked.device, asked.dtype)
-        one = sweep.estimate(asked, peak.flops_per_s if peak else None)
+        one = estimate.estimate(asked, peak.flops_per_s if peak else None)
         estimates.append(one)
         listed.append(
             {
@@ -243,7 +243,7 @@ def plan(wanted: Sequence["Asked"]) -> str:
                 "download": size(one.download_bytes),
             }
         )
-    whole = sweep.total(estimates)
+    whole = estimate.total(estimates)
     time_text = (
         "unknown (no measured peak yet: run one cell first)" if whole.seconds is None else f"{whole.seconds:.0f} s"
     )

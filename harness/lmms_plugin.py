@@ -57,6 +57,7 @@ class Answers:
         from harness.errors import SettingError, WeightsError
         from harness.machine import backend
         from harness.measure import cell
+        from harness.measure.asked import Asked
         from harness.models import weights as weights_module
         from harness.models.card import check_settings
         from harness.models.protocol import Options
@@ -66,8 +67,9 @@ class Answers:
         if failures not in ("raise", "mark"):
             raise SettingError(f"failures={failures}: known: raise, mark")
         place = str(device or backend.best())
-        asked = cell.Asked(model=str(card), res=res, device=place, dtype=dtype, settings=settings)
-        settled, chosen, _, _ = cell.settle(asked)
+        asked = Asked(model=str(card), res=res, device=place, dtype=dtype, settings=settings)
+        settled = cell.settle(asked)
+        chosen = settled.card
         source = weights_module.resolve(chosen, weights)
         if not source.trained and weights != "random" and chosen.adapter != "fake":
             raise WeightsError(
@@ -75,10 +77,8 @@ class Answers:
                 "or weights=random to try the plumbing"
             )
         opened = backend.of(place).open(Monotonic())
-        assert settled.res is not None
-        assert settled.dtype is not None
         options = Options(
-            side=settled.res,
+            side=settled.resolution,
             device=opened.torch_name,
             dtype=settled.dtype,
             settings=check_settings(chosen, dict(settled.settings)),

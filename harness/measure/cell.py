@@ -1,58 +1,22 @@
-"""From cards and options to frozen `Cell`s with keys; the last place where anything is defaulted."""
+"""From what was asked to a frozen `Cell` with its key; the last place where anything is defaulted."""
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from harness import plugins
 from harness.errors import SettingError
 from harness.machine import backend
+from harness.measure.asked import PROTOCOLS, Asked, Protocol, Setting
 from harness.measure.stopping import Rule
 from harness.models.card import ModelCard, check_settings, check_side, load_model_card
 from harness.runlog.records import SCHEMA
 from harness.suites.card import SuiteCard, load_suite_card
-
-Protocol = Literal["ttft", "paper"]
-PROTOCOLS: tuple[Protocol, ...] = ("ttft", "paper")
-
-Setting = str | int | float | bool
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the user asked for, as typed; `None` is "decide for me"."""
-
-    model: str = "fastvlm-0.5b"
-    suite: str = "docvqa"
-    res: int | None = None
-    device: str = "cpu"
-    dtype: str | None = None
-    weights: str | None = None
-    data: str | None = None
-    limit: int | None = None
-    protocol: Protocol = "ttft"
-    engine: str = "torch"
-    seed: int = 0
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    isolate: bool = False
-    part: str | None = None
-    repetition: int = 0
-    decode_tokens: int = 16
-    threads: int | None = None
-    minimum_samples: int = 8
-    minimum_seconds: float = 2.0
-    maximum_samples: int = 200
-    maximum_seconds: float = 120.0
-    precision: float = 0.02
-    offline: bool = False
-    wait: bool = False
-    """Whether to wait for a device that another run holds."""
-    out: str = "results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +54,17 @@ class Cell:
     maximum_seconds: float
     precision: float
 
+    @property
+    def rule(self) -> Rule:
+        """When to stop."""
+        return Rule(
+            minimum_samples=self.minimum_samples,
+            minimum_seconds=self.minimum_seconds,
+            maximum_samples=self.maximum_samples,
+            maximum_seconds=self.maximum_seconds,
+            precision=self.precision,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the cell for the log's header."""
         return {**asdict(self), "settings": dict(self.settings)}
@@ -115,11 +90,28 @@ class Cell:
         return out / machine / f"{name}.jsonl"
 
 
-def settle(asked: Asked) -> tuple[Asked, ModelCard, SuiteCard, list[str]]:
-    """Check what was asked against the cards and settle every default that needs no data and no weights.
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was asked, with every default decided that needs no data and no weights: nothing here is optional."""
 
-    Returns the settled wishes, the two cards, and notices about what was changed. Raises `UnknownName`, `CardError` or
-    `SettingError`.
+    asked: Asked
+    """The same wishes with these decisions in them, for a child process or a reader to ask again."""
+    card: ModelCard
+    suite: SuiteCard
+    resolution: int
+    device: str
+    dtype: str
+    settings: Mapping[str, Setting]
+    """The card's and the engine's settings that differ from their defaults."""
+    isolate: bool
+    notices: tuple[str, ...]
+    """What was changed of what was asked."""
+
+
+def settle(asked: Asked) -> Settled:
+    """Check what was asked against the cards and decide what is left open.
+
+    Raises `UnknownName`, `CardError` or `SettingError`.
     """
     card, suite = load_model_card(asked.model), load_suite_card(asked.suite)
     notices = []
@@ -129,37 +121,36 @@ def settle(asked: Asked) -> tuple[Asked, ModelCard, SuiteCard, list[str]]:
             notices.append(f"{card.name} has fixed input sizes: --res {side} is measured as its one point")
         side = card.resolution.default
     check_side(card, side)
-    if asked.protocol not in PROTOCOLS:
-        raise SettingError(f"--protocol {asked.protocol}: known: {', '.join(PROTOCOLS)}")
-    backend.of(asked.device)
+    _check(asked)
     runner = engine(asked.engine)
     device = runner.place(asked.device)
     dtype = asked.dtype or backend.of(device).dtype()
-    own = {name: value for name, value in asked.settings.items() if name in runner.SETTINGS}
-    settings = check_settings(card, {k: v for k, v in asked.settings.items() if k not in own})
-    changed = {name: value for name, value in settings.items() if card.settings[name] != value}
-    changed |= {name: value for name, value in own.items() if runner.SETTINGS[name] != value}
+    settings = _changed(card, runner, asked.settings)
+    isolate = asked.isolate and card.llm is not None
+    if asked.isolate and not isolate:
+        notices.append(f"{card.name} is an encoder alone: --isolate-stages changes nothing")
+    decided = replace(asked, res=side, device=device, dtype=dtype, settings=settings, isolate=isolate)
+    return Settled(decided, card, suite, side, device, dtype, settings, isolate, tuple(notices))
+
+
+def _check(asked: Asked) -> None:
+    """Refuse what no card and no device can take."""
+    if asked.protocol not in PROTOCOLS:
+        raise SettingError(f"--protocol {asked.protocol}: known: {', '.join(PROTOCOLS)}")
+    backend.of(asked.device)
     at_least_one = {"--limit": asked.limit, "--threads": asked.threads, "--decode-tokens": asked.decode_tokens}
     for name, value in at_least_one.items():
         if value is not None and value < 1:
             raise SettingError(f"{name} {value}: must be at least 1")
-    rule(asked)
-    isolate = asked.isolate and card.llm is not None
-    if asked.isolate and not isolate:
-        notices.append(f"{card.name} is an encoder alone: --isolate-stages changes nothing")
-    settled = replace(asked, res=side, device=device, dtype=dtype, settings=changed, isolate=isolate)
-    return settled, card, suite, notices
+    _ = asked.rule
 
 
-def rule(asked: Asked | Cell) -> Rule:
-    """Return the stopping rule that was asked for; raises `SettingError` for one that cannot be."""
-    return Rule(
-        minimum_samples=asked.minimum_samples,
-        minimum_seconds=asked.minimum_seconds,
-        maximum_samples=asked.maximum_samples,
-        maximum_seconds=asked.maximum_seconds,
-        precision=asked.precision,
-    )
+def _changed(card: ModelCard, runner: ModuleType, given: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return the settings, the card's or the engine's, that `given` changes; refuse those that neither has."""
+    own = {name: value for name, value in given.items() if name in runner.SETTINGS}
+    settings = check_settings(card, {name: value for name, value in given.items() if name not in own})
+    changed = {name: value for name, value in settings.items() if card.settings[name] != value}
+    return changed | {name: value for name, value in own.items() if runner.SETTINGS[name] != value}
 
 
 def engine(name: str) -> ModuleType:

@@ -5,7 +5,7 @@ run logs themselves.
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -15,10 +15,9 @@ import msgspec
 
 from harness import plugins
 from harness.errors import LESS_MEMORY, CardError, HarnessError, SettingError, UnknownName
-from harness.machine import backend
-from harness.measure import cell, run
-from harness.measure.cell import Asked
-from harness.models import weights
+from harness.measure import cell, command
+from harness.measure.asked import Asked
+from harness.measure.job import Job, afresh, expand, prepare
 
 AXES = ("model", "suite", "res", "device", "engine", "protocol", "dtype")
 """What a plan may list several of, in the order in which cells run."""
@@ -30,15 +29,6 @@ class Refused:
 
     asked: Asked
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a cell will probably take. Predicted from counts and this machine's peaks; never a result."""
-
-    seconds: float | None
-    memory_bytes: int | None
-    download_bytes: int | None
 
 
 def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -> tuple[list[Asked], list[Refused]]:
@@ -57,12 +47,12 @@ def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -
     for values in product(*(axes[name] for name in names)):
         asked = replace(common, **dict(zip(names, values, strict=True)))
         try:
-            settled = cell.settle(asked)[0]
+            settled = cell.settle(asked)
         except SettingError as error:
             refused.append(Refused(asked, str(error)))
             continue
-        asked = replace(asked, res=settled.res)
-        for one in run.expand(asked, (asked.protocol,), processes):
+        asked = replace(asked, res=settled.resolution)
+        for one in expand(asked, (asked.protocol,), processes):
             text = repr(one)
             if text not in seen:
                 seen.add(text)
@@ -109,19 +99,19 @@ class Ended:
     message: str
 
 
-def go(wanted: Sequence[Asked], again: bool = False, executor: str = "local") -> Iterator[Ended]:
+def run_all(wanted: Sequence[Asked], again: bool = False, executor: str = "local") -> Iterator[Ended]:
     """Measure the cells, each in a process of its own; yield what became of each as it ends.
 
     Finished ones are skipped ("measured already"); one that cannot even be prepared is told, and the others go on.
     Raises `KeyboardInterrupt` when a child was interrupted.
     """
     submit = plugins.load("executors", executor).submit
-    waiting: list[run.Job] = []
+    waiting: list[Job] = []
     for asked in wanted:
         try:
-            job = run.prepare(asked)
+            job = prepare(asked)
             if again:
-                job = run.afresh(job, {one.path for one in waiting})
+                job = afresh(job, {one.path for one in waiting})
             if not job.finished:
                 waiting.append(job)
                 continue
@@ -129,7 +119,7 @@ def go(wanted: Sequence[Asked], again: bool = False, executor: str = "local") ->
             yield Ended(f"{asked.suite} {asked.model} {asked.device}", None, error.exit_code, str(error))
             continue
         yield Ended(job.cell.title, job.path, 0, "measured already")
-    commands = [[*run.interpreter(), *run.command(job.asked), "--bare"] for job in waiting]
+    commands = [[*command.interpreter(), *command.arguments(job.asked), "--bare"] for job in waiting]
     for position, code in submit(commands, Path(waiting[0].asked.out) if waiting else Path(), {}):
         if code in INTERRUPTED:
             raise KeyboardInterrupt
@@ -145,45 +135,3 @@ def _in_words(code: int) -> str:
     if code in KILLED:
         return f"killed, probably for want of memory; next: {LESS_MEMORY}"
     return "measured" if code == 0 else f"exit code {code}"
-
-
-def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
-    """Predict what a cell takes: FLOPs over half the machine's measured peak, twice per sample, and loading."""
-    from harness.models import counts
-    from harness.models.card import load_model_card
-
-    card = load_model_card(asked.model)
-    try:
-        counted = counts.row(card, asked.res or card.resolution.default)
-    except HarnessError:
-        return Estimate(None, None, None)
-    width = 4 if (asked.dtype or backend.of(asked.device).dtype()) == "float32" else 2
-    held = {name: count for name, count in counted.params.items() if _held(name, asked.part, card)}
-    size = width * sum(held.values())
-    flops = 0 if asked.part == "llm" else counted.encode_flops
-    flops += counted.prefill_flops if asked.part in (None, "llm") else 0
-    seconds = None
-    if peak_flops_per_s:
-        samples = min(asked.maximum_samples, max(asked.minimum_samples, 20))
-        each = 2 * flops / (0.5 * peak_flops_per_s)
-        seconds = 5 + size / 1e9 + min(max(samples * each, asked.minimum_seconds), asked.maximum_seconds + each)
-    here = asked.weights is not None or weights.present(card) or asked.offline or not card.hub
-    return Estimate(seconds, size, 0 if here else counted.bf16_bytes)
-
-
-def _held(name: str, part: str | None, card: Any) -> bool:
-    if part is None or name == part:
-        return True
-    return part == "llm" and name not in {encoder.name for encoder in card.encoders}
-
-
-def total(estimates: Iterable[Estimate]) -> Estimate:
-    """Add up seconds and downloads, and take the largest memory; None where any cell's is unknown."""
-    each = list(estimates)
-    seconds = [one.seconds for one in each]
-    memory = [one.memory_bytes for one in each]
-    return Estimate(
-        None if None in seconds else sum(s for s in seconds if s is not None),
-        None if None in memory else max((m for m in memory if m is not None), default=0),
-        sum(one.download_bytes or 0 for one in each),
-    )

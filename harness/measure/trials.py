@@ -6,7 +6,7 @@ from typing import Any
 
 from harness import stats
 from harness.measure import experiments, run
-from harness.measure.cell import Asked
+from harness.measure.asked import Asked
 
 SMALLEST_ELSEWHERE = 0.1
 """A difference elsewhere below this share of the planted one is real but nothing: sleeping shifts caches a little."""

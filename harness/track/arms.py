@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import cards
 from harness.errors import CardError, SettingError, UnknownName, guess
-from harness.measure.cell import Asked
+from harness.measure.asked import Asked
 
 OWN = "nightly.toml"
 FIELDS = ("weights", "settings")

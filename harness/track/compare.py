@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import LogError
-from harness.measure.cell import Asked
+from harness.measure.asked import Asked
 from harness.reports import frame
 from harness.reports.frame import Frame
 from harness.track import arms, jobs, nights

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from harness import __version__
 from harness.machine import backend, environment, lock
-from harness.measure import run, sweep
-from harness.measure.cell import Asked
+from harness.measure import estimate, run, sweep
+from harness.measure.asked import Asked
+from harness.measure.job import Job, prepare
 from harness.measure.loop import MAXIMUM_ATTEMPTS, MeasureRecord, now_text
-from harness.measure.run import Job
 from harness.runlog.log import Writer
 from harness.runlog.records import SCHEMA, Failure, Footer, Header, Sample
 
@@ -29,7 +29,7 @@ def measure(candidate: Asked, baseline: Asked | None, notify: Callable[[str], No
     The candidate is loaded first: if it cannot be loaded, its log says so and the baseline is not measured. Where
     memory does not hold both, the arms alternate in whole processes (B A A B), which cancels less.
     """
-    jobs = [run.prepare(asked) for asked in (candidate, baseline) if asked is not None]
+    jobs = [prepare(asked) for asked in (candidate, baseline) if asked is not None]
     for job in jobs:
         for notice in job.notices:
             notify(f"note: {notice}")
@@ -79,7 +79,7 @@ def _arm(job: Job, notify: Callable[[str], None]) -> Iterator[MeasureRecord]:
         return
     begun = False
     try:
-        for record in run.carry_out(job, notify):
+        for record in run.run_job(job, notify):
             begun = True
             yield record
     except (OSError, MemoryError):
@@ -132,7 +132,7 @@ def fit_together(a: Asked, b: Asked) -> bool:
     free = backend.of(a.device).free_bytes()
     if free is None:
         return True
-    wanted = [sweep.estimate(asked, None).memory_bytes for asked in (a, b)]
+    wanted = [estimate.estimate(asked, None).memory_bytes for asked in (a, b)]
     if any(size is None for size in wanted):
         return True
     return sum(size for size in wanted if size is not None) <= MEMORY_SHARE * free
@@ -143,6 +143,6 @@ def _by_process(candidate: Asked, baseline: Asked, notify: Callable[[str], None]
     first = 2 * candidate.repetition
     order = [(baseline, first), (candidate, first), (candidate, first + 1), (baseline, first + 1)]
     wanted = [replace(asked, repetition=repetition) for asked, repetition in order]
-    for number, ended in enumerate(sweep.go(wanted), 1):
+    for number, ended in enumerate(sweep.run_all(wanted), 1):
         notify(f"[{number}/{len(wanted)}] {ended.title}: {ended.message}")
-    return [run.prepare(wanted[1]).path, run.prepare(wanted[0]).path]
+    return [prepare(wanted[1]).path, prepare(wanted[0]).path]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from harness import plugins
 from harness.errors import HarnessError
-from harness.measure import run
-from harness.measure.cell import Asked
+from harness.measure import command
+from harness.measure.asked import Asked
 from harness.measure.sweep import INTERRUPTED
 from harness.track import nights, ratios
 from harness.track.nights import Reading, Series
@@ -21,12 +21,12 @@ def measure(asked: Asked, candidate: Path | str, baseline: Path | str | None, fo
     Raises `HarnessError` where measuring failed for reasons that are not the checkpoint's own; the line that the
     process printed says which.
     """
-    flags = run.command(replace(asked, out=str(folder), weights=None))[1:]
+    flags = command.arguments(replace(asked, out=str(folder), weights=None))[1:]
     arms = [str(baseline if baseline is not None else candidate), str(candidate)]
     alone = [] if baseline is not None else ["--alone"]
-    command = [*run.interpreter(), "compare", *arms, "--interleave", "--bare", *alone, *flags]
-    command += ["--repetition", str(repetition)] if repetition else []
-    code = next(code for _, code in plugins.load("executors", "local").submit([command], folder, {}))
+    words = [*command.interpreter(), "compare", *arms, "--interleave", "--bare", *alone, *flags]
+    words += ["--repetition", str(repetition)] if repetition else []
+    code = next(code for _, code in plugins.load("executors", "local").submit([words], folder, {}))
     if code in INTERRUPTED:
         raise KeyboardInterrupt
     if code > 0 and code < 128:

@@ -15,7 +15,7 @@ from typing import Literal
 from harness.errors import DataError, SettingError
 from harness.machine import environment
 from harness.measure import cell as cells
-from harness.measure.cell import Asked
+from harness.measure.asked import Asked
 from harness.reports import frame
 from harness.reports.frame import Frame, Skipped
 from harness.runlog.log import Log
@@ -80,18 +80,16 @@ class Series:
 
 def series(asked: Asked) -> Series:
     """Return the series of what is asked, on this machine."""
-    settled, card, suite, _ = cells.settle(asked)
-    assert settled.res is not None
-    assert settled.dtype is not None
+    settled = cells.settle(asked)
     return Series(
         environment.machine_name(settled.device),
         settled.device,
-        settled.engine,
+        asked.engine,
         settled.dtype,
-        settled.res,
-        card.name,
-        suite.name,
-        settled.protocol,
+        settled.resolution,
+        settled.card.name,
+        settled.suite.name,
+        asked.protocol,
     )
 
 

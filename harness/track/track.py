@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError, SettingError, UnknownName
-from harness.measure.cell import Asked
+from harness.measure.asked import Asked
 from harness.models.card import Hub, load_model_card
 from harness.track import arms, jobs, nights, outputs
 from harness.track.nights import Night, Reading, Series

@@ -14,7 +14,8 @@ from harness.errors import DeviceError, UnknownName
 from harness.machine import backend
 from harness.machine.devices import fake
 from harness.measure import cell, run
-from harness.measure.cell import Asked
+from harness.measure.asked import Asked
+from harness.measure.job import prepare
 from harness.runlog import log as runlog
 
 FOREIGN = '''
@@ -86,8 +87,8 @@ def test_a_foreign_device_is_measured_and_gated(foreign: None, tmp_path: Path, m
     asked = Asked(model="fake", device="tensor-unit", suite="pages", limit=3, precision=0, minimum_seconds=0)
     settled = cell.settle(asked)[0]
     assert settled.dtype == "bfloat16"
-    job = run.prepare(replace(asked, offline=True, out=str(tmp_path)))
-    list(run.carry_out(job, lambda _: None, Scripted()))
+    job = prepare(replace(asked, offline=True, out=str(tmp_path)))
+    list(run.run_job(job, lambda _: None, Scripted()))
     log = runlog.read(job.path)
     assert log.finished
     assert log.header.device["name"] == "tensor-unit"

@@ -7,7 +7,8 @@ import pytest
 
 from harness.errors import SettingError, UnknownName
 from harness.measure import cell
-from harness.measure.cell import Asked, Cell
+from harness.measure.asked import Asked
+from harness.measure.cell import Cell
 from harness.models.card import Resolution
 
 CELL = Cell(
@@ -99,7 +100,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(wrong: dic
 
 def test_an_encoder_alone_has_no_stages_to_isolate() -> None:
     """Else its log would be one part of a cell whose other parts never come, and its figures would be refused."""
-    settled, card, _, notices = cell.settle(Asked(model="encoder-convnext-l", suite="pages", isolate=True))
-    assert card.llm is None
+    settled = cell.settle(Asked(model="encoder-convnext-l", suite="pages", isolate=True))
+    assert settled.card.llm is None
     assert not settled.isolate
-    assert "--isolate-stages changes nothing" in notices[-1]
+    assert "--isolate-stages changes nothing" in settled.notices[-1]

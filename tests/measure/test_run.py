@@ -12,8 +12,9 @@ from harness.errors import DeviceError
 from harness.machine import backend, lock
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
-from harness.measure import run
-from harness.measure.cell import Asked
+from harness.measure import command, run
+from harness.measure.asked import Asked
+from harness.measure.job import prepare
 from harness.models.families.fake import FakeModel
 from harness.runlog import log as runlog
 from harness.runlog.records import Sample
@@ -41,7 +42,7 @@ def test_a_cells_command_asks_for_this_very_cell_on_any_machine(best: str, monke
     """Read back by the command line's own parser: also where another device would be the default."""
     asked = Asked(device="cpu", settings={"decode": True, "answer": "5", "jitter": 0.5}, limit=3, threads=2)
     monkeypatch.setattr(backend, "best", lambda: best)
-    context = cli.program.commands["run"].make_context("run", run.command(asked)[1:])
+    context = cli.program.commands["run"].make_context("run", command.arguments(asked)[1:])
     left = {"protocol", "processes", "again", "as_json", "bare"}
     given = {name: value for name, value in context.params.items() if name not in left}
     assert cli._asked(given) == asked
@@ -50,8 +51,8 @@ def test_a_cells_command_asks_for_this_very_cell_on_any_machine(best: str, monke
 def test_a_resumed_log_reads_as_one(asked: Asked) -> None:
     fake.reset()
     fake.EPISODES[:] = [Episode(0, 400_000_000, 1.0, "throttled")]
-    job = run.prepare(asked)
-    first = run.carry_out(job, lambda _: None, Scripted())
+    job = prepare(asked)
+    first = run.run_job(job, lambda _: None, Scripted())
     timed = 0
     for record in first:
         timed += isinstance(record, Sample) and record.phase == "timed"
@@ -62,7 +63,7 @@ def test_a_resumed_log_reads_as_one(asked: Asked) -> None:
     refused = [s for s in before.samples if s.phase == "timed" and not s.valid]
     assert refused
     fake.EPISODES.clear()
-    for _ in run.carry_out(job, lambda _: None, Scripted()):
+    for _ in run.run_job(job, lambda _: None, Scripted()):
         pass
     log = runlog.read(job.path)
     assert log.footer
@@ -74,15 +75,15 @@ def test_a_resumed_log_reads_as_one(asked: Asked) -> None:
 
 def test_a_resumed_run_counts_what_was_timed_before_whatever_the_protocol(asked: Asked) -> None:
     """Ten samples are asked for; nine are there: one more is measured, not ten."""
-    job = run.prepare(replace(asked, protocol="paper", limit=20, minimum_samples=10, maximum_samples=10))
-    first = run.carry_out(job, lambda _: None, Scripted())
+    job = prepare(replace(asked, protocol="paper", limit=20, minimum_samples=10, maximum_samples=10))
+    first = run.run_job(job, lambda _: None, Scripted())
     timed = 0
     for record in first:
         timed += isinstance(record, Sample) and record.phase == "timed"
         if timed == 9:
             break
     first.close()
-    for _ in run.carry_out(job, lambda _: None, Scripted()):
+    for _ in run.run_job(job, lambda _: None, Scripted()):
         pass
     log = runlog.read(job.path)
     assert len([s for s in log.samples if s.phase == "timed"]) == 10
@@ -94,22 +95,22 @@ def test_a_model_that_does_not_fit_is_one_line(asked: Asked, monkeypatch: pytest
 
     monkeypatch.setattr("harness.models.families.fake.load", load)
     with pytest.raises(DeviceError, match=r"fake in float32 does not fit into .* of fake; next: --isolate-stages"):
-        list(run.carry_out(run.prepare(replace(asked, limit=1)), lambda _: None, Scripted()))
+        list(run.run_job(prepare(replace(asked, limit=1)), lambda _: None, Scripted()))
 
 
 def test_a_run_that_ran_out_of_memory_is_not_measured_already(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command goes on with its log: the failures stay in it, but are told no more."""
     with monkeypatch.context() as short:
         short.setattr(FakeModel, "answer", out_of_memory)
-        for _ in run.carry_out(run.prepare(asked), lambda _: None, Scripted()):
+        for _ in run.run_job(prepare(asked), lambda _: None, Scripted()):
             pass
-    job = run.prepare(asked)
+    job = prepare(asked)
     assert runlog.read(job.path).failures
     assert not job.finished
-    for _ in run.carry_out(job, lambda _: None, Scripted()):
+    for _ in run.run_job(job, lambda _: None, Scripted()):
         pass
     log = runlog.read(job.path)
-    assert run.prepare(asked).finished
+    assert prepare(asked).finished
     assert len([sample for sample in log.samples if sample.phase == "timed"]) == 6
     assert log.failures
     assert not log.lasting
@@ -124,10 +125,10 @@ def out_of_memory(*_: object) -> Iterator[None]:
 
 def test_a_run_that_died_at_its_last_step_is_measured_already(asked: Asked) -> None:
     """Between the footer and the renaming: there is nothing left to measure."""
-    job = run.prepare(asked)
-    for _ in run.carry_out(job, lambda _: None, Scripted()):
+    job = prepare(asked)
+    for _ in run.run_job(job, lambda _: None, Scripted()):
         pass
     whole = job.path.read_bytes()
     job.path.rename(job.path.with_name(job.path.name + ".part"))
-    assert run.prepare(asked).finished
+    assert prepare(asked).finished
     assert job.path.read_bytes() == whole

@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import CardError, UnknownName
 from harness.measure import sweep
-from harness.measure.cell import Asked
+from harness.measure.asked import Asked
 from harness.runlog import log
 
 
@@ -50,10 +50,10 @@ def test_a_misspelt_option_of_a_plan_is_guessed(tmp_path: Path) -> None:
 def test_a_cell_that_cannot_be_prepared_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
     good = Asked(model="fake", device="fake", suite="pages", limit=2, minimum_seconds=0.0, out=str(tmp_path / "out"))
-    ended = list(sweep.go([replace(good, device="fake:7"), good]))
+    ended = list(sweep.run_all([replace(good, device="fake:7"), good]))
     assert [(one.code, one.path is None) for one in ended] == [(2, True), (0, False)]
     assert "there is one fake device" in ended[0].message
-    again = list(sweep.go([good, replace(good, repetition=1)], again=True))
+    again = list(sweep.run_all([good, replace(good, repetition=1)], again=True))
     assert len({one.path for one in again} | {ended[1].path}) == 3  # two processes asked for, two new logs
     assert len([path for path in log.find(tmp_path / "out") if log.read(path).finished]) == 3
 

@@ -17,6 +17,7 @@ from harness import images, plugins
 from harness.clock import Monotonic
 from harness.errors import DeviceError, SettingError, WeightsError
 from harness.measure import cell
+from harness.measure.asked import Asked
 from harness.measure.passes import Bench, time_stages, time_whole
 from harness.models.card import ModelCard, load_model_card
 from harness.models.families import fastvlm
@@ -264,9 +265,9 @@ def test_engines_refuse_what_is_not_theirs() -> None:
 
 
 def test_the_settings_of_an_engine_are_part_of_the_cell() -> None:
-    asked = cell.Asked(engine="mlx", device="cpu", settings={"llm_bits": 4, "tiles": 1})
-    settled = cell.settle(asked)[0]
+    asked = Asked(engine="mlx", device="cpu", settings={"llm_bits": 4, "tiles": 1})
+    settled = cell.settle(asked)
     assert dict(settled.settings) == {"llm_bits": 4}
     assert settled.dtype == "float16"
     with pytest.raises(cell.UnknownName):
-        cell.settle(cell.Asked(settings={"llm_bits": 4}))
+        cell.settle(Asked(settings={"llm_bits": 4}))

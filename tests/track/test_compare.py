@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from harness import cli
 from harness.errors import CardError, SettingError, UnknownName
-from harness.measure.cell import Asked
+from harness.measure.asked import Asked
 from harness.runlog import log as runlog
 from harness.track import answers, arms, history, nights, outputs, ratios, track
 from harness.track.interleave import alternate

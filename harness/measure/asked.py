@@ -1,0 +1,77 @@
+"""What the user asks of a measurement: one field a wish, its default and its words, written once.
+
+The command line, plans and child processes are made from these fields (`command.py`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.measure.stopping import Rule
+
+Protocol = Literal["ttft", "paper"]
+PROTOCOLS: tuple[Protocol, ...] = ("ttft", "paper")
+
+Setting = str | int | float | bool
+
+RULE = Rule()
+"""Its defaults are the stopping rule's own."""
+
+
+def wish(default: Any, words: str, flag: str | None = None, **more: Any) -> Any:
+    """Return a field of `Asked`: its default, what `--help` says, and its flag where that is not its name."""
+    metadata = {"help": words, "flag": flag, **more}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user asked for, as typed; `None` is "decide for me"."""
+
+    model: str = wish("fastvlm-0.5b", "A model of `harness list models`, or a card file.")
+    suite: str = wish("docvqa", "A suite of `harness list suites`, or a card file.")
+    res: int | None = wish(None, "Input side in pixels. Default: the card's.")
+    device: str = wish("cpu", "cpu, cuda, cuda:1, mps, fake. Default: the best one here.")
+    dtype: str | None = wish(None, "Precision. Default: the device's own.", choices=("float32", "bfloat16", "float16"))
+    weights: str | None = wish(None, "A checkpoint's folder, or `random`. Default: Hub cache, Hub, else random.")
+    data: str | None = wish(None, "Parquet file or folder with the suite's columns, instead of the Hub's data.")
+    limit: int | None = wish(None, "Only the first N examples.")
+    protocol: Protocol = wish(
+        "ttft",
+        "ttft: bytes in memory to first token; paper: encoder + prefill of the visual tokens, added up.",
+        choices=PROTOCOLS,
+    )
+    engine: str = wish("torch", "torch; mlx or coreml+mlx on a Mac.")
+    seed: int = wish(0, "Seed of random weights.")
+    settings: Mapping[str, Setting] = wish({}, "A setting of the model's card.", "set", metavar="NAME=VALUE")
+    isolate: bool = wish(False, "Load encoders and LLM one by one; add up their times.", "isolate-stages")
+    part: str | None = wish(None, "The one part to load.", hidden=True)
+    repetition: int = wish(0, "Which process of the cell this is.", hidden=True)
+    decode_tokens: int = wish(16, "Number of tokens of a timed answer.")
+    threads: int | None = wish(None, "Number of CPU threads for torch. Default: torch's own.")
+    minimum_samples: int = wish(RULE.minimum_samples, "Minimum number of timed samples.", "min-samples")
+    minimum_seconds: float = wish(RULE.minimum_seconds, "Minimum time of measuring, in seconds.", "min-seconds")
+    maximum_samples: int = wish(RULE.maximum_samples, "Maximum number of timed samples.", "max-samples")
+    maximum_seconds: float = wish(RULE.maximum_seconds, "Maximum time of measuring, in seconds.", "max-seconds")
+    precision: float = wish(RULE.precision, "Stop when the 95 % interval of the median is within ± this fraction.")
+    offline: bool = wish(False, "Do not ask the Hub.")
+    wait: bool = wish(False, "Wait for a device that another run holds.")
+    out: str = wish("results", "Folder for run logs.")
+
+    @property
+    def rule(self) -> Rule:
+        """The stopping rule that was asked for; raises `SettingError` for one that cannot be."""
+        return Rule(
+            minimum_samples=self.minimum_samples,
+            minimum_seconds=self.minimum_seconds,
+            maximum_samples=self.maximum_samples,
+            maximum_seconds=self.maximum_seconds,
+            precision=self.precision,
+        )
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Asked)}
+"""The wishes by name, with their defaults and their words."""

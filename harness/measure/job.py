@@ -1,0 +1,113 @@
+"""A job: a cell with everything that is needed to measure it. Preparing one downloads, but measures nothing."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.clock import Monotonic
+from harness.machine import backend, environment
+from harness.measure import cell
+from harness.measure.asked import Asked, Protocol
+from harness.measure.cell import Cell
+from harness.models import weights
+from harness.models.card import ModelCard
+from harness.models.weights import Source
+from harness.runlog.log import complete, read
+from harness.suites import examples
+from harness.suites.card import SuiteCard
+from harness.suites.examples import Suite
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cell with everything that is needed to measure it."""
+
+    asked: Asked
+    cell: Cell
+    card: ModelCard
+    suite_card: SuiteCard
+    source: Source
+    suite: Suite
+    path: Path
+    notices: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether a finished log of this very cell is there already."""
+        if not self.path.is_file():
+            return False
+        log = read(self.path)
+        return log.finished and not log.cut_short
+
+    @property
+    def scored(self) -> bool:
+        """Whether the answers will be scored, so that every example must be answered."""
+        return self.source.trained and self.asked.protocol == "ttft" and not self.cell.part
+
+
+def expand(asked: Asked, protocols: tuple[Protocol, ...], processes: int) -> list[Asked]:
+    """Return the runs that one command means: protocols × parts × processes, each to be a process of its own."""
+    card = cell.settle(asked).card
+    parts: list[str | None] = [*card.part_names] if asked.isolate and card.llm else [None]
+    return [
+        replace(asked, protocol=protocol, part=part, repetition=asked.repetition + process)
+        for protocol in protocols
+        for part in parts
+        for process in range(processes)
+    ]
+
+
+def prepare(asked: Asked) -> Job:
+    """Find weights and data for what was asked, and name its cell. Downloads, but measures nothing."""
+    settled = cell.settle(asked)
+    asked, card = settled.asked, settled.card
+    # The device first: who asked for one that is not here should not wait for data and weights to learn it.
+    backend.of(settled.device).open(Monotonic())
+    source = weights.resolve(card, asked.weights, asked.offline)
+    suite = examples.open_suite(settled.suite, asked.data, asked.limit, asked.offline)
+    notices = (*settled.notices, *(text for text in (source.notice, suite.notice) if text))
+    named = Cell(
+        model=card.name,
+        model_digest=card.digest,
+        weights=source.kind,
+        weights_digest=source.digest,
+        suite=suite.name,
+        asked_suite=settled.suite.name,
+        suite_digest=suite.card.digest,
+        data=suite.origin,
+        data_digest=suite.digest,
+        resolution=settled.resolution,
+        device=settled.device,
+        engine=asked.engine,
+        dtype=settled.dtype,
+        protocol=asked.protocol,
+        seed=asked.seed,
+        settings=dict(settled.settings),
+        limit=asked.limit,
+        isolate=settled.isolate,
+        part=asked.part,
+        repetition=asked.repetition,
+        decode_tokens=asked.decode_tokens,
+        threads=asked.threads,
+        minimum_samples=asked.minimum_samples,
+        minimum_seconds=asked.minimum_seconds,
+        maximum_samples=asked.maximum_samples,
+        maximum_seconds=asked.maximum_seconds,
+        precision=asked.precision,
+    )
+    path = named.path(Path(asked.out), environment.machine_name(settled.device))
+    complete(path)
+    return Job(asked, named, card, settled.suite, source, suite, path, notices)
+
+
+def afresh(job: Job, taken: Collection[Path] = ()) -> Job:
+    """Return `job` as the next repetition of its cell that has no log yet: history is never overwritten.
+
+    `taken` are the logs that other runs of the same command will write.
+    """
+    while job.path.is_file() or job.path in taken:
+        repetition = job.cell.repetition + 1
+        again = replace(job.cell, repetition=repetition)
+        path = again.path(Path(job.asked.out), environment.machine_name(job.cell.device))
+        job = replace(job, asked=replace(job.asked, repetition=repetition), cell=again, path=path)
+    return job
