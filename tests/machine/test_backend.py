@@ -85,7 +85,7 @@ def test_a_foreign_device_is_listed_with_its_own_words(foreign: None) -> None:
 def test_a_foreign_device_is_measured_and_gated(foreign: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
     asked = Asked(model="fake", device="tensor-unit", suite="pages", limit=3, precision=0, minimum_seconds=0)
-    settled = cell.settle(asked)[0]
+    settled = cell.settle(asked)
     assert settled.dtype == "bfloat16"
     job = prepare(replace(asked, offline=True, out=str(tmp_path)))
     list(run.run_job(job, lambda _: None, Scripted()))
