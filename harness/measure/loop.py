@@ -9,16 +9,19 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Protocol
 
 from harness.clock import Clock
-from harness.errors import LESS_MEMORY, ExampleError, HarnessError, out_of_memory
+from harness.errors import LESS_MEMORY, ExampleError, HarnessError, ServerError, out_of_memory
 from harness.machine.device import Device
 from harness.machine.energy import Meter
+from harness.measure import concurrency
+from harness.measure.gate import Verdict, retry_delay_ns
 from harness.measure.passes import Bench, failed_stage, keep_part, time_stages, time_whole
 from harness.measure.stopping import Stopping
 from harness.models.protocol import Model, Request, Seen, Work
-from harness.runlog.records import Counted, Failure, Footer, Pass, Sample
+from harness.runlog.records import Counted, Failure, Footer, Loaded, Pass, Sample
 from harness.suites.examples import Example
 
 MAXIMUM_ATTEMPTS = 4
@@ -27,7 +30,10 @@ MAXIMUM_CONSECUTIVE_FAILURES = 5
 """After so many failures in a row the cell is given up: the next example will not fare better."""
 MAXIMUM_SHAPES_COUNTED = 8
 
-MeasureRecord = Sample | Failure | Counted | Footer
+UNJUDGED = Verdict(True)
+"""Of what was answered for its score alone, beside other requests."""
+
+MeasureRecord = Sample | Failure | Counted | Loaded | Footer
 
 
 class Gate(Protocol):
@@ -52,6 +58,12 @@ class Plan:
     score: bool = True
     """Whether every example must be answered (weights are trained), or only as many as timing needs."""
     warmups: int = 1
+    stages: bool = True
+    """Whether there is a stage pass; a server shows no stages, and has been warmed up by its probes."""
+    concurrency: int = 1
+    """How many examples are answered at a time once timing has stopped (a server alone can do that)."""
+    load: tuple[int, ...] = ()
+    """Numbers of requests at a time for which a server is timed under load, in the end."""
     finished: frozenset[str] = frozenset()
     """Examples that an earlier, unfinished run has measured already."""
     whole: bool = field(init=False)
@@ -68,6 +80,8 @@ class Measured:
     whole: Pass | None
     seen: Seen | None
     answer: str | None
+    counts: bool | None = None
+    """Whether its times count, where no stage pass says it (`Sample.counts`)."""
 
 
 def measure(
@@ -102,8 +116,11 @@ class _Loop:
 
     def run(self) -> Iterator[MeasureRecord]:
         """Measure one example after the other, and yield what comes of each."""
-        for example, phase in _order(self.plan, self.failed):
+        for example, phase in (order := _order(self.plan, self.failed)):
             if self.fired and not self.plan.score:
+                break
+            if self.fired and self.plan.concurrency > 1:
+                yield from self._many(chain([example], (one for one, _ in order)))
                 break
             if phase == "timed" and self.started_ns is None:
                 self.started_ns = self.bench.clock.now_ns()
@@ -113,6 +130,7 @@ class _Loop:
                 break
             if self.started_ns is not None:
                 self.fired = self.fired or self._rule_that_fired()
+        yield from self._load()
         yield Footer(
             ended_at=now_text(),
             samples=self.samples,
@@ -131,7 +149,12 @@ class _Loop:
                 measured = _passes(self.model, self.bench, self.plan, example, phase, timing)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
-            except BaseException as error:  # noqa: BLE001 - whatever a model raises, a library's panic too
+            except BaseException as error:
+                if concurrency.asks_again(error) and attempt < MAXIMUM_ATTEMPTS:
+                    clock.sleep_ns(self.gate.retry_delay_ns(attempt))
+                    continue
+                if isinstance(error, ServerError) and error.gone:
+                    raise  # no example's fault: the log stays open, and the same command goes on with it
                 yield self._fail(example, error)
                 return
             self.failures_in_a_row = 0
@@ -148,6 +171,30 @@ class _Loop:
                 return
             if attempt < MAXIMUM_ATTEMPTS:
                 clock.sleep_ns(self.gate.retry_delay_ns(attempt))
+
+    def _many(self, examples: Iterator[Example]) -> Iterator[MeasureRecord]:
+        """Answer the examples that are left, several at a time, for their score alone; records keep their order."""
+        for example, came in concurrency.in_order(self._untimed, examples, self.plan.concurrency):
+            if isinstance(came, Exception):
+                if isinstance(came, ServerError) and came.gone:
+                    raise came
+                yield self._fail(example, came)
+                if self.failures_in_a_row >= MAXIMUM_CONSECUTIVE_FAILURES:
+                    self.fired = "failures"
+                    return
+            else:
+                self.failures_in_a_row = 0
+                self.samples += 1
+                yield _sample(example, "timed", 1, came, UNJUDGED, self.bench)
+
+    def _untimed(self, example: Example) -> Measured:
+        request = Request(example.images, example.question, example.max_new_tokens)
+        return Measured(None, None, *concurrency.answer(self.model, self.bench, request, retry_delay_ns), False)
+
+    def _load(self) -> Iterator[MeasureRecord]:
+        """Time the server under load, a record for each number of requests at a time."""
+        for workers in self.plan.load if self.fired != "failures" else ():
+            yield concurrency.load(self.model, self.bench, self.plan.examples, workers)
 
     def _fail(self, example: Example, error: BaseException) -> Failure:
         self.failures += 1
@@ -182,7 +229,7 @@ def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
     one does. Else the process's first request would count as a timed one.
     """
     left = [example for example in plan.examples if example.id not in plan.finished]
-    before = ["cold", *["warmup"] * plan.warmups]
+    before = [*(["cold"] if plan.stages else []), *["warmup"] * plan.warmups]
     for example in left:
         while before and example.id not in failed:
             yield example, before[0]
@@ -210,7 +257,7 @@ def _passes(model: Model, bench: Bench, plan: Plan, example: Example, phase: str
     stages = whole = seen = answer = None
     # Alternating the order keeps what one pass leaves in the caches from favouring the same pass every time.
     order = ["stages", "whole"] if example.index % 2 else ["whole", "stages"]
-    if phase == "cold":
+    if phase == "cold" or not plan.stages:
         order = ["whole"] if plan.whole else ["stages"]
     for kind in order:
         if kind == "whole" and plan.whole:
@@ -219,7 +266,7 @@ def _passes(model: Model, bench: Bench, plan: Plan, example: Example, phase: str
             stages, seen = time_stages(model, fixed, bench)
     if plan.part and stages:
         stages = keep_part(stages, plan.part)
-    return Measured(stages, whole, seen, answer)
+    return Measured(stages, whole, seen, answer, None if plan.stages else timing)
 
 
 def _shape(measured: Measured) -> tuple[int, int]:
@@ -264,6 +311,7 @@ def _sample(example: Example, phase: str, attempt: int, measured: Measured, verd
         reasons=tuple(verdict.reasons),
         readings=dict(verdict.readings),
         memory=dict(bench.device.memory()),
+        counts=measured.counts,
     )
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from harness import files
 from harness.errors import LogError
-from harness.runlog.records import SCHEMA, Counted, Failure, Footer, Header, Line, Resumed, Sample
+from harness.runlog.records import SCHEMA, Counted, Failure, Footer, Header, Line, Loaded, Resumed, Sample
 
 WAIT_S = 5.0
 """For the lock: a run that was just killed lets go of it when its process has ended."""
@@ -43,6 +43,7 @@ class Log:
     good_bytes: int = field(default=0, compare=False)
     digest: str = field(default="", compare=False)
     """Of the bytes that were read."""
+    loaded: tuple[Loaded, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -118,6 +119,7 @@ def read(path: Path) -> Log:
         len(data) - good,
         good,
         files.digest_bytes(data, 8),
+        tuple(line for line in lines if isinstance(line, Loaded)),
     )
 
 

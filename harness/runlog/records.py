@@ -149,6 +149,18 @@ class Counted(Record, frozen=True, tag="counted"):
     """Why nothing was counted."""
 
 
+class Loaded(Record, frozen=True, tag="loaded"):
+    """A server timed under load: a closed loop of `concurrency` requests at a time; never mixed with requests alone."""
+
+    concurrency: Count
+    wall_ns: Ns
+    ttft_ns: tuple[Ns, ...] = ()
+    """Of each request, in the order in which they were sent; the first ones meet an idle server."""
+    total_ns: tuple[Ns, ...] = ()
+    output_tokens: tuple[Count, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
 class Footer(Record, frozen=True, tag="footer"):
     """The run ended by itself: nothing more will come."""
 
@@ -161,4 +173,4 @@ class Footer(Record, frozen=True, tag="footer"):
     note: str = ""
 
 
-Line = Header | Resumed | Sample | Failure | Counted | Footer
+Line = Header | Resumed | Sample | Failure | Counted | Loaded | Footer

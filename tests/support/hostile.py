@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -36,8 +37,17 @@ class Hostile(ThreadingHTTPServer):
         self.trap, self.fail_from, self.url = trap, fail_from, f"http://127.0.0.1:{self.server_port}/v1"
         self.bodies: list[dict[str, Any]] = []
         self.known: set[str] = set()
+        self.sockets: list[socket.socket] = []
         self.connections = self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
+
+    def die(self) -> None:
+        """End as a killed process does: nothing listens any more, and every connection breaks."""
+        self.shutdown()
+        self.server_close()
+        for one in self.sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None: ...
 
@@ -52,6 +62,7 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.server.connections += 1
+        self.server.sockets.append(self.connection)
 
     def do_GET(self) -> None:
         found = self.path == "/v1/models"

@@ -18,20 +18,21 @@ from harness.models.weights import Source, digest
 SETTINGS: dict[str, str | int | float | bool] = {"timeout_s": 600}
 """`timeout_s`: how long to wait for the next part of an answer."""
 
-HERE, ELSEWHERE = "served:here", "served:elsewhere"
-"""The device of a served model, as far as we know it: this machine, watched by the gate, or another."""
+ELSEWHERE = "served"
+"""The device of a served model; on this machine with the port behind it, "served:8000", where the gate watches."""
 
 
 def place(device: str) -> str:
-    """Return the device as it is; which one it is, the endpoint decides (`device_of`)."""
-    if device not in (HERE, ELSEWHERE):
+    """Return the device as it is: the endpoint has said which one (`device_of`)."""
+    if device.partition(":")[0] != ELSEWHERE:
         raise SettingError(f"--device {device}: a server has devices of its own; next: leave --device out")
     return device
 
 
 def device_of(url: str) -> str:
     """Return the device's name for a server at `url`."""
-    return HERE if endpoint.parse(url).here else ELSEWHERE
+    parsed = endpoint.parse(url)
+    return f"{ELSEWHERE}:{parsed.port}" if parsed.here else ELSEWHERE
 
 
 def card(name: str) -> ModelCard:
