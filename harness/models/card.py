@@ -114,6 +114,10 @@ class ModelCard(Card, frozen=True, kw_only=True):
     """Name of the adapter's chat template."""
     settings: dict[str, str | int | float | bool] = {}
     """Options of the adapter with their defaults; `--set name=value` overlays them."""
+    config: dict[str, Any] = {}
+    """Family `auto`: transformers' configuration with its `model_type`: the exact architecture, for random weights."""
+    processor: dict[str, Any] = {}
+    """Family `auto`: the processor's own settings, and below `images` those of its image processor."""
     published: Published = Published()
     sources: tuple[str, ...] = ()
     notes: str = ""

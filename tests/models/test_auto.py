@@ -1,0 +1,248 @@
+"""Any vision-language model of transformers: our stages, and the very logits of its own `generate`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny_vlms
+import torch
+from PIL import Image
+
+from harness import images
+from harness.clock import Monotonic
+from harness.errors import ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
+from harness.machine.devices import cpu
+from harness.measure import passes
+from harness.models.card import ModelCard, Resolution
+from harness.models.families import auto
+from harness.models.families.auto import loading, resolution, stand_in
+from harness.models.families.auto.answering import SETTINGS, AnyModel
+from harness.models.protocol import Done, Options, Piece, Request, Seen
+from harness.models.weights import Source
+
+STEPS = 8
+QUESTION = "What is the total?"
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Write each family's tiny checkpoint once, when it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            try:
+                made[name] = tiny_vlms.write(tmp_path_factory.mktemp(name), name)
+            except MissingPackage as error:
+                pytest.skip(str(error))
+        return made[name]
+
+    return get
+
+
+def card(name: str, **fields: Any) -> ModelCard:
+    side = tiny_vlms.FAMILIES[name].side if name in tiny_vlms.FAMILIES else 56
+    rule = Resolution(rule="any", default=side)
+    known = {"title": name, "adapter": "auto", "license": "none", "resolution": rule, "settings": SETTINGS}
+    return ModelCard(name=name, **{**known, **fields})
+
+
+def model(folder: Path, name: str, side: int | None = None, **settings: Any) -> AnyModel:
+    side = side or tiny_vlms.FAMILIES[name].side
+    loaded = auto.load(card(name), Source("local", folder), Options(side, settings=settings))
+    assert isinstance(loaded, AnyModel)
+    return loaded
+
+
+def page(seed: int, size: tuple[int, int] = (150, 190)) -> bytes:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = (torch.rand((size[1], size[0], 3), generator=generator) * 255).byte().numpy()
+    return images.png(Image.fromarray(pixels))
+
+
+def request(*pictures: bytes, tokens: int = STEPS) -> Request:
+    return Request(pictures, QUESTION, tokens, ignore_eos=True)
+
+
+def answered(one: AnyModel, asked: Request) -> SimpleNamespace:
+    """Answer, and keep the logits of each step, what was yielded and what was told."""
+    logits: list[torch.Tensor] = []
+    heard: list[str] = []
+    kept = one.model.register_forward_hook(lambda module, given, output: logits.append(output.logits[0, -1].float()))
+    one.hear = lambda event: heard.append(f"({event.stage})")
+    events = []
+    try:
+        for event in one.answer(asked):
+            events.append(event)
+            if isinstance(event, Done):
+                heard.append(event.stage)
+    finally:
+        one.hear = None
+        kept.remove()
+    seen = next(event for event in events if isinstance(event, Seen))
+    return SimpleNamespace(logits=torch.stack(logits), heard=heard, seen=seen, events=events)
+
+
+def generated(one: AnyModel, asked: Request) -> torch.Tensor:
+    """Return the logits of transformers' own `generate` for the same request."""
+    inputs, _ = one.prepare(asked)
+    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    told = one.model.generate(
+        **inputs,
+        max_new_tokens=STEPS,
+        min_new_tokens=STEPS,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=None,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return torch.stack([step[0].float() for step in told.logits])
+
+
+SPLIT = ["preprocess", "(encode)", "project", "prefill"]
+TOLD = ["preprocess", "(encode)", "(project)", "prefill"]
+STAGES = {
+    "mllama": TOLD,
+    "florence2": TOLD,
+    "phi4_multimodal": ["preprocess", "(encode+project)", "prefill"],
+}
+
+
+@pytest.mark.parametrize("name", tiny_vlms.FAMILIES)
+def test_logits_are_those_of_generate_and_the_image_moves_them(name: str, checkpoints: Any) -> None:
+    one = model(checkpoints(name), name)
+    first = answered(one, request(page(1)))
+    other = answered(one, request(page(2)))
+    again = answered(one, request(page(1)))
+    theirs = generated(one, request(page(1)))
+    assert first.logits.shape == theirs.shape
+    assert (first.logits - theirs).abs().max().item() == 0.0
+    assert torch.equal(first.logits.argmax(-1), theirs.argmax(-1))
+    assert torch.equal(first.logits, again.logits), "an image in between left something behind"
+    assert (first.logits[0] - other.logits[0]).abs().max() > 1e-4
+    assert first.heard == STAGES.get(name, SPLIT)
+    assert first.seen.visual_tokens > 0
+    assert first.seen.tiles > 0
+    assert first.seen.processed_px[0] * first.seen.processed_px[1] >= first.seen.content_px > 0
+    work = one.work(first.seen)
+    stages = [stage.strip("()") for stage in first.heard if stage != "preprocess"]
+    assert list(work) == stages
+    assert all(counted.flops > 0 for counted in work.values())
+    assert one.describe()["route"] == "auto"
+
+
+def test_the_stage_pass_hears_what_the_whole_pass_does_not(checkpoints: Any) -> None:
+    one, clock = model(checkpoints("internvl"), "internvl"), Monotonic()
+    bench = passes.Bench(cpu.open("cpu", clock), clock)
+    stages, seen = passes.time_stages(one, request(page(1), tokens=2), bench)
+    assert list(stages.stage_ns) == ["preprocess", "encode", "project", "prefill"]
+    assert one.hear is None
+    whole, _, _ = passes.time_whole(one, request(page(1), tokens=2), bench)
+    assert whole.output_tokens == 2
+    assert seen is not None
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm", "llava_next", "gemma3"])
+def test_several_images_are_shown_where_the_family_takes_them(name: str, checkpoints: Any) -> None:
+    one = model(checkpoints(name), name)
+    single = answered(one, request(page(1)))
+    both = answered(one, request(page(1), page(2, (190, 90))))
+    assert both.seen.tiles > single.seen.tiles
+    assert both.seen.visual_tokens > single.seen.visual_tokens
+    assert "2 images" in both.seen.note
+    assert (both.logits - generated(one, request(page(1), page(2, (190, 90))))).abs().max().item() == 0.0
+
+
+def test_a_family_made_for_one_image_refuses_two(checkpoints: Any) -> None:
+    one = model(checkpoints("florence2"), "florence2")
+    with pytest.raises(ExampleError, match="2 images"):
+        list(one.answer(request(page(1), page(2))))
+
+
+def test_a_projector_can_be_named_and_a_wrong_name_is_guessed(checkpoints: Any) -> None:
+    one = model(checkpoints("phi4_multimodal"), "phi4_multimodal", projector="model.embed_tokens_extend.image_embed")
+    assert one.describe()["projector"] == "model.embed_tokens_extend.image_embed"
+    with pytest.raises(UnknownName, match="multi_modal_projector"):
+        model(checkpoints("llava"), "llava", projector="model.multi_modal_projektor")
+
+
+def test_a_prompt_longer_than_the_positions_is_refused(checkpoints: Any) -> None:
+    one = model(checkpoints("llava"), "llava")
+    one.positions = 10
+    with pytest.raises(ExampleError, match="exceed the 10 positions"):
+        list(one.answer(request(page(1))))
+
+
+def test_a_missing_tensor_is_named(checkpoints: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in checkpoints("llava").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    gone = next(name for name in tensors if "projector" in name)
+    del tensors[gone]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"1 missing: .*projector"):
+        model(tmp_path, "llava")
+
+
+def test_random_weights_of_a_card_need_no_folder() -> None:
+    tiny = tiny_vlms.FAMILIES["qwen2_5_vl"]
+    fields = {"config": {"model_type": "qwen2_5_vl", **tiny.config}, "processor": {"images": tiny.images}}
+    for dtype in ("float32", "bfloat16"):
+        one = auto.load(card("qwen2_5_vl", **fields), Source("random"), Options(56, dtype=dtype))
+        events = list(one.answer(request(page(1), tokens=3)))
+        assert len([event for event in events if isinstance(event, Piece)]) == 3
+        assert one.describe()["template"] == "stand-in"
+    with pytest.raises(SettingError, match=r"a \[config\]"):
+        auto.load(card("bare"), Source("random"), Options(56))
+
+
+RELEASED = {
+    "qwen2_5_vl": ({}, {}, (80, 320, 744, 1312, 2976)),
+    "qwen3_vl": (
+        {"patch_size": 16, "size": {"shortest_edge": 65536, "longest_edge": 16777216}},
+        {},
+        (63, 252, 567, 1008, 2268),
+    ),
+    "pixtral": ({"patch_size": {"height": 16, "width": 16}}, {"patch_size": 16}, (208, 800, 1824, 3200, 7200)),
+    "smolvlm": (
+        {"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}},
+        {"image_seq_len": 64},
+        (64, 64, 320, 320, 640),
+    ),
+    "idefics3": ({"size": {"longest_edge": 1456}}, {"image_seq_len": 169}, (169, 845, 1690, 1690, 3549)),
+    "internvl": ({"size": {"height": 448, "width": 448}}, {}, (256, 256, 256, 1280, 1792)),
+    "gemma4": ({}, {}, (63, 130, 266, 520, 1102)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_side_means_the_same_in_every_family(name: str) -> None:
+    """Visual tokens of a page of 1700x2200 at five sides, with the released processors' settings."""
+    settings, own, expected = RELEASED[name]
+    config = tiny_vlms.configuration(name)
+    try:
+        processor = stand_in.processor(name, config, settings, own)
+    except MissingPackage as error:
+        pytest.skip(str(error))
+    sheet = images.blank((1700, 2200)).image
+    counts = []
+    for side in (256, 512, 768, 1024, 1536):
+        asked = resolution.asked(side, name, config, processor.image_processor)
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}]}], add_generation_prompt=True, tokenize=False
+        )
+        batch = processor(
+            images=[asked.prepared(sheet)], text=[text], return_tensors="pt", images_kwargs=dict(asked.arguments)
+        )
+        counts.append(int((batch["input_ids"] == 500).sum()))
+    assert tuple(counts) == expected
+
+
+def test_a_processor_that_lacks_a_package_names_it() -> None:
+    told = loading.stand_in.missing(ImportError("... requires num2words ..."), "smolvlm")
+    assert "pip install num2words" in str(told)
