@@ -97,7 +97,10 @@ def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a cell is measured."""
     for name in reversed(MEASURING):
         command = option(name)(command)
-    return command
+    return click.option("--route", type=click.Choice(["own", "auto"]), help=ROUTES)(command)
+
+
+ROUTES = "By which code: own (the family's adapter) or auto (transformers' own classes). Default: own where there is one."
 
 
 MEASURING = (
@@ -466,6 +469,8 @@ def _asked(options: dict[str, Any]) -> Any:
     from harness.measure.asked import Asked
 
     settings = dict(_setting(text) for text in options.pop("settings"))
+    if route := options.pop("route"):
+        settings["route"] = route
     device = options.pop("device") or backend.best()
     model = options.pop("model") or catalogue.DEFAULT_MODEL
     return Asked(**options, device=device, model=model, settings=settings)

@@ -59,7 +59,6 @@ class Answers:
         from harness.measure import cell
         from harness.measure.asked import Asked
         from harness.models import weights as weights_module
-        from harness.models.card import check_settings
         from harness.models.protocol import Options
 
         if str(batch_size) not in ("1", "auto"):
@@ -81,9 +80,9 @@ class Answers:
             side=settled.resolution,
             device=opened.torch_name,
             dtype=settled.dtype,
-            settings=check_settings(chosen, dict(settled.settings)),
+            settings={**chosen.settings, **settled.settings},
         )
-        self.model = plugins.load("adapters", chosen.adapter).load(chosen, source, options)
+        self.model = plugins.load("engines", "torch").load(chosen, source, options)
         self.longest, self.mark = max_new_tokens, failures == "mark"
         self.failed = 0
 

@@ -14,7 +14,8 @@ from harness.errors import SettingError
 from harness.machine import backend
 from harness.measure.asked import PROTOCOLS, Asked, Protocol, Setting
 from harness.measure.stopping import Rule
-from harness.models.card import ModelCard, check_settings, check_side, load_model_card
+from harness.models.card import ModelCard, check_settings, check_side
+from harness.models.synthesis import model_card
 from harness.runlog.records import SCHEMA
 from harness.suites.card import SuiteCard, load_suite_card
 
@@ -113,8 +114,8 @@ def settle(asked: Asked) -> Settled:
 
     Raises `UnknownName`, `CardError` or `SettingError`.
     """
-    card, suite = load_model_card(asked.model), load_suite_card(asked.suite)
-    notices = []
+    card, suite = model_card(asked.model, asked.offline), load_suite_card(asked.suite)
+    notices = [f"{card.name}: {card.notes}"] if card.adapter == "auto" and card.folder else []
     side = card.resolution.default if asked.res is None else asked.res
     if card.resolution.rule == "fixed":
         if side != card.resolution.default:
@@ -128,7 +129,8 @@ def settle(asked: Asked) -> Settled:
     settings = _changed(card, runner, asked.settings)
     isolate = asked.isolate and card.llm is not None
     if asked.isolate and not isolate:
-        notices.append(f"{card.name} is an encoder alone: --isolate-stages changes nothing")
+        why = "runs by transformers' own code" if card.adapter == "auto" else "is an encoder alone"
+        notices.append(f"{card.name} {why}: --isolate-stages changes nothing")
     decided = replace(asked, res=side, device=device, dtype=dtype, settings=settings, isolate=isolate)
     return Settled(decided, card, suite, side, device, dtype, settings, isolate, tuple(notices))
 

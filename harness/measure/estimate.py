@@ -7,7 +7,8 @@ from harness.errors import HarnessError
 from harness.machine import backend
 from harness.measure.asked import Asked
 from harness.models import weights
-from harness.models.card import ModelCard, load_model_card
+from harness.models.card import ModelCard
+from harness.models.synthesis import model_card
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
     """Predict what a cell takes: FLOPs over half the machine's measured peak, twice per sample, and loading."""
     from harness.models import counts  # torch, which a plan that is only listed need not wait for
 
-    card = load_model_card(asked.model)
+    card = model_card(asked.model, asked.offline)
     try:
         counted = counts.row(card, asked.res or card.resolution.default)
     except HarnessError:

@@ -142,7 +142,8 @@ def stage_after(done: Event | None) -> str:
         return DECODE
     if done.part:
         return done.stage
-    return dict(zip(STAGES, (*STAGES[1:], DECODE), strict=True)).get(done.stage, DECODE)
+    last = done.stage.rpartition("+")[2]  # stages that no mark divides are told as one: "encode+project"
+    return dict(zip(STAGES, (*STAGES[1:], DECODE), strict=True)).get(last, DECODE)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,12 @@ from harness import cards
 from harness.cards import Card, Facts
 from harness.errors import SettingError, UnknownName
 
+FREE = ("any", "area", "longest_edge", "tiles", "budget", "caller")
+"""Rules under which every side runs."""
+
+STEPS = ("any", "tiles", "budget", "caller")
+"""Rules under which cost is a step function of the side."""
+
 USUAL_SIDES = (256, 512, 768, 1024, 1536)
 """What the FastVLM paper sweeps, for tables of cards that take any multiple."""
 
@@ -14,10 +20,12 @@ class Resolution(Facts, frozen=True):
     """Which input sides (pixels of a square) a model takes.
 
     `multiple`: any multiple of `of` between `minimum` and `maximum`; `choice`: one of `values`; `fixed`: the encoders'
-    own sizes, whatever is asked (a sweep keeps one point); `any`: every side runs, in steps the adapter logs.
+    own sizes, whatever is asked (a sweep keeps one point); `any`: every side runs, in steps the adapter logs. The rest
+    are family `auto`'s (see its `resolution`): every side runs; `area`, `longest_edge`: as asked, to a patch; `tiles`,
+    `budget`, `caller`: in steps.
     """
 
-    rule: Literal["multiple", "choice", "fixed", "any"]
+    rule: Literal["multiple", "choice", "fixed", "any", "area", "longest_edge", "tiles", "budget", "caller"]
     default: int
     of: int | None = None
     minimum: int = 1
@@ -43,7 +51,7 @@ class Resolution(Facts, frozen=True):
             near = sorted({min(max(side // of * of, low), high), min(max(-(-side // of) * of, low), high)})
             if side not in near:
                 return f"takes multiples of {of} from {low} to {high}; nearest: {' or '.join(map(str, near))}"
-        if self.rule == "any" and not self.minimum <= side <= self.maximum:
+        if self.rule in FREE and not self.minimum <= side <= self.maximum:
             nearest = min(max(side, self.minimum), self.maximum)
             return f"takes sides from {self.minimum} to {self.maximum}; nearest: {nearest}"
         return None
@@ -108,6 +116,8 @@ class ModelCard(Card, frozen=True, kw_only=True):
     encoders: tuple[Encoder, ...] = ()
     llm: Llm | None = None
     hub: Hub | None = None
+    folder: str = ""
+    """The checkpoint's folder where the card was made from one (`--model FOLDER`)."""
     shipped: str = ""
     """A folder beside the cards with the checkpoint itself: it comes with the package."""
     prompt: str = ""

@@ -14,8 +14,9 @@ import torch
 from harness import cards, images, plugins
 from harness.errors import HarnessError
 from harness.models import pipeline
-from harness.models.card import ModelCard, load_model_card
+from harness.models.card import ModelCard
 from harness.models.protocol import Options, Seen
+from harness.models.synthesis import model_card
 from harness.models.weights import Source
 
 TEXT_TOKENS = 32
@@ -125,7 +126,7 @@ def table(names: Sequence[str] | None = None, progress: Callable[[str], None] | 
     for name in names if names is not None else cards.names("models"):
         if progress:
             progress(name)
-        card = load_model_card(name)
+        card = model_card(name)
         try:
             counted = rows(card)
         except HarnessError as error:

@@ -251,6 +251,7 @@ class VisionLanguageModel(ABC):
         """Return the effective settings for the log."""
         return {
             "dtype": self.options.dtype,
+            "route": "own",
             "attention": "sdpa",
             "image_backend": self.image_backend,
             "template": self.template or self.card.prompt,

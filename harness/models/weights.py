@@ -57,6 +57,8 @@ def resolve(card: ModelCard, asked: str | None, offline: bool = False) -> Source
 
     `asked` is the value of `--weights`: a folder, `random`, or None for the stated order.
     """
+    if asked is None and card.folder:
+        asked = card.folder
     if asked == "random":
         return Source(
             "random", folder=_kept(card), notice="random weights, as asked: timings are honest, answers are not"
@@ -117,6 +119,8 @@ def _offline() -> bool:
 
 def _kept(card: ModelCard) -> Path | None:
     """Return the folder on this machine that has the card's weights, or some of them."""
+    if card.folder:
+        return Path(card.folder)
     return cards.ROOT / "models" / card.shipped if card.shipped else _cached(card)
 
 

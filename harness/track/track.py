@@ -6,7 +6,8 @@ from pathlib import Path
 
 from harness.errors import HarnessError, SettingError, UnknownName
 from harness.measure.asked import Asked
-from harness.models.card import Hub, load_model_card
+from harness.models.card import Hub
+from harness.models.synthesis import model_card
 from harness.track import arms, jobs, nights, outputs
 from harness.track.nights import Night, Reading, Series
 from harness.track.verdict import BROKEN, REGRESSION, Judge, Verdict
@@ -102,7 +103,7 @@ def _reading(wish: Wish, series: Series, night: Night, baseline: Night, newest: 
 
 
 def _measured(wish: Wish, series: Series, night: Night, baseline: Night | None, say: Say) -> Reading:
-    hub = load_model_card(wish.asked.model).hub
+    hub = model_card(wish.asked.model, wish.asked.offline).hub
     patterns = hub.files if hub else Hub("").files
     folder = night.fetched(patterns)
     try:

@@ -10,14 +10,15 @@ import tiny_vlms
 import torch
 from PIL import Image
 
-from harness import images
+from harness import images, plugins
 from harness.clock import Monotonic
 from harness.errors import ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
 from harness.machine.devices import cpu
 from harness.measure import passes
-from harness.models.card import ModelCard, Resolution
+from harness.models import pipeline
+from harness.models.card import Encoder, Llm, ModelCard, Resolution, load_model_card
 from harness.models.families import auto
-from harness.models.families.auto import loading, resolution, stand_in
+from harness.models.families.auto import loading, parts, resolution, stand_in
 from harness.models.families.auto.answering import SETTINGS, AnyModel
 from harness.models.protocol import Done, Options, Piece, Request, Seen
 from harness.models.weights import Source
@@ -197,7 +198,7 @@ def test_random_weights_of_a_card_need_no_folder() -> None:
         events = list(one.answer(request(page(1), tokens=3)))
         assert len([event for event in events if isinstance(event, Piece)]) == 3
         assert one.describe()["template"] == "stand-in"
-    with pytest.raises(SettingError, match=r"a \[config\]"):
+    with pytest.raises(SettingError, match=r"cards with a \[config\]"):
         auto.load(card("bare"), Source("random"), Options(56))
 
 
@@ -246,3 +247,73 @@ def test_a_side_means_the_same_in_every_family(name: str) -> None:
 def test_a_processor_that_lacks_a_package_names_it() -> None:
     told = loading.stand_in.missing(ImportError("... requires num2words ..."), "smolvlm")
     assert "pip install num2words" in str(told)
+
+
+def test_both_routes_give_the_same_logits_of_onevision(checkpoints: Any) -> None:
+    """The own adapter and transformers' code: one checkpoint, one prompt, pixels that need no resizing."""
+    folder = checkpoints("llava_onevision")
+    config = tiny_vlms.configuration("llava_onevision")
+    llm = Llm(
+        kind="qwen2", hidden=32, layers=2, heads=4, kv_heads=2, ffn=48, vocab=tiny_vlms.VOCAB, positions=8192,
+        rope_theta=config.text_config.rope_parameters["rope_theta"], rms_eps=config.text_config.rms_norm_eps, eos=(2,),
+    )  # fmt: skip
+    tower = {"layers": 2, "heads": 4, "ffn": 48, "patch": 14}
+    encoder = Encoder(
+        name="siglip", library="transformers", architecture="SiglipVisionModel", width=32, side=56, settings=tower
+    )
+    settings = {"tiles_one_by_one": False, "native_size": False, "largest_grid": 2, "largest_tiles": 9}
+    own_card = card(
+        "llava_onevision", adapter="llava_onevision", encoders=(encoder,), llm=llm, prompt="chatml", settings=settings
+    )
+    source = Source("local", folder)
+    engine = plugins.load("engines", "torch")
+    routes = [engine.load(own_card, source, Options(112, settings={**settings, "route": r})) for r in ("own", "auto")]
+    assert [one.describe()["route"] for one in routes] == ["own", "auto"]
+    own, theirs = routes
+    grey = images.png(Image.new("RGB", (112, 112), (90, 140, 20)))
+    before, after = [5, 6, 7], [8, 9, 10, 11]
+    own.prompt = lambda question: (before, after)
+    logits = []
+    kept = own.parts["llm"].register_forward_hook(lambda module, given, output: logits.append(output.logits[0, -1]))
+    seen = next(event for event in list(own.answer(request(grey))) if isinstance(event, Seen))
+    kept.remove()
+    theirs.prepare = with_ids(theirs, before, after, seen.visual_tokens)
+    told = answered(theirs, request(grey))
+    assert told.seen.visual_tokens == seen.visual_tokens
+    assert (told.seen.tiles, told.seen.processed_px) == (seen.tiles, seen.processed_px)
+    assert (torch.stack(logits) - told.logits).abs().max() < 1e-5
+
+
+def with_ids(one: AnyModel, before: list[int], after: list[int], visual: int) -> Any:
+    """Return a `prepare` that puts these ids around the image: the two routes' templates are none of this test's."""
+    prepare = one.prepare
+
+    def changed(asked: Request) -> Any:
+        inputs, seen = prepare(asked)
+        return {**inputs, "input_ids": torch.tensor([before + [500] * visual + after])}, seen
+
+    return changed
+
+
+@pytest.mark.parametrize("name", ["fastvlm-0.5b", "llava-1.5-7b", "llava-onevision-0.5b"])
+def test_our_cards_are_the_same_architectures_to_transformers(name: str) -> None:
+    """Parameters by part of both routes, counted without memory."""
+    ours = load_model_card(name)
+    routes = []
+    for adapter in (ours.adapter, "auto"):
+        options = Options(ours.resolution.default, device="meta", dtype="bfloat16", settings=ours.settings)
+        routes.append(plugins.load("adapters", adapter).load(ours, Source("random"), options))
+    own, theirs = routes
+    tower, projector = parts.tower(theirs.model), theirs.seam.projector
+    counts = {"projector": pipeline.parameter_count(projector), "encoder": pipeline.parameter_count(tower[1])}
+    whole = pipeline.parameter_count(theirs.model)
+    assert counts["projector"] == pipeline.parameter_count(own.parts["projector"]) - own.card.llm.hidden * (
+        name == "llava-onevision-0.5b"
+    )
+    llm = whole - sum(counts.values())
+    added = 2 * 64 * own.card.llm.hidden if name == "llava-1.5-7b" else 0
+    assert llm - added - own.card.llm.hidden * (name == "llava-onevision-0.5b") == pipeline.parameter_count(
+        own.parts["llm"]
+    )
+    mine = pipeline.parameter_count(own.parts[own.encoder_names[0]])
+    assert 0 <= counts["encoder"] - mine < 0.02 * mine  # transformers keeps what is not run: a last norm, a head

@@ -1,5 +1,7 @@
 """PyTorch: the family's adapter as it is, on any device that torch has."""
 
+from dataclasses import replace
+
 from harness import plugins
 from harness.errors import SettingError
 from harness.machine import backend
@@ -7,8 +9,10 @@ from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
 
-SETTINGS: dict[str, str | int | float | bool] = {}
-"""Settings beyond the card's: none."""
+SETTINGS: dict[str, str | int | float | bool] = {"route": "own"}
+"""`route`: `own` runs the card's family, `auto` any family's checkpoint by transformers' own code."""
+
+ROUTES = ("own", "auto")
 
 
 def place(device: str) -> str:
@@ -21,5 +25,11 @@ def place(device: str) -> str:
 
 def load(card: ModelCard, source: Source, options: Options) -> Model:
     """Return the model that the card's adapter builds."""
-    model: Model = plugins.load("adapters", card.adapter).load(card, source, options)
+    route = options.settings.get("route", "own")
+    if route not in ROUTES:
+        raise SettingError(f"route={route}: known: {', '.join(ROUTES)}; next: --route auto")
+    own = {name: value for name, value in options.settings.items() if name not in SETTINGS}
+    options = replace(options, settings=own)
+    family = "auto" if route == "auto" else card.adapter
+    model: Model = plugins.load("adapters", family).load(card, source, options)
     return model

@@ -14,6 +14,7 @@ from harness.models import weights
 from harness.models.card import ModelCard
 from harness.models.families.auto import stand_in
 from harness.models.families.auto.kinds import family
+from harness.models.families.auto.known import known
 from harness.models.protocol import Options
 from harness.models.weights import Source
 
@@ -62,12 +63,7 @@ def configuration(card: ModelCard, source: Source) -> "PreTrainedConfig":
             return found
         except (ValueError, KeyError, OSError, TypeError) as error:
             raise WeightsError(f"{source.folder}/config.json: {_first(error)}; next: fetch it anew") from error
-    if not card.config:
-        raise SettingError(
-            f"{card.name} runs by transformers' own code only from a folder in transformers' layout, or from a card "
-            "with a [config]; next: --weights FOLDER, or --route own"
-        )
-    fields = {**card.config}
+    fields = {**known(card).config}
     model_type = str(fields.pop("model_type"))
     try:
         return AutoConfig.for_model(model_type, **fields)
@@ -91,8 +87,9 @@ def _processor(card: ModelCard, source: Source, config: "PreTrainedConfig") -> t
             f"{folder}: the checkpoint has no processor (none of {', '.join(PROCESSOR_FILES)}); next: copy these files "
             "of the model it was made from into that folder"
         )
-    own = {name: value for name, value in card.processor.items() if name != "images"}
-    return stand_in.processor(family(config), config, card.processor.get("images", {}), own), True
+    settings = known(card).processor
+    own = {name: value for name, value in settings.items() if name != "images"}
+    return stand_in.processor(family(config), config, settings.get("images", {}), own), True
 
 
 def _trained(source: Source, config: "PreTrainedConfig", options: Options) -> "tuple[PreTrainedModel, dict[str, str]]":

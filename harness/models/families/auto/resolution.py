@@ -19,6 +19,9 @@ from harness.models.families.auto.kinds import kind_of
 STEPS = ("tiles", "budget", "caller")
 """Rules under which cost grows in steps: sides between two steps are the same measurement."""
 
+UNKNOWN_SIDE = 336
+"""What is logged as the side of a family with one size whose files do not say which."""
+
 GEMMA4_BUDGETS = (70, 140, 280, 560, 1120)
 """The numbers of visual tokens that Gemma 4's processor takes."""
 
@@ -39,6 +42,7 @@ class Asked:
         """Return the image as the processor is given it."""
         if self.square:
             image = images.pad_square(image, self.background)
+            return images.resize(image, self.longest or image.width, self.longest or image.height)
         if self.longest is not None:
             image = images.resize(image, *images.fit(image.size, self.longest))
         return image
@@ -47,7 +51,7 @@ class Asked:
         """Return what the log says of it."""
         done = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
         ours = [f"longer side {self.longest} px before the processor"] if self.longest is not None else []
-        ours += ["padded to a square before the processor"] if self.square else []
+        ours = ["padded to a square before the processor", *ours] if self.square else ours
         steps = " (a step function of --res)" if self.rule in STEPS else ""
         return {"resolution_rule": f"{self.rule}{steps}", "resolution_how": "; ".join([*ours, done] if done else ours)}
 
@@ -57,15 +61,16 @@ def rule_of(name: str) -> str:
     return kind_of(name).rule
 
 
-def own_side(config: Any, processor: Any) -> int:
-    """Return the one side of a family with a fixed size, as its processor's files say; else its tower's."""
-    size = getattr(processor, "size", None) or {}
+def own_side(processor: Mapping[str, object], vision: Mapping[str, object]) -> int:
+    """Return the one side of a family with a fixed size, as its processor's file says; else its tower's."""
+    size = processor.get("size")
     for name in ("height", "shortest_edge", "longest_edge"):
-        value = _get(size, name)
-        if value and value < 10_000:
-            return int(value)
-    side = getattr(getattr(config, "vision_config", None), "image_size", None) or 336
-    return int(side[0] if isinstance(side, list | tuple) else side)
+        value = size.get(name) if isinstance(size, dict) else size
+        if isinstance(value, int):
+            return value
+    side = vision.get("image_size")
+    side = side[0] if isinstance(side, list) else side
+    return side if isinstance(side, int) else UNKNOWN_SIDE
 
 
 def asked(side: int, name: str, config: Any, processor: Any) -> Asked:
@@ -149,7 +154,9 @@ def _square(side: int, name: str, config: Any, processor: Any) -> Asked:
     arguments = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     mean = tuple(getattr(processor, "image_mean", None) or (0.0, 0.0, 0.0))
     normalised = bool(getattr(processor, "do_normalize", True))
-    return Asked("square", arguments, square=True, background=images.mean_colour(mean) if normalised else (0, 0, 0))
+    return Asked(
+        "square", arguments, side, square=True, background=images.mean_colour(mean) if normalised else (0, 0, 0)
+    )
 
 
 RULES = {
