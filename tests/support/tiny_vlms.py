@@ -201,7 +201,9 @@ FAMILIES: dict[str, Tiny] = {
             "image_token_index": 500, "image_token_id": 500, "video_token_index": 501, "video_token_id": 501,
             "image_grid_pinpoints": PINPOINTS, "vision_feature_layer": -1,
         },
-        {**SQUARE, "image_grid_pinpoints": PINPOINTS},
+        {
+            **SQUARE, "image_grid_pinpoints": PINPOINTS, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+        },
         {"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
         112,
     ),

@@ -105,7 +105,7 @@ def _llava(card: ModelCard, llm: Llm) -> Known:
 def _onevision(card: ModelCard, llm: Llm) -> Known:
     side = card.encoders[0].side or 0
     steps = range(1, int(card.settings["largest_grid"]) + 1)
-    pinpoints = [[rows * side, cols * side] for rows in steps for cols in steps]
+    pinpoints: list[Any] = [[rows * side, cols * side] for rows in steps for cols in steps]
     per_tile = (side // int(card.encoders[0].settings["patch"])) ** 2
     config = {
         "model_type": "llava_onevision",
@@ -117,7 +117,9 @@ def _onevision(card: ModelCard, llm: Llm) -> Known:
         "vision_feature_layer": -1,
         "tie_word_embeddings": llm.tied,
     }
-    images = {"size": {"height": side, "width": side}, "image_grid_pinpoints": pinpoints}
+    half = [0.5, 0.5, 0.5]
+    images: dict[str, Any] = {"size": {"height": side, "width": side}, "image_grid_pinpoints": pinpoints}
+    images |= {"image_mean": half, "image_std": half}
     own = {"num_image_tokens": per_tile, "vision_feature_select_strategy": "full"}
     return Known(config, {**own, "vision_aspect_ratio": config["vision_aspect_ratio"], "images": images})
 
