@@ -100,7 +100,7 @@ def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--route", type=click.Choice(["own", "auto"]), help=ROUTES)(command)
 
 
-ROUTES = "By which code: own (the family's adapter) or auto (transformers' own classes). Default: own where there is one."
+ROUTES = "By which code: own (the family's adapter) or auto (transformers' classes). Default: own where there is one."
 
 
 MEASURING = (

@@ -31,7 +31,7 @@ def wish(default: Any, words: str, flag: str | None = None, **more: Any) -> Any:
 class Asked:
     """What the user asked for, as typed; `None` is "decide for me"."""
 
-    model: str = wish("fastvlm-0.5b", "A model of `harness list models`, a card file, a checkpoint's folder, or a Hub id.")
+    model: str = wish("fastvlm-0.5b", "A model of `harness list models`, a card file, a checkpoint's folder, a Hub id.")
     suite: str = wish("docvqa", "A suite of `harness list suites`, or a card file.")
     res: int | None = wish(None, "Input side in pixels. Default: the card's.")
     device: str = wish("cpu", "cpu, cuda, cuda:1, mps, fake. Default: the best one here.")
