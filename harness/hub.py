@@ -44,23 +44,6 @@ def fetch(repo: str, wanted: Wanted, count_rows: Callable[[Path], int]) -> tuple
     return revision, files
 
 
-def model_files(repo: str, patterns: Sequence[str], offline: bool) -> tuple[Path | None, str]:
-    """Return the folder with these files of a model's repository, fetched if need be; or None, and why."""
-    import huggingface_hub
-
-    wanted = list(patterns)
-    try:
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=wanted, local_files_only=True)), ""
-    except Exception as error:  # noqa: BLE001 - not in the cache; the library's exceptions differ between its versions
-        if offline or huggingface_hub.constants.HF_HUB_OFFLINE:
-            return None, f"{repo} is not in the Hub's cache, and the Hub is not asked (offline; {type(error).__name__})"
-    try:  # one quick question first: the downloader itself retries for minutes where there is no network
-        huggingface_hub.HfApi().model_info(repo, timeout=4.0)
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=wanted)), ""
-    except Exception as error:  # noqa: BLE001 - unreachable, gated or gone, in the library's many ways of saying so
-        return None, f"the Hub cannot be reached or does not give {repo} ({type(error).__name__})"
-
-
 def cached(repo: str, wanted: Wanted) -> tuple[str, list[Path]]:
     """Return the revision and the paths of the files in the Hub's cache, where whole splits of them are there."""
     from huggingface_hub import constants
