@@ -45,24 +45,33 @@ class Point:
     label: str = ""
     hover: str = ""
     marks: tuple[str, ...] = ()
+    unbounded: bool = False
+    """It was measured too few times for an interval: its place is that of its point estimate, and not known better."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a point stands. `probability`: in how many draws no other point dominates it."""
+    """Where a point stands. `probability`: in how many draws no other point dominates it; None: not known."""
 
     point: Point
     on_frontier: bool
-    probability: float
+    probability: float | None
     rivals: tuple[str, ...]
     """Those that dominate it in some draws and not in others, the likeliest first."""
 
     @property
     def verdict(self) -> str:
-        """`frontier`, `dominated`, or `tie` when the data do not decide."""
+        """`frontier`, `dominated`, `tie` when the data do not decide, or `no interval` when they cannot tell."""
+        if self.probability is None:
+            return "no interval"
         if SURE > self.probability > 1 - SURE:
             return "tie"
         return "frontier" if self.probability >= SURE else "dominated"
+
+    @property
+    def sure(self) -> str:
+        """The verdict with its probability, in words."""
+        return self.verdict if self.probability is None else f"{self.verdict}, {self.probability:.0%}"
 
 
 def frontier(costs: Sequence[float], merits: Sequence[float]) -> list[int]:
@@ -78,22 +87,28 @@ def frontier(costs: Sequence[float], merits: Sequence[float]) -> list[int]:
 
 
 def places(points: Sequence[Point], seed: int = 0, draws: int = DRAWS) -> list[Place]:
-    """Return the place of every point, in the order given."""
+    """Return the place of every point, in the order given.
+
+    A point without an interval has no probability, and neither has one whose place hangs on such a point.
+    """
     if not points:
         return []
     on = set(frontier([p.cost for p in points], [p.merit for p in points]))
     costs, merits = draw(points, seed, draws)
     dominated = np.zeros((len(points), len(points)))  # [i, j]: how often j dominates i
     ever = np.zeros((draws, len(points)), dtype=bool)
+    bounded = np.array([not point.unbounded for point in points])
+    known = bounded.copy()
     for i in range(len(points)):
         no_worse = (costs <= costs[:, [i]]) & (merits >= merits[:, [i]])
         better = no_worse & ((costs < costs[:, [i]]) | (merits > merits[:, [i]]))
         dominated[i] = better.mean(axis=0)
         ever[:, i] = better.any(axis=1)
+        known[i] &= bool((ever[:, i] == better[:, bounded].any(axis=1)).all())
     out = []
     for i, point in enumerate(points):
         unsure = [j for j in np.argsort(-dominated[i], kind="stable") if 1 - SURE < dominated[i, j] < SURE]
-        probability = float(1 - ever[:, i].mean())
+        probability = float(1 - ever[:, i].mean()) if known[i] else None
         out.append(Place(point, i in on, probability, tuple(points[j].name for j in unsure)))
     return out
 

@@ -41,6 +41,11 @@ def interval(value: float | None, low: float | None, high: float | None, scale: 
     return f"{text} [{number(low * scale, digits)}, {number(high * scale, digits)}]"
 
 
+def scaled(value: float | None, scale: float) -> float | None:
+    """Return a number in another unit; None stays None."""
+    return None if value is None else value * scale
+
+
 def estimate(found: Estimate | None, scale: float = 1.0, digits: int = 3) -> str:
     """Return an estimate with its interval, scaled; `–` for None."""
     return "–" if found is None else interval(found.value, found.low, found.high, scale, digits)

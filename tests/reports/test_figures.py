@@ -7,7 +7,7 @@ import pytest
 import synthetic_logs
 
 from harness import plugins
-from harness.reports import frame, measured, style
+from harness.reports import canvas, frame, measured, style
 from harness.reports.card import load_report_card
 
 
@@ -30,7 +30,7 @@ def test_marks_are_printed_and_hovers_have_targets(tmp_path: Path, name: str) ->
     for target in picture.hovers:
         assert f'id="{target}"' in svg
     assert picture.figure.get_figwidth() == style.COLUMN_IN
-    assert all(size >= 5.5 for size in sizes(picture.figure))
+    assert all(size >= 6.5 for size in sizes(picture.figure))
 
 
 def sizes(figure: object) -> list[float]:
@@ -65,16 +65,31 @@ def test_bars_are_the_medians(tmp_path: Path) -> None:
     assert widths == pytest.approx(truth)
 
 
-def test_labels_do_not_cover_each_other() -> None:
-    with style.style():
-        figure, axes = style.new()
-        axes.set_xlim(0, 10)
-        axes.set_ylim(0, 10)
-        points = [(5 + i / 10, 5 + i / 20, f"label{i}") for i in range(4)]
-        style.place_labels(axes, points)
-        figure.draw_without_rendering()
-        boxes = [text.get_window_extent() for text in axes.texts]
-    for i, a in enumerate(boxes):
-        for b in boxes[i + 1 :]:
-            width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-            assert min(width, height) <= 2, "labels overlap by more than two pixels"
+def test_models_of_very_different_speed_get_panels_of_their_own(tmp_path: Path) -> None:
+    for model, factor in (("fastvlm-0.5b", 1), ("fastvlm-7b", 4), ("cambrian-1-8b", 300)):
+        times = {"encode": 10.0 * factor, "prefill": 10.0 * factor}
+        synthetic_logs.write(tmp_path / f"{model}.jsonl", model=model, times_ms=times)
+    data = measured.gather(frame.load(tmp_path), {})
+    (picture,) = plugins.load("figures", "breakdown").draw(data, load_report_card("breakdown"))
+    quick, slow = picture.figure.axes
+    assert quick.get_xlim()[1] < 200 < slow.get_xlim()[1]
+    assert "each panel has its own scale" in slow.get_xlabel()
+    assert len(picture.hovers) == 6
+
+
+def test_no_two_series_look_alike() -> None:
+    looks = {str(sorted(canvas.series_style(number).items(), key=str)) for number in range(64)}
+    assert len(looks) == 64
+
+
+def test_the_marks_are_said_once_with_who_carries_them() -> None:
+    said = canvas.marks_note({"a": {"a 1": ["random"], "a 2": ["random", "torn"]}, "b": {"b 1": ["random", "paper"]}})
+    assert said == "† random weights · ¶ encoder + prefill, added: b · ⚠ unfinished run: a 2"
+
+
+def test_the_alt_text_is_made_from_the_data(tmp_path: Path) -> None:
+    (picture,) = drawn(tmp_path, "curves")
+    assert "fastvlm-0.5b from 6" in picture.alt
+    assert "ms at 256 px to 1" in picture.alt
+    (picture,) = drawn(tmp_path, "breakdown")
+    assert "fastvlm-0.5b 1024 px 15" in picture.alt

@@ -78,6 +78,17 @@ def test_the_same_seed_gives_the_same_places() -> None:
     assert places(points, seed=3) == places(points, seed=3)
 
 
+def test_a_point_without_an_interval_has_no_probability() -> None:
+    """And neither has one that it dominates: two samples of 8 seconds are no certainty."""
+    fast = Point("fast", "s", 1.0, 60.0, cost_low=0.9, cost_high=1.1, merit_low=55, merit_high=65)
+    few = Point("few", "s", 2.0, 80.0, unbounded=True)
+    worse = Point("worse", "s", 3.0, 70.0, cost_low=2.9, cost_high=3.1, merit_low=69, merit_high=71)
+    found = {place.point.name: place for place in places([fast, few, worse])}
+    assert [found[name].verdict for name in ("fast", "few", "worse")] == ["frontier", "no interval", "no interval"]
+    assert found["few"].on_frontier
+    assert found["few"].probability is None
+
+
 def test_bounds_without_samples_are_taken_as_normal() -> None:
     points = [Point("a", "a", 1.0, 50.0, merit_low=40, merit_high=60), Point("b", "b", 1.0, 50.5)]
     assert {place.verdict for place in places(points)} == {"tie"}

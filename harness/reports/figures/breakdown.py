@@ -1,9 +1,14 @@
 """Where the time to first token goes: stacked stages by resolution and model (the FastVLM paper's Figure 5)."""
 
 from collections.abc import Sequence
+from itertools import groupby
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from harness.models.protocol import STAGES
-from harness.reports import measured, style, wording
+from harness.reports import canvas, measured, style, wording
+from harness.reports.canvas import Canvas
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
 from harness.reports.measured import Measured
@@ -12,12 +17,32 @@ from harness.reports.summary import CellSummary
 
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol, a bar per model and resolution; see `measured.chosen`."""
-    rows = [row for row in measured.chosen(data, card) if row.times.of("prefill")]
-    pictures = []
-    for number, (where, protocol, mine) in enumerate(measured.by_platform(rows)):
-        name = f"{card.name}{f'-{number + 1}' if number else ''}"
-        pictures.append(picture(name, f"{card.title}: {wording.platform(where, protocol)}", one_each(mine)))
-    return pictures
+    cells = [one for one in measured.chosen(data, card) if one.times.of("prefill")]
+    groups = [
+        (wording.platform(at, protocol) + told, some)
+        for at, protocol, mine in measured.by_platform(cells)
+        for told, some in _pages(one_each(mine))
+    ]
+    return canvas.pictures(card, groups, picture)
+
+
+MOST_BARS = 40
+"""In one picture: a page's height."""
+SPAN = 12.0
+"""The longest bar of a panel over its shortest: beyond that the short ones cannot be read any more."""
+
+
+def _pages(cells: Sequence[CellSummary]) -> list[tuple[str, list[CellSummary]]]:
+    """Return the cells in portions that fit a page, each with what it is called; a model is never divided."""
+    pages: list[list[CellSummary]] = [[]]
+    for _, mine in groupby(cells, key=lambda one: one.cell.label):
+        model = list(mine)
+        if pages[-1] and len(pages[-1]) + len(model) > MOST_BARS:
+            pages.append([])
+        pages[-1] += model
+    if len(pages) == 1:
+        return [("", pages[0])]
+    return [(f", {some[0].cell.label} to {some[-1].cell.label}", some) for some in pages]
 
 
 def one_each(rows: Sequence[CellSummary]) -> list[CellSummary]:
@@ -28,49 +53,83 @@ def one_each(rows: Sequence[CellSummary]) -> list[CellSummary]:
     return [best[key] for key in sorted(best)]
 
 
-def picture(name: str, title: str, rows: Sequence[CellSummary]) -> Picture:
-    """Draw the bars, lying, so that names can be read."""
-    marks = frozenset(mark for row in rows for mark in row.marks)
-    stages = [stage for stage in STAGES if any(row.times.of(stage) for row in rows)]
-    hovers: dict[str, str] = {}
-    with style.style():
-        names = [row.cell.label for row in rows]
-        figure, axes = style.new(0.85 + 0.19 * len(rows) + 0.2 * len(set(names)))
-        at, last = 0.0, None
-        ticks: list[tuple[float, str]] = []
-        longest = max(sum(row.times.ns(stage) or 0 for stage in stages) for row in rows)
-        for number, row in enumerate(rows):
-            at += 1.0
-            if last != names[number]:
-                at += 1.0
-                axes.text(longest / 1e6 * 0.01, at - 0.95, names[number], va="center", fontsize=6.5, weight="bold")
-            last, left = names[number], 0.0
-            for stage in stages:
-                width = (row.times.ns(stage) or 0) / 1e6
-                bars = axes.barh(
-                    at, width, left=left, height=0.8, edgecolor="white", linewidth=0.3,
-                    color=style.STAGE_COLOURS[stage], hatch=style.STAGE_HATCHES[stage],
-                    label=stage if number == 0 else None,
-                )  # fmt: skip
-                bars[0].set_gid(f"bar-{number}-{stage}")
-                spoken = wording.milliseconds(row, stage)
-                hovers[f"bar-{number}-{stage}"] = f"{_name(row)}: {stage} {spoken.text} ms"
-                left += width
-            share = (row.times.ns("encode") or 0) / 1e6 / left if left else 0
-            text = f"{wording.number(left)}{row.mark} ms, encode {share:.0%}"
-            axes.text(left + longest / 1e6 * 0.015, at, text, va="center", fontsize=5.5)
-            ticks.append((at, f"{row.cell.resolution} px"))
-        axes.set_yticks([where for where, _ in ticks], [text for _, text in ticks])
-        axes.tick_params(axis="y", length=0)
-        axes.invert_yaxis()
-        axes.set_xlim(0, longest / 1e6 * 1.4)
-        axes.set_xlabel("median time (ms)")
-        figure.legend(loc="outside upper center", ncols=4, handlelength=1.4, columnspacing=1.0)
-        style.legend_of_marks(figure, marks)
-    parts = [f"{_name(row)} {wording.number(sum(row.times.ns(s) or 0 for s in stages) / 1e6)} ms" for row in rows]
+def picture(name: str, title: str, cells: Sequence[CellSummary]) -> Picture:
+    """Draw the bars, lying, so that names can be read; models of very different speed in panels of their own scale."""
+    stages = [stage for stage in STAGES if any(one.times.of(stage) for one in cells)]
+    panels = _panels(cells, stages)
+    lines = [len(panel) + len({one.cell.label for one in panel}) for panel in panels]
+    carriers: dict[str, dict[str, tuple[str, ...]]] = {}
+    for one in cells:
+        carriers.setdefault(one.cell.label, {})[_name(one)] = one.marks
+    height_in = 0.35 + 0.155 * sum(lines) + 0.28 * (len(panels) - 1)
+    with canvas.canvas(height_in, dict(list(carriers.items())[: canvas.FEW]), len(panels), lines) as drawn:
+        for number, (axes, panel) in enumerate(zip(drawn.figure.axes, panels, strict=True)):
+            _panel(drawn, axes, panel, stages, [one for before in panels[:number] for one in before])
+        drawn.figure.axes[-1].set_xlabel("median time (ms)" + "; each panel has its own scale" * (len(panels) > 1))
+    parts = [
+        f"{_name(one)} {wording.number(_sum_ms(one, stages))} ms, encode {_share(one, stages):.0%}" for one in cells
+    ]
     alt = f"{title}. Stacked bars of {', '.join(stages)}. Sum of stages: {'; '.join(parts)}."
     caption = "Medians of each stage, stacked; at the end their sum, and what share of it the encoder takes."
-    return Picture(name, title, alt, figure, table(name, title, rows, stages), caption, hovers, marks)
+    marks = frozenset(mark for one in cells for mark in one.marks)
+    numbers = table(name, title, cells, stages)
+    return Picture(name, title, alt, drawn.figure, numbers, caption, drawn.hovers, marks)
+
+
+def _panels(cells: Sequence[CellSummary], stages: Sequence[str]) -> list[list[CellSummary]]:
+    """Return the models by speed, so many together that the shortest bar of a panel still has a length."""
+    models = [list(mine) for _, mine in groupby(cells, key=lambda one: one.cell.label)]
+    spans = [[_sum_ms(one, stages) for one in mine] for mine in models]
+    if max(map(max, spans)) <= SPAN * min(map(min, spans)):
+        return [list(cells)]
+    panels: list[list[CellSummary]] = []
+    shortest = 0.0
+    for span, mine in sorted(zip(spans, models, strict=True), key=lambda pair: (max(pair[0]), pair[1][0].cell.label)):
+        if panels and max(span) <= SPAN * shortest:
+            panels[-1] += mine
+        else:
+            panels.append(list(mine))
+            shortest = max(span) / 2
+    return panels
+
+
+def _panel(
+    drawn: Canvas, axes: Axes, panel: Sequence[CellSummary], stages: Sequence[str], before: Sequence[CellSummary]
+) -> None:
+    longest = max(_sum_ms(one, stages) for one in panel)
+    at, ticks, last = 0.0, [], None
+    for number, one in enumerate(panel, len(before)):
+        at += 1.0
+        if last != one.cell.label:
+            at += 1.0
+            axes.text(longest * 0.01, at - 0.95, one.cell.label, va="center", fontsize=6.5, weight="bold")
+        last, left = one.cell.label, 0.0
+        for stage in stages:
+            width = (one.times.ns(stage) or 0.0) / 1e6
+            bars = axes.barh(
+                at, width, left=left, height=0.72, edgecolor="white", linewidth=0.3, color=style.STAGE_COLOURS[stage],
+                hatch=style.STAGE_HATCHES[stage], label=stage if number == 0 else None,
+            )  # fmt: skip
+            said = f"{_name(one)}: {stage} {wording.milliseconds(one, stage).text} ms"
+            drawn.hover(bars[0], f"bar-{number}-{stage}", said)
+            left += width
+        text = f"{wording.number(left)} ms, encode {_share(one, stages):.0%}"
+        axes.text(left + longest * 0.015, at, text, va="center", fontsize=6.5)
+        ticks.append((at, f"{one.cell.resolution} px"))
+    axes.set_yticks([where for where, _ in ticks], [text for _, text in ticks])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(at + 0.6, 0.5)
+    axes.set_xlim(0, longest * 1.62)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _sum_ms(one: CellSummary, stages: Sequence[str]) -> float:
+    return sum(one.times.ns(stage) or 0.0 for stage in stages) / 1e6
+
+
+def _share(one: CellSummary, stages: Sequence[str]) -> float:
+    whole = _sum_ms(one, stages)
+    return (one.times.ns("encode") or 0.0) / 1e6 / whole if whole else 0.0
 
 
 def table(name: str, title: str, rows: Sequence[CellSummary], stages: Sequence[str]) -> Table:

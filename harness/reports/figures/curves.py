@@ -1,12 +1,13 @@
 """TTFT against resolution, a curve per model, both axes logarithmic, with 95 % intervals."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from harness.reports import measured, style, wording
+from harness.reports import canvas, measured, style, wording
+from harness.reports.canvas import Canvas
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
 from harness.reports.figures.breakdown import one_each
-from harness.reports.marks import symbols
 from harness.reports.measured import Measured
 from harness.reports.summary import CellSummary
 
@@ -14,55 +15,67 @@ from harness.reports.summary import CellSummary
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol; the card's setting `quantity` is `ttft` or a stage."""
     quantity = str(card.settings.get("quantity", "ttft"))
-    rows = [row for row in measured.chosen(data, card) if row.times.of(quantity)]
-    pictures = []
-    for number, (where, protocol, mine) in enumerate(measured.by_platform(rows)):
-        name = f"{card.name}{f'-{number + 1}' if number else ''}"
-        pictures.append(picture(name, f"{card.title}: {wording.platform(where, protocol)}", one_each(mine), quantity))
-    return pictures
+    cells = [one for one in measured.chosen(data, card) if one.times.of(quantity)]
+    groups = [(wording.platform(at, protocol), one_each(mine)) for at, protocol, mine in measured.by_platform(cells)]
+    return canvas.pictures(card, groups, lambda name, title, mine: picture(name, title, mine, quantity))
 
 
-def picture(name: str, title: str, rows: Sequence[CellSummary], quantity: str) -> Picture:
+def picture(name: str, title: str, cells: Sequence[CellSummary], quantity: str) -> Picture:
     """Draw one curve per model and setting."""
-    marks = frozenset(mark for row in rows for mark in row.marks)
     series: dict[str, list[CellSummary]] = {}
-    for row in rows:
-        series.setdefault(row.cell.label, []).append(row)
+    for one in sorted(cells, key=lambda one: (one.cell.label, one.cell.resolution)):
+        series.setdefault(one.cell.label, []).append(one)
     what = "TTFT" if quantity == "ttft" else quantity
-    hovers: dict[str, str] = {}
-    with style.style():
-        figure, axes = style.new(2.5)
+    with canvas.canvas(2.1, {label: {_name(o): o.marks for o in mine} for label, mine in series.items()}) as drawn:
+        axes = drawn.axes
         axes.set_xscale("log")
         axes.set_yscale("log")
-        for number, (one, mine) in enumerate(sorted(series.items())):
-            mine = sorted(mine, key=lambda row: row.cell.resolution)
-            colour, marker = style.COLOURS[number % 8], style.MARKERS[number % 8]
-            label = f"{one}{symbols(mark for row in mine for mark in row.marks)}"
-            times = [row.times.median_ns[quantity] for row in mine]
-            xs, ys = [row.cell.resolution for row in mine], [(time.value or 0.0) / 1e6 for time in times]
-            axes.plot(xs, ys, color=colour, marker=marker, markersize=3.5, label=label)
-            for row, time, y in zip(mine, times, ys, strict=True):
-                if time.low is not None and time.high is not None:
-                    axes.vlines(row.cell.resolution, time.low / 1e6, time.high / 1e6, color=colour, linewidth=1.4)
-                (dot,) = axes.plot(row.cell.resolution, y, marker=marker, markersize=3.5, color=colour)
-                dot.set_gid(f"dot-{len(hovers)}")
-                said = wording.estimate(time, 1e-6)
-                hovers[f"dot-{len(hovers)}"] = f"{one} at {row.cell.resolution} px: {what} {said} ms"
-        sides = sorted({row.cell.resolution for row in rows})
+        for number, (label, mine) in enumerate(series.items()):
+            _curve(drawn, label, mine, quantity, canvas.series_style(number))
+        sides = sorted({one.cell.resolution for one in cells})
+        axes.set_xlim(sides[0] / 1.1, sides[-1] * 1.1)
         shown = [side for i, side in enumerate(sides) if i + 1 == len(sides) or sides[i + 1] / side > 1.2]
         axes.set_xticks(shown, [str(side) for side in shown])
         axes.set_xticks([], minor=True)
-        low, high = axes.get_ylim()
-        style.log_ticks(axes.yaxis, low, high)
+        style.log_ticks(axes.yaxis, *axes.get_ylim())
         axes.set_xlabel("resolution (px of a side, log scale)")
         axes.set_ylabel(f"{what} (ms, log scale)")
-        figure.legend(loc="outside upper center", ncols=2, columnspacing=1.0)
-        style.legend_of_marks(figure, marks)
-    alt = f"{title}. {what} against resolution for {', '.join(sorted(series))}; the numbers are in the table."
-    return Picture(name, title, alt, figure, table(name, title, rows, quantity), "", hovers, marks)
+    told = [f"{label} {_span(mine, quantity)}" for label, mine in series.items()]
+    alt = f"{title}. {what} against resolution: {'; '.join(told)}."
+    caption = "Vertical bars: 95 % intervals; a cross: measured too few times for one."
+    marks = frozenset(mark for one in cells for mark in one.marks)
+    numbers = table(name, title, cells, quantity)
+    return Picture(name, title, alt, drawn.figure, numbers, caption, drawn.hovers, marks)
 
 
-def table(name: str, title: str, rows: Sequence[CellSummary], quantity: str) -> Table:
+def _curve(drawn: Canvas, label: str, mine: Sequence[CellSummary], quantity: str, look: dict[str, Any]) -> None:
+    axes, what = drawn.axes, "TTFT" if quantity == "ttft" else quantity
+    times = [one.times.median_ns[quantity] for one in mine]
+    ys = [(time.value or 0.0) / 1e6 for time in times]
+    axes.plot([one.cell.resolution for one in mine], ys, color=look["color"], linestyle=look["linestyle"])
+    for one, time, y in zip(mine, times, ys, strict=True):
+        bounded = time.low is not None and time.high is not None
+        if time.low is not None and time.high is not None:
+            axes.vlines(one.cell.resolution, time.low / 1e6, time.high / 1e6, color=look["color"], linewidth=1.4)
+        marker = look["marker"] if bounded else "x"
+        (dot,) = axes.plot(one.cell.resolution, y, marker=marker, markersize=3.5, color=look["color"])
+        said = f"{label} at {one.cell.resolution} px: {what} {wording.estimate(time, 1e-6)} ms"
+        drawn.hover(dot, f"dot-{len(drawn.hovers)}", said)
+    axes.plot([], [], markersize=3.5, label=label, **look)
+
+
+def _span(mine: Sequence[CellSummary], quantity: str) -> str:
+    def said(one: CellSummary) -> str:
+        return f"{wording.number((one.times.ns(quantity) or 0.0) / 1e6)} ms at {one.cell.resolution} px"
+
+    return said(mine[0]) if len(mine) == 1 else f"from {said(mine[0])} to {said(mine[-1])}"
+
+
+def _name(one: CellSummary) -> str:
+    return f"{one.cell.label} {one.cell.resolution} px"
+
+
+def table(name: str, title: str, cells: Sequence[CellSummary], quantity: str) -> Table:
     """Return the numbers of the curves."""
     headings = (
         Heading("model"),
@@ -70,15 +83,15 @@ def table(name: str, title: str, rows: Sequence[CellSummary], quantity: str) -> 
         Heading("visual tokens", "", True),
     )
     lines = []
-    for row in rows:
+    for one in cells:
         entries = (
-            Entry(row.cell.label, None, row.cell.name, row.marks),
-            Entry(str(row.cell.resolution), row.cell.resolution),
-            Entry(wording.count(row.tokens.visual), row.tokens.visual),
-            Entry(str(row.times.n), row.times.n),
+            Entry(one.cell.label, None, one.cell.name, one.marks),
+            Entry(str(one.cell.resolution), one.cell.resolution),
+            Entry(wording.count(one.tokens.visual), one.tokens.visual),
+            Entry(str(one.times.n), one.times.n),
         )
-        lines.append((*entries, wording.milliseconds(row, quantity)))
+        lines.append((*entries, wording.milliseconds(one, quantity)))
     what = "TTFT" if quantity == "ttft" else quantity
-    data = wording.long_form(name, title, rows, (quantity,))
+    data = wording.long_form(name, title, cells, (quantity,))
     head = (*headings, Heading("n", "", True), Heading(what, "ms", True))
     return Table(name, f"{title}: the numbers", head, tuple(lines), data=data)

@@ -1,9 +1,9 @@
 """Encoders alone: latency measured here against a published score or size, for weights that cannot be scored here."""
 
-from harness.reports import style, wording
+from harness.reports import canvas, wording
 from harness.reports.card import ReportCard
 from harness.reports.document import Picture
-from harness.reports.figures.pareto import plot, table
+from harness.reports.figures.pareto import LABELS, READ, carriers, described, plot, table
 from harness.reports.marks import symbols
 from harness.reports.measured import Measured
 from harness.reports.paper.evidence import PAPER, Evidence
@@ -17,16 +17,11 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
     With setting `smaller` the merit counts the other way (parameters). The published values are taken as certain.
     """
     evidence = Evidence(data)
-    pictures = []
-    for number, platform in enumerate(evidence.platforms(card.matches)):
-        points = []
-        for printed in select(card):
-            point = _point(evidence, platform, printed, card)
-            points += [point] if point else []
-        if points:
-            name = f"{card.name}{f'-{number + 1}' if number else ''}"
-            pictures.append(picture(name, f"{card.title}: {wording.platform(platform)}", points, card))
-    return pictures
+    groups = []
+    for platform in evidence.platforms(card.matches):
+        points = [p for printed in select(card) if (p := _point(evidence, platform, printed, card)) is not None]
+        groups += [(wording.platform(platform), points)] if points else []
+    return canvas.pictures(card, groups, lambda name, title, points: picture(name, title, points, card))
 
 
 def _point(evidence: Evidence, platform: tuple[str, ...], printed: Printed, card: ReportCard) -> Point | None:
@@ -54,6 +49,7 @@ def _point(evidence: Evidence, platform: tuple[str, ...], printed: Printed, card
         hover=f"{printed.label}: encode {wording.estimate(time, 1e-6)} ms here ({one.cell.model}), "
         f"{column} {value:g} as published",
         marks=(*one.marks, "published"),
+        unbounded=time.low is None,
     )
 
 
@@ -63,20 +59,17 @@ def picture(name: str, title: str, points: list[Point], card: ReportCard) -> Pic
     column = str(card.settings["merit"])
     what = str(card.settings.get("merit_title", column))
     marks = frozenset(mark for p in points for mark in p.marks)
-    with style.style():
-        figure, axes = style.new(2.8)
-        plot(axes, found, log=True)
-        axes.set_xlabel("encoder latency, measured here (ms, log scale)")
-        axes.set_ylabel(f"{what}, published{symbols(['published'])}")
+    with canvas.canvas(2.3, carriers(points)) as drawn:
+        plot(drawn, found)
+        drawn.axes.set_xlabel("encoder latency, measured here (ms, log scale)")
+        drawn.axes.set_ylabel(f"{what}, published{symbols(['published'])}")
         if card.settings.get("smaller"):
-            axes.yaxis.set_major_formatter(lambda value, _: f"{-value:g}")
-        figure.legend(loc="outside upper center", ncols=2, handletextpad=0.3, columnspacing=1.0)
-        style.legend_of_marks(figure, marks)
-        style.place_labels(axes, [(p.cost, p.merit, p.label + symbols(p.marks)) for p in points])
-    on = [place.point.name for place in found if place.verdict == "frontier"]
-    alt = f"{title}. Latency against {what} as published. On the frontier: {', '.join(on) or 'none for sure'}."
+            drawn.axes.yaxis.set_major_formatter(lambda value, _: f"{-value:g}")
+            drawn.axes.set_ylabel(f"{what}, {symbols(['published'])} turned: fewer is higher")
+    alt = described(title, found, "ms", f"{what} as published")
     caption = (
-        f"Latency measured here; {what} as published by others, on their data: a mixed picture, and marked as one."
+        f"Latency measured here; {what} as published by others, on their data: a mixed picture, and marked as one. "
+        f"{LABELS} {READ}"
     )
-    hovers = {f"point-{i}": f"{p.point.hover}; {p.verdict}, {p.probability:.0%}" for i, p in enumerate(found)}
-    return Picture(name, title, alt, figure, table(name, title, found, "encode", what), caption, hovers, marks)
+    numbers = table(name, title, found, "encode", what)
+    return Picture(name, title, alt, drawn.figure, numbers, caption, drawn.hovers, marks)

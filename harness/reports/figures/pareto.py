@@ -3,20 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from harness.reports import measured, style, wording
+from matplotlib.axes import Axes
+
+from harness.reports import candidates, canvas, measured, style, wording
+from harness.reports.candidates import COSTS
+from harness.reports.canvas import Canvas
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
-from harness.reports.marks import symbols
+from harness.reports.layout import Label
 from harness.reports.measured import Measured
 from harness.reports.pareto import Place, Point, places
-from harness.reports.summary import CellSummary
-from harness.stats import Estimate
-
-COSTS = {
-    "ttft": ("TTFT", "ms"),
-    "encode": ("encoder latency", "ms"),
-    "visual_tokens": ("visual tokens", ""),
-}
 
 
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
@@ -25,128 +21,100 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
     Setting `cost` of the card is `ttft` (default), `encode` or `visual_tokens`.
     """
     cost = str(card.settings.get("cost", "ttft"))
-    pictures: list[Picture] = []
+    groups = []
     for where, protocol, cells in measured.by_platform(measured.chosen(data, card), suites=True):
-        answered = [scored(data, one) for one in cells]
-        points = [point(one, twin, cost) for one, twin in zip(cells, answered, strict=True) if has(one, twin, cost)]
-        if points:
-            name = f"{card.name}-{len(pictures) + 1}" if pictures else card.name
-            title = f"{card.title}: {cells[0].cell.suite} on {wording.platform(where, protocol)}"
-            pictures.append(picture(name, title, points, cost, answered[0].accuracy.metric or "accuracy"))
-    return pictures
+        found = candidates.of(data, cells, cost)
+        if found:
+            about = f"{cells[0].cell.suite} on {wording.platform(where, protocol)}"
+            groups.append((about, ([one.point for one in found], found[0].accuracy.metric or "accuracy")))
+    return canvas.pictures(card, groups, lambda name, title, group: picture(name, title, group[0], cost, group[1]))
 
 
-TWIN = ("model", "weights", "weights_digest", "suite", "data_digest", "limit", "resolution", "settings", "machine")
-"""What a cell shares with the one that has its accuracy."""
-
-
-def scored(data: Measured, one: CellSummary) -> CellSummary:
-    """Return the cell with its accuracy: itself, or the whole run of an isolated or additive one; else itself."""
-    if one.accuracy.value is not None:
-        return one
-    wanted = [getattr(one.cell, name) for name in TWIN]
-    twins = (t for t in data.cells if t.accuracy.value is not None and [getattr(t.cell, n) for n in TWIN] == wanted)
-    return next(twins, one)
-
-
-def has(one: CellSummary, twin: CellSummary, cost: str) -> bool:
-    """Return whether the cell has this cost and its twin a score."""
-    return twin.accuracy.value is not None and _cost(one, cost) is not None
-
-
-def _cost(one: CellSummary, cost: str) -> Estimate | None:
-    if cost != "visual_tokens":
-        return one.times.of(cost)
-    return None if one.tokens.visual is None else Estimate(one.tokens.visual, None, None, one.times.n)
-
-
-def point(one: CellSummary, twin: CellSummary, cost: str) -> Point:
-    """Return a cell as a point; `twin` has its accuracy."""
-    title, unit = COSTS[cost]
-    timed, accuracy, about = unit == "ms", twin.accuracy, one.cell
-    scale = 1e-6 if timed else 1.0
-    found = _cost(one, cost)
-    assert found is not None
-    assert found.value is not None
-    assert accuracy.value is not None
-    tokens = "–" if one.tokens.visual is None else f"{one.tokens.visual:.0f}"
-    return Point(
-        name=f"{about.model} {about.resolution} px {about.settings}".strip(),
-        series=about.label,
-        cost=found.value * scale,
-        merit=100 * accuracy.value,
-        cost_low=None if found.low is None else found.low * scale,
-        cost_high=None if found.high is None else found.high * scale,
-        merit_low=None if accuracy.low is None else 100 * accuracy.low,
-        merit_high=None if accuracy.high is None else 100 * accuracy.high,
-        cost_parts=tuple(tuple(v / 1e6 for v in part) for part in one.times.parts_ns((cost,))) if timed else (),
-        scores=tuple(100 * score for score in accuracy.scores),
-        clusters=accuracy.clusters,
-        questions=f"{about.suite} {about.data_digest} {about.limit}",
-        label=f"{about.resolution}·{tokens}",
-        hover=f"{about.model} at {about.resolution} px, {tokens} visual tokens: {title} "
-        f"{wording.estimate(found, scale)} {unit}, {accuracy.metric} {wording.estimate(accuracy.estimate, 100)}",
-        marks=one.marks,
-    )
-
-
-def picture(name: str, title: str, points: list[Point], cost: str, metric: str) -> Picture:
+def picture(name: str, title: str, points: Sequence[Point], cost: str, metric: str) -> Picture:
     """Draw `points`, their intervals and the frontier."""
     found = places(points)
     quantity, unit = COSTS[cost]
+    with canvas.canvas(2.1, carriers(points)) as drawn:
+        plot(drawn, found)
+        drawn.axes.set_xlabel(f"{quantity} ({unit}, log scale)" if unit else f"{quantity} (log scale)")
+        drawn.axes.set_ylabel(f"{metric} (points of 100)")
+    caption = f"{LABELS} {READ}"
     marks = frozenset(mark for p in points for mark in p.marks)
-    with style.style():
-        figure, axes = style.new(2.7)
-        plot(axes, found, log=True)
-        axes.set_xlabel(f"{quantity} ({unit}, log scale)" if unit else f"{quantity} (log scale)")
-        axes.set_ylabel(f"{metric} (points of 100)")
-        figure.legend(loc="outside upper center", ncols=2, handletextpad=0.3, columnspacing=1.0)
-        style.legend_of_marks(figure, marks)
-        style.place_labels(axes, [(p.cost, p.merit, p.label + symbols(p.marks)) for p in points])
-    on = [place.point.name for place in found if place.verdict == "frontier"]
-    ties = [place.point.name for place in found if place.verdict == "tie"]
-    alt = f"{title}. On the frontier: {', '.join(on) or 'none for sure'}."
-    alt += f" Ties, which the data do not decide: {', '.join(ties)}." if ties else ""
-    caption = (
-        "Labels: resolution in px · visual tokens. Bars: 95 % intervals. Line: the frontier of the point estimates. "
-        "Filled: on it in at least 95 % of bootstrap draws; half filled: a tie; empty: dominated."
-    )
-    hovers = {f"point-{i}": f"{p.point.hover}; {p.verdict}, {p.probability:.0%}" for i, p in enumerate(found)}
-    return Picture(name, title, alt, figure, table(name, title, found, cost), caption, hovers, marks)
+    alt = described(title, found, unit, metric)
+    return Picture(name, title, alt, drawn.figure, table(name, title, found, cost), caption, drawn.hovers, marks)
 
 
-def plot(axes: Any, found: Sequence[Place], log: bool) -> None:
-    """Draw points, bars and the frontier's steps into `axes`."""
-    series = sorted({place.point.series for place in found})
+LABELS = "Labels: resolution in px, at points of the frontier and at the ends of a model's line where there is room."
+READ = (
+    "Bars: 95 % intervals. Dashed line: the frontier of the point estimates. Filled: on it in at least 95 % of "
+    "bootstrap draws; half filled: a tie; empty: dominated; cross: measured too few times for an interval."
+)
+FILLS: dict[str, Any] = {"frontier": "full", "tie": "left", "dominated": "none"}
+
+
+def carriers(points: Sequence[Point]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return who carries which marks, by series and name."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for p in points:
+        found.setdefault(p.series, {})[p.name] = p.marks
+    return found
+
+
+def described(title: str, found: Sequence[Place], unit: str, metric: str) -> str:
+    """Return in words what the picture shows: the frontier from left to right, ties, and what has no interval."""
+    names = {verdict: [p.point.name for p in found if p.verdict == verdict] for verdict in ("tie", "no interval")}
     line = sorted((p.point for p in found if p.on_frontier), key=lambda p: p.cost)
-    if log:
-        axes.set_xscale("log")
-    ends = [value for p in found for value in (p.point.cost_low or p.point.cost, p.point.cost_high or p.point.cost)]
-    low, high = min(ends) / 1.35, max(ends) * 1.6
-    xs, ys = [p.cost for p in line] + [high], [p.merit for p in line] + [line[-1].merit]
-    axes.step(xs, ys, where="post", color=style.QUIET, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1, label="frontier")
-    for number, one in enumerate(series):
-        mine = sorted((p for p in found if p.point.series == one), key=lambda p: p.point.cost)
-        colour, marker = style.COLOURS[number % 8], style.MARKERS[number % 8]
-        axes.plot([p.point.cost for p in mine], [p.point.merit for p in mine], color=colour, linewidth=0.7, zorder=2)
+    steps = [f"{p.name} ({wording.number(p.cost)} {unit}, ".replace(" ,", ",") + f"{abs(p.merit):.3g})" for p in line]
+    alt = f"{title}. {len(found)} points of {len({p.point.series for p in found})} models, {metric} against cost. "
+    alt += f"The frontier of the point estimates, from left to right: {', '.join(steps)}."
+    alt += f" Ties, which the data do not decide: {', '.join(names['tie'])}." if names["tie"] else ""
+    return alt + (f" Without an interval: {', '.join(names['no interval'])}." if names["no interval"] else "")
+
+
+def plot(drawn: Canvas, found: Sequence[Place]) -> None:
+    """Draw points, bars and the frontier's steps, and ask for labels: the frontier's first, then the ends of lines."""
+    axes = drawn.axes
+    axes.set_xscale("log")
+    ends = [v for p in found for v in (p.point.cost_low or p.point.cost, p.point.cost_high or p.point.cost)]
+    low, high = min(ends) / 1.3, max(ends) * 1.4
+    _frontier(axes, [p.point for p in found if p.on_frontier], high)
+    labels = [p.point for p in found if p.on_frontier]
+    for number, series in enumerate(sorted({place.point.series for place in found})):
+        mine = sorted((p for p in found if p.point.series == series), key=lambda p: p.point.cost)
+        look = canvas.series_style(number)
+        costs, merits = [p.point.cost for p in mine], [p.point.merit for p in mine]
+        axes.plot(costs, merits, color=look["color"], linestyle=look["linestyle"], linewidth=0.7, zorder=2)
         for place in mine:
-            p = place.point
-            across, up = _bar(p.cost, p.cost_low, p.cost_high), _bar(p.merit, p.merit_low, p.merit_high)
-            axes.errorbar(
-                p.cost, p.merit, xerr=across, yerr=up, color=colour, elinewidth=0.7, capsize=1.5, capthick=0.5,
-                zorder=2,
-            )  # fmt: skip
-            fill = {"frontier": "full", "tie": "left", "dominated": "none"}[place.verdict]
-            (drawn,) = axes.plot(
-                p.cost, p.merit, marker=marker, markersize=4.5, color=colour, fillstyle=fill, linestyle="", zorder=3,
-                markerfacecoloralt="none",
-            )  # fmt: skip
-            drawn.set_gid(f"point-{found.index(place)}")
-        axes.plot([], [], color=colour, marker=marker, markersize=4, linewidth=0.7, label=one)
+            _point(drawn, place, look, f"point-{found.index(place)}")
+        axes.plot([], [], markersize=4, linewidth=0.7, label=series, **look)
+        labels += [mine[0].point, mine[-1].point]
     axes.set_xlim(low, high)
-    if log:
-        style.log_ticks(axes.xaxis, low, high)
+    style.log_ticks(axes.xaxis, low, high)
     axes.margins(y=0.14)
+    drawn.labels += [Label(p.cost, p.merit, p.label) for p in dict.fromkeys(labels)]
+
+
+def _frontier(axes: Axes, line: Sequence[Point], high: float) -> None:
+    xs, ys = [], []
+    for p in sorted(line, key=lambda p: p.cost):
+        xs += [p.cost, p.cost] if ys else [p.cost]
+        ys += [ys[-1], p.merit] if ys else [p.merit]
+    axes.plot(
+        [*xs, high], [*ys, ys[-1]], color=style.QUIET, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1, label="frontier"
+    )
+
+
+def _point(drawn: Canvas, place: Place, look: dict[str, Any], name: str) -> None:
+    p, colour = place.point, look["color"]
+    across, up = _bar(p.cost, p.cost_low, p.cost_high), _bar(p.merit, p.merit_low, p.merit_high)
+    drawn.axes.errorbar(
+        p.cost, p.merit, xerr=across, yerr=up, color=colour, elinewidth=0.7, capsize=1.5, capthick=0.5, zorder=2
+    )
+    (dot,) = drawn.axes.plot(
+        p.cost, p.merit, marker=look["marker"] if place.probability is not None else "x", markersize=4.0, color=colour,
+        fillstyle=FILLS.get(place.verdict, "full"), linestyle="", zorder=3, markerfacecoloralt="none",
+    )  # fmt: skip
+    drawn.hover(dot, name, f"{p.hover}; {place.sure}")
 
 
 def table(name: str, title: str, found: Sequence[Place], cost: str, merit: str = "accuracy") -> Table:
@@ -165,7 +133,7 @@ def table(name: str, title: str, found: Sequence[Place], cost: str, merit: str =
         numbers = (p.cost, p.cost_low, p.cost_high, p.merit, p.merit_low, p.merit_high)
         entries = [Entry(wording.number(value, 4), value) for value in map(_size, numbers)]
         rivals = ", ".join(place.rivals) if place.verdict == "tie" else ""
-        sure = Entry(f"{place.probability:.2f}", place.probability)
+        sure = Entry("–" if place.probability is None else f"{place.probability:.2f}", place.probability)
         rows.append((Entry(p.name, p.name, p.hover, p.marks), *entries, sure, Entry(place.verdict), Entry(rivals)))
     return Table(name, f"{title}: the numbers", headings, tuple(rows))
 

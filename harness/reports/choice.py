@@ -1,0 +1,360 @@
+"""Which checkpoint at which resolution for a budget: the best cell, how sure that is, and what would make it surer.
+
+Cells are compared only on one platform and over the same questions. In every bootstrap draw the cells that fit the
+budget compete; how often one wins is the probability that it is the best. Scores are drawn towards their common mean
+by as much as their spread is noise, for otherwise the luckiest of several equals would be called the best.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import SettingError
+from harness.reports import candidates, marks, measured, pareto, wording
+from harness.reports.candidates import Candidate
+from harness.reports.measured import Measured
+from harness.reports.summary import CellSummary
+from harness.units import milliseconds, size
+
+DRAWS = 4000
+SURE = 0.95
+WIDER = 1.25
+"""Bootstraps of few samples are too narrow: without this the named winner was right less often than it said, see
+benchmarks/choose_calibration.py."""
+SURE_Z = 1.645
+"""One-sided 95 % of the normal distribution."""
+MOST_MORE = 20_000
+"""More samples than that nobody takes: the two are then called equal."""
+
+Array = NDArray[np.float64]
+Fit = Literal["surely", "maybe", "not", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the choice must keep to; None where nothing was said. With `accuracy` the fastest cell is looked for."""
+
+    ttft_ns: float | None = None
+    accuracy: float | None = None
+    memory_bytes: float | None = None
+    energy_mj: float | None = None
+
+    @property
+    def fastest(self) -> bool:
+        """Whether the fastest cell that is right often enough is looked for, not the most accurate one."""
+        return self.accuracy is not None
+
+    @property
+    def text(self) -> str:
+        """The budget in words."""
+        said = [f"TTFT at most {milliseconds(self.ttft_ns)}"] if self.ttft_ns is not None else []
+        said += [f"accuracy at least {self.accuracy:.3g}"] if self.accuracy is not None else []
+        said += [f"memory at most {size(self.memory_bytes)}"] if self.memory_bytes is not None else []
+        said += [f"energy at most {self.energy_mj / 1e3:.3g} J"] if self.energy_mj is not None else []
+        return ", ".join(said)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """One cell: how likely it fits the budget, and how likely it is the best that does."""
+
+    candidate: Candidate
+    fit: Fit
+    fits: float
+    best: float
+    why: str = ""
+    """Why it cannot fit, or why that is not known."""
+
+    @property
+    def cell(self) -> CellSummary:
+        return self.candidate.cell
+
+    @property
+    def text(self) -> str:
+        """The cell with its two numbers."""
+        one, scored = self.cell, self.candidate.accuracy
+        return (
+            f"{one.cell.label} at {one.cell.resolution} px{one.mark}: TTFT "
+            f"{wording.estimate(one.times.of('ttft'), 1e-6)} ms, {scored.metric} {wording.estimate(scored.estimate)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The choice on one platform for one suite; `contenders` are all cells, the likeliest first."""
+
+    about: str
+    budget: Budget
+    contenders: tuple[Contender, ...]
+    advice: tuple[str, ...] = ()
+    nothing: str = ""
+    """Why there is no winner."""
+    marks: tuple[str, ...] = field(default=())
+
+    @property
+    def winner(self) -> Contender | None:
+        """The cell that is most likely the best one."""
+        return None if self.nothing else self.contenders[0]
+
+    @property
+    def runner_up(self) -> Contender | None:
+        """The next likely one, if it has any chance."""
+        rest = [one for one in self.contenders[1:] if one.best >= 0.005]
+        return rest[0] if rest and not self.nothing else None
+
+
+def parse(
+    ttft: str | None = None, accuracy: str | None = None, memory: str | None = None, energy: str | None = None
+) -> Budget:
+    """Return the budget that these texts say. Raises `SettingError` for a quantity without its unit, or for none."""
+    if ttft is accuracy is memory is energy is None:
+        raise SettingError("no budget was named; next: give --ttft 200ms, --accuracy 0.7, --memory 8GB or --energy 5J")
+    share = None
+    if accuracy is not None:
+        share = _quantity("--accuracy", accuracy, {"": 1.0, "%": 0.01}, "0.7 or 70%")
+        if not 0 < share <= 1:
+            raise SettingError(f"--accuracy {accuracy}: a share between 0 and 1; next: write 0.7 or 70%")
+    return Budget(
+        None if ttft is None else _quantity("--ttft", ttft, {"us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}, "200ms"),
+        share,
+        None if memory is None else _quantity("--memory", memory, BYTES, "8GB"),
+        None if energy is None else _quantity("--energy", energy, {"mj": 1.0, "j": 1e3}, "5J"),
+    )
+
+
+BYTES = {"mb": 1e6, "gb": 1e9, "tb": 1e12, "mib": 2.0**20, "gib": 2.0**30, "tib": 2.0**40}
+
+
+def _quantity(option: str, text: str, units: dict[str, float], example: str) -> float:
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Zµ%]*)\s*", text)
+    if found is None or found[2].lower() not in units or float(found[1]) <= 0:
+        known = ", ".join(unit for unit in units if unit)
+        raise SettingError(f"{option} {text}: no number with one of the units {known}; next: write {example}")
+    return float(found[1]) * units[found[2].lower()]
+
+
+def choose(data: Measured, budget: Budget, suite: str | None = None, seed: int = 0) -> list[Answer]:
+    """Return the choice for each platform and suite that was measured end to end, the one with most cells first."""
+    cells = [one for one in data.cells if one.cell.protocol == "ttft" and suite in (None, one.cell.suite)]
+    answers = []
+    for where, _, mine in measured.by_platform(cells, suites=True):
+        about = f"{mine[0].cell.suite} on {wording.platform(where)}"
+        found = candidates.of(data, [one for one in mine if not one.cell.isolate], "ttft")
+        answers.append(answer(about, found, budget, seed) if found else _unanswered(about, mine, budget))
+    return sorted(answers, key=lambda one: (bool(one.nothing), -len(one.contenders)))
+
+
+def _unanswered(about: str, cells: Sequence[CellSummary], budget: Budget) -> Answer:
+    reasons = dict.fromkeys(one.accuracy.reason for one in cells if one.accuracy.reason)
+    told = "; ".join(reasons) or "no cell has both a TTFT and a score"
+    return Answer(about, budget, (), nothing=f"{len(cells)} cells, none of them scored: {told}")
+
+
+def answer(about: str, found: Sequence[Candidate], budget: Budget, seed: int = 0) -> Answer:
+    """Return the choice among candidates of one platform over the same questions."""
+    costs, merits = drawn([one.point for one in found], seed)
+    allowed = [all(value is not None and value <= most for value, most in _limits(one.cell, budget)) for one in found]
+    fits, wins = odds(costs, merits, budget, allowed)
+    contenders = [Contender(one, *_fit(one, float(fits[i]), budget), float(wins[i])) for i, one in enumerate(found)]
+    contenders = [Contender(c.candidate, c.fit, c.fits, c.best, _why(c.candidate, c.fit, budget)) for c in contenders]
+    order = sorted(range(len(found)), key=lambda i: (-contenders[i].best, -contenders[i].fits, found[i].point.cost))
+    ranked = tuple(contenders[i] for i in order)
+    carried = marks.of_all(one.cell.marks for one in found)
+    if ranked[0].best <= 0:
+        return Answer(about, budget, ranked, (), _nearest(found, budget), carried)
+    advice = []
+    if len(ranked) > 1 and ranked[1].best >= 1 - SURE:
+        advice = _advice(found, order[0], order[1], costs, merits, budget)
+    return Answer(about, budget, ranked, tuple(advice), "", carried)
+
+
+def drawn(points: Sequence[pareto.Point], seed: int, draws: int = DRAWS) -> tuple[Array, Array]:
+    """Return bootstrap draws of all costs and scores, the scores drawn towards their mean by the noise's share."""
+    costs, merits = pareto.draw(points, seed, draws)
+    seen, took = (np.array([getattr(point, name) for point in points]) for name in ("merit", "cost"))
+    costs = took + WIDER * (costs - took)
+    if len(points) < 2:
+        return costs, merits
+    off = WIDER * (merits - seen)
+    # Questions that are hard for all move all scores alike: only what is left of the noise could turn the order.
+    own = off - off.mean(axis=1, keepdims=True)
+    noise = own.var(axis=0) * len(points) / (len(points) - 1)
+    spread = max(0.0, float(seen.var(ddof=1) - noise.mean()))
+    kept = np.where(noise > 0, spread / np.maximum(spread + noise, 1e-12), 1.0)
+    return costs, seen.mean() + kept * (seen - seen.mean()) + np.sqrt(kept) * own + off.mean(axis=1, keepdims=True)
+
+
+def odds(costs: Array, merits: Array, budget: Budget, allowed: Sequence[bool]) -> tuple[Array, Array]:
+    """Return how often each cell fits the budget, and how often it is the best of those that do."""
+    fits = np.tile(np.array(allowed, dtype=bool), (len(costs), 1))
+    if budget.ttft_ns is not None:
+        fits &= costs <= budget.ttft_ns / 1e6
+    if budget.accuracy is not None:
+        fits &= merits >= 100 * budget.accuracy
+    values = np.where(fits, -costs if budget.fastest else merits, -np.inf)
+    best = values.max(axis=1, keepdims=True)
+    first = (values == best) & fits
+    share = first / np.maximum(first.sum(axis=1, keepdims=True), 1)
+    return fits.mean(axis=0), share.mean(axis=0)
+
+
+def _limits(one: CellSummary, budget: Budget) -> list[tuple[float | None, float]]:
+    """Return what has no interval, with its limit: memory and energy."""
+    energy = sum(one.times.energy_mj.values()) if one.times.energy_mj else None
+    wanted = ((one.memory.peak_bytes, budget.memory_bytes), (energy, budget.energy_mj))
+    return [(value, most) for value, most in wanted if most is not None]
+
+
+def _fit(one: Candidate, share: float, budget: Budget) -> tuple[Fit, float]:
+    if any(value is None for value, _ in _limits(one.cell, budget)):
+        return "unknown", 0.0
+    if one.point.unbounded and share > 0:
+        return "maybe", share  # measured too few times to be sure of anything
+    return ("surely" if share >= SURE else "maybe" if share > 1 - SURE else "not"), share
+
+
+def _why(one: Candidate, fit: Fit, budget: Budget) -> str:
+    if fit == "unknown":
+        return "its memory or energy was not measured"
+    if fit == "maybe" and one.point.unbounded:
+        return "measured too few times for an interval"
+    if fit == "not" and any(value is not None and value > most for value, most in _limits(one.cell, budget)):
+        return "needs too much memory or energy"
+    return ""
+
+
+def _nearest(found: Sequence[Candidate], budget: Budget) -> str:
+    fastest, best = min(found, key=lambda c: c.point.cost), max(found, key=lambda c: c.point.merit)
+    told = []
+    if budget.ttft_ns is not None:
+        told.append(f"the fastest takes {wording.number(fastest.point.cost)} ms ({fastest.point.name})")
+    if budget.accuracy is not None:
+        told.append(f"the best scores {best.point.merit / 100:.3f} ({best.point.name})")
+    if budget.memory_bytes is not None:
+        known = [one.cell.memory.peak_bytes for one in found if one.cell.memory.peak_bytes is not None]
+        told.append(f"the smallest needs {size(min(known))}" if known else "no cell's memory was measured")
+    if budget.energy_mj is not None and not any(one.cell.times.energy_mj for one in found):
+        told.append("no cell's energy was measured")
+    return f"no cell fits: {'; '.join(told)}"
+
+
+def _advice(
+    found: Sequence[Candidate], first: int, second: int, costs: Array, merits: Array, budget: Budget
+) -> list[str]:
+    """Return what would decide between the two likeliest: which quantity of which cell, and how many more samples."""
+    said = []
+    for i in (first, second):
+        if budget.ttft_ns is None:
+            continue
+        share = float((costs[:, i] <= budget.ttft_ns / 1e6).mean())
+        if 1 - SURE < share < SURE:
+            gap = budget.ttft_ns / 1e6 - found[i].point.cost
+            n = found[i].cell.times.n
+            said.append(_more(f"TTFT of {found[i].point.name}", n, float(costs[:, i].std()), gap, "samples"))
+    if budget.fastest:
+        gap, noise = found[second].point.cost - found[first].point.cost, (costs[:, first] - costs[:, second]).std()
+        n, what = min(found[i].cell.times.n for i in (first, second)), "samples"
+    else:
+        gap, noise = found[first].point.merit - found[second].point.merit, _paired(found, first, second, merits)
+        n, what = min(found[i].accuracy.n for i in (first, second)), "questions"
+    both = f"{'TTFT' if budget.fastest else 'accuracy'} of {found[first].point.name} and {found[second].point.name}"
+    if gap < SURE_Z * float(noise):
+        said.append(_more(both, n, float(noise), float(gap), what))
+    if budget.fastest and budget.accuracy is not None:
+        for i in (first, second):
+            share = float((merits[:, i] >= 100 * budget.accuracy).mean())
+            if 1 - SURE < share < SURE:
+                gap = found[i].point.merit - 100 * budget.accuracy
+                spread = float(merits[:, i].std())
+                said.append(_more(f"accuracy of {found[i].point.name}", found[i].accuracy.n, spread, gap, "questions"))
+    return said
+
+
+def _paired(found: Sequence[Candidate], first: int, second: int, merits: Array) -> float:
+    _, raw = pareto.draw([found[i].point for i in (first, second)], 0, 2000)
+    return float((raw[:, 0] - raw[:, 1]).std()) or float((merits[:, first] - merits[:, second]).std())
+
+
+def _more(what: str, n: int, noise: float, gap: float, unit: str) -> str:
+    """Say how many more samples make `gap` surely more than nothing: the error falls with their square root."""
+    needed = n * (SURE_Z * noise / gap) ** 2 if gap else math.inf
+    more = math.ceil(max(0.0, needed - n))
+    if more > MOST_MORE:
+        return f"{what}: too near to tell apart with any reasonable number of {unit}; treat them as equal"
+    return f"{what}: about {max(more, 1)} more {unit} ({n} now)"
+
+
+def text(answers: Sequence[Answer]) -> str:
+    """Return the answers as people read them."""
+    lines: list[str] = []
+    for one in answers:
+        lines += [f"{one.about}: {one.budget.text}"]
+        if one.nothing:
+            lines += [f"  cannot say: {one.nothing}"]
+        if one.winner:
+            aim = "fastest" if one.budget.fastest else "most accurate"
+            lines += [f"  choose  {one.winner.text}", f"          the {aim} with probability {one.winner.best:.2f}"]
+        if one.runner_up:
+            lines += [f"  else    {one.runner_up.text}", f"          with probability {one.runner_up.best:.2f}"]
+        lines += [f"  to decide: {said}" for said in one.advice]
+        for fit, words in (("surely", "fit surely"), ("maybe", "fit maybe"), ("unknown", "not known")):
+            named = [
+                f"{c.cell.cell.label} {c.cell.cell.resolution} px{_odds(c)}" for c in one.contenders if c.fit == fit
+            ]
+            lines += [f"  {words}: {', '.join(named)}"] if named else []
+        out = [c.candidate.point.name for c in one.contenders if c.fit == "not"]
+        lines += [f"  do not fit: {', '.join(out)}"] if out else []
+        lines += [f"  {line}" for line in marks.legend(one.marks)]
+    return "\n".join(lines)
+
+
+def _odds(one: Contender) -> str:
+    if one.why:
+        return f" ({one.why})"
+    return f" ({one.fits:.2f})" if one.fit == "maybe" else ""
+
+
+def as_dict(one: Answer) -> dict[str, object]:
+    """Return an answer for `--json`; units are in the names."""
+    budget = one.budget
+    return {
+        "about": one.about,
+        "budget": {
+            "ttft_ms": None if budget.ttft_ns is None else budget.ttft_ns / 1e6,
+            "accuracy": budget.accuracy,
+            "memory_bytes": budget.memory_bytes,
+            "energy_j": None if budget.energy_mj is None else budget.energy_mj / 1e3,
+        },
+        "winner": None if one.winner is None else one.winner.cell.cell.name,
+        "probability": None if one.winner is None else one.winner.best,
+        "runner_up": None if one.runner_up is None else one.runner_up.cell.cell.name,
+        "to_decide": list(one.advice),
+        "cannot_say": one.nothing,
+        "cells": [_cell(each) for each in one.contenders],
+    }
+
+
+def _cell(one: Contender) -> dict[str, object]:
+    about, ttft, scored = one.cell.cell, one.cell.times.of("ttft"), one.candidate.accuracy
+    assert ttft is not None
+    return {
+        "cell": about.name,
+        "model": about.label,
+        "resolution_px": about.resolution,
+        "ttft_ms": wording.scaled(ttft.value, 1e-6),
+        "ttft_low_ms": wording.scaled(ttft.low, 1e-6),
+        "ttft_high_ms": wording.scaled(ttft.high, 1e-6),
+        "accuracy": scored.value,
+        "accuracy_low": scored.low,
+        "accuracy_high": scored.high,
+        "fit": one.fit,
+        "probability_fits": one.fits,
+        "probability_best": one.best,
+        "marks": list(one.cell.marks),
+        "doubts": list(one.cell.doubts),
+    }
