@@ -142,7 +142,7 @@ def _result(result: Mapping[str, Any]) -> str:
             f"{_ms(row['low_ms'])} – {_ms(row['high_ms'])}" if row.get("low_ms") is not None else "–",
             str(row["n"]),
             _gflop(row.get("flops")),
-            f"{row['of_roofline']:.0%}" if row.get("of_roofline") is not None else "–",
+            _roofline(row),
         )
     tail = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     tail.add_column(style="bold", no_wrap=True)
@@ -152,6 +152,13 @@ def _result(result: Mapping[str, Any]) -> str:
     lines = [_text(facts), _text(times), _text(tail)]
     lines += [f"! {text}" for text in result["doubts"]]
     return "\n".join(lines)
+
+
+def _roofline(row: Mapping[str, Any]) -> str:
+    """Return the share of the roofline; beside it how busy the device was, where the host held it up."""
+    if row.get("of_roofline") is None:
+        return "–"
+    return f"{row['of_roofline']:.0%}" + (f" (busy {row['busy']:.0%})" if row.get("launch_bound") else "")
 
 
 def _ms(value: float | None) -> str:

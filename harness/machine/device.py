@@ -1,7 +1,7 @@
 """What the measurer needs of a device: to wait for it, to ask its memory, and to read its own clock if it has one."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Device(Protocol):
@@ -43,4 +43,30 @@ class Device(Protocol):
 
     def describe(self) -> Mapping[str, str]:
         """Return what the log says about the device: name, driver, memory, threads, clock ..."""
+        ...
+
+
+class WorkMeter(Protocol):
+    """Counts the time in which the device computes; it may slow the host down, so nothing is timed meanwhile."""
+
+    def cut_ns(self) -> int:
+        """Wait for the device, and return how long it computed since the last cut (or the beginning)."""
+        ...
+
+    def close(self) -> None:
+        """Stop counting."""
+        ...
+
+
+@runtime_checkable
+class CountsWork(Protocol):
+    """A device that can tell how long it computed: its kernels' own time, not the time from one event to another."""
+
+    @property
+    def work_method(self) -> str:
+        """By what it is counted."""
+        ...
+
+    def work(self) -> WorkMeter:
+        """Begin to count."""
         ...

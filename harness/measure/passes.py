@@ -102,7 +102,7 @@ def time_stages(model: Model, request: Request, bench: Bench) -> tuple[Pass, See
     """
     split = _Split(bench)
     split.begin()
-    with _told(model, split.take):
+    with hearing(model, split.take):
         try:
             for event in model.answer(request):
                 split.take(event)
@@ -122,7 +122,7 @@ def _verify(model: Model) -> None:
 
 
 @contextmanager
-def _told(model: Model, take: Callable[[Event], None]) -> Iterator[None]:
+def hearing(model: Model, take: Callable[[Event], None]) -> Iterator[None]:
     """Let a model tell events that happen inside a library's call, where it cannot yield (`model.hear`)."""
     if not hasattr(model, "hear"):
         yield

@@ -17,15 +17,16 @@ from harness.machine import backend, energy, environment, lock, peaks
 from harness.machine.device import Device
 from harness.machine.energy import Meter
 from harness.measure import cell as cells
-from harness.measure import command
+from harness.measure import command, profile
 from harness.measure.asked import Asked
 from harness.measure.gate import Gate
 from harness.measure.job import Job, prepare
 from harness.measure.loop import MeasureRecord, Plan, headline_ns, measure, now_text
+from harness.measure.passes import Bench
 from harness.measure.stopping import Stopping
-from harness.models.protocol import Model, Options
+from harness.models.protocol import Model, Options, Request
 from harness.runlog.log import Log, Writer
-from harness.runlog.records import SCHEMA, Footer, Header, Resumed
+from harness.runlog.records import SCHEMA, Footer, Header, Resumed, Sample
 
 Notify = Callable[[str], None]
 
@@ -78,9 +79,9 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
     with Writer(job.path) as writer, lock.hold(job.cell.device, job.asked.wait, notify) as unlocked:
         left = writer.reopen()
         started_ns = clock.now_ns()
-        meter = energy.watched(backend.of(job.cell.device).counter())
         with loaded(job, notify, clock) as (model, device, _):
             loading_s = (clock.now_ns() - started_ns) / 1e9
+            meter = energy.watched(backend.of(job.cell.device).counter(), clock)
             if left is None:
                 peak = peaks.measure(job.cell.device, job.cell.dtype)
                 header = _header(job, device, model, loading_s, peak, meter)
@@ -112,13 +113,30 @@ def _measure(
     gate = Gate(backend.of(job.cell.device).probes(), clock)
     refused = len([s for s in earlier if s.stages and not s.valid])
     before = (len(earlier), len(left.failures) if left else 0, refused)
+    usual = next(filter(None, map(_usual, earlier)), None)
     for record in measure(model, device, clock, gate, plan, meter):
+        usual = usual or _usual(record)
         if isinstance(record, Footer):
+            if usual and usual.stages and record.stopped != "failures" and not (left and left.busy + left.energy):
+                request = _request(job, usual)
+                for aside in profile.profile(model, Bench(device, clock, meter), request, usual.stages):
+                    writer.append(aside)
             record = replace_footer(record, *before)
             writer.finish(record)
         else:
             writer.append(record)
         yield record
+
+
+def _usual(record: object) -> Sample | None:
+    """Return the record if it is a sample that counts: on its example the passes off the record are made."""
+    counts = isinstance(record, Sample) and record.phase == "timed" and record.valid and record.stages
+    return record if counts and isinstance(record, Sample) else None
+
+
+def _request(job: Job, sample: Sample) -> Request:
+    example = next(each for each in job.suite.examples if each.id == sample.example)
+    return Request(example.images, example.question, visual_only=job.cell.protocol == "paper")
 
 
 def replace_footer(footer: Footer, samples: int, failures: int, refused: int) -> Footer:

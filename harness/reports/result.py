@@ -54,6 +54,8 @@ class Outcome:
             "n": self.cell.times.n,
             "flops": self.flops.get(name),
             "of_roofline": self.of_roofline.get(name),
+            "busy": self.cell.hardware.busy_share.get(name),
+            "launch_bound": self.cell.hardware.launch_bound(name),
         }
 
 
@@ -164,10 +166,29 @@ def _also(one: CellSummary) -> dict[str, str]:
     spent = [f"{stage} {energy / 1e3:.3g} J" for stage, energy in times.energy_mj.items() if energy]
     if spent:
         also["energy"] = ", ".join(spent)
+    also |= _hardware(one)
     also["accuracy"] = _accuracy_text(one)
     also["stopped by"] = one.process.stopped or "not finished"
     if times.refused:
         also["refused"] = f"{times.refused} samples by the validity gate"
+    return also
+
+
+def _hardware(one: CellSummary) -> dict[str, str]:
+    found, also = one.hardware, {}
+    if found.clock:
+        also["GPU clock"] = found.clock
+    if found.busy_share:
+        also["device busy"] = ", ".join(f"{share:.0%} of {stage}" for stage, share in found.busy_share.items())
+    if found.energy:
+        drawn = [
+            f"{stage} {each.above_idle_mj / 1e3:.3g} J [{each.low_mj / 1e3:.3g}, {each.high_mj / 1e3:.3g}]"
+            for stage, each in found.energy.items()
+        ]
+        idle = "" if found.idle_w is None else f" of {found.idle_w:.3g} W"
+        also["energy above idle"] = (
+            f"{', '.join(drawn)} (stages repeated back to back, less the idle device's draw{idle})"
+        )
     return also
 
 

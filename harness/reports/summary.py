@@ -13,11 +13,12 @@ from harness import stats
 from harness.errors import HarnessError
 from harness.models.card import load_model_card
 from harness.models.protocol import STAGES
-from harness.reports import checks, configuration
+from harness.reports import checks, configuration, hardware
 from harness.reports import frame as logs_
 from harness.reports.accuracy import Accuracy
 from harness.reports.configuration import Configuration
 from harness.reports.frame import Cell, Frame
+from harness.reports.hardware import Hardware
 from harness.reports.marks import MARKS, symbols
 from harness.runlog.log import Log
 from harness.runlog.records import Sample
@@ -125,6 +126,7 @@ class CellSummary:
     times: Times
     tokens: Tokens
     memory: Memory
+    hardware: Hardware
     accuracy: Accuracy
     marks: tuple[str, ...]
     doubts: tuple[str, ...]
@@ -145,7 +147,7 @@ def summaries(frame: Frame, accuracies: Mapping[str, Accuracy] | None = None) ->
 
 def _summary(cell: Cell, accuracy: Accuracy) -> CellSummary:
     about, logs = cell.configuration, list(cell.logs.values())
-    process, times = _process(logs), _times(about, logs)
+    process, times, found = _process(logs), _times(about, logs), hardware.of(logs)
     return CellSummary(
         about,
         tuple(cell.logs),
@@ -153,9 +155,10 @@ def _summary(cell: Cell, accuracy: Accuracy) -> CellSummary:
         times,
         _tokens(logs),
         _memory(logs),
+        found,
         accuracy,
         _marks(about, process, times),
-        _doubts(about, process, times, logs),
+        (*_doubts(about, process, times, logs), *found.doubts),
     )
 
 

@@ -17,7 +17,19 @@ import msgspec
 
 from harness import files
 from harness.errors import LogError
-from harness.runlog.records import SCHEMA, Counted, Failure, Footer, Header, Line, Loaded, Resumed, Sample
+from harness.runlog.records import (
+    SCHEMA,
+    Busy,
+    Counted,
+    Energy,
+    Failure,
+    Footer,
+    Header,
+    Line,
+    Loaded,
+    Resumed,
+    Sample,
+)
 
 WAIT_S = 5.0
 """For the lock: a run that was just killed lets go of it when its process has ended."""
@@ -44,6 +56,8 @@ class Log:
     digest: str = field(default="", compare=False)
     """Of the bytes that were read."""
     loaded: tuple[Loaded, ...] = ()
+    busy: tuple[Busy, ...] = ()
+    energy: tuple[Energy, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -120,6 +134,8 @@ def read(path: Path) -> Log:
         good,
         files.digest_bytes(data, 8),
         tuple(line for line in lines if isinstance(line, Loaded)),
+        tuple(line for line in lines if isinstance(line, Busy)),
+        tuple(line for line in lines if isinstance(line, Energy)),
     )
 
 

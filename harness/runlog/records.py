@@ -161,6 +161,38 @@ class Loaded(Record, frozen=True, tag="loaded"):
     failures: tuple[str, ...] = ()
 
 
+class Busy(Record, frozen=True, tag="busy"):
+    """How long the device computed in each stage of one answer, in a pass of its own that was not timed."""
+
+    stage_busy_ns: dict[str, Count]
+    """`decode` is `pieces` tokens together; `first token` what came between prefill and the first one."""
+    stage_ns: dict[str, Count]
+    """What the same stages of the same example took in a timed pass."""
+    pieces: Count
+    method: str
+    note: str = ""
+    """Why there is no figure."""
+
+
+class StageEnergy(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage draws, in millijoules: beyond the idle device, with the bounds that the counter's steps allow."""
+
+    above_idle_mj: float
+    low_mj: float
+    high_mj: float
+    gross_mj: float
+    repetitions: Count
+
+
+class Energy(Record, frozen=True, tag="energy"):
+    """What stages draw that are too short for the counter: repeated back to back, in passes of their own."""
+
+    stages: dict[str, StageEnergy]
+    idle_w: float | None
+    method: str
+    note: str = ""
+
+
 class Footer(Record, frozen=True, tag="footer"):
     """The run ended by itself: nothing more will come."""
 
@@ -173,4 +205,4 @@ class Footer(Record, frozen=True, tag="footer"):
     note: str = ""
 
 
-Line = Header | Resumed | Sample | Failure | Counted | Loaded | Footer
+Line = Header | Resumed | Sample | Failure | Counted | Loaded | Busy | Energy | Footer

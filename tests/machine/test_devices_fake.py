@@ -7,8 +7,10 @@ import pytest
 from harness import plugins
 from harness.clock import Monotonic, Scripted
 from harness.errors import DeviceError
+from harness.machine import backend
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
+from harness.machine.probes import Span
 
 MS = 1_000_000
 
@@ -79,6 +81,48 @@ def test_in_real_time_no_wait_ends_early():
         fake.enqueue(duration_ns)
         device.sync()
         assert time.perf_counter_ns() - start >= duration_ns
+
+
+def test_it_fails_when_it_is_waited_for_and_not_when_it_is_asked():
+    clock = Scripted()
+    fake.reset(clock)
+    fake.EPISODES.append(Episode(10 * MS, 20 * MS, error="CUDA error: an illegal memory access was encountered"))
+    fake.enqueue(15 * MS)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        fake.wait()
+    clock.advance(10 * MS)
+    fake.wait()
+    fake.reset()
+
+
+def test_its_clock_falls_and_settles_as_a_cards_does():
+    clock = Scripted()
+    fake.reset(clock)
+    fake.EPISODES.append(Episode(5 * MS, 1000 * MS, clock_share=0.8))
+    (probe,) = backend.of("fake").probes()
+    found = []
+    for _ in range(12):
+        before = probe.read()
+        clock.advance(MS)
+        found.append(probe.judge(before, probe.read(), Span(MS, MS))[0])
+    fake.reset()
+    assert found == [[]] * 4 + [["throttled"]] * 4 + [[]] * 4
+
+
+def test_its_work_is_counted_as_it_is_done():
+    clock = Scripted()
+    fake.open("fake", clock)
+    work = fake.Fake("fake").work()
+    fake.enqueue(3 * MS)
+    clock.advance(10 * MS)
+    fake.enqueue(2 * MS)
+    assert work.cut_ns() == 5 * MS
+    assert work.cut_ns() == 0
+    for _ in range(3 * fake.MOST_SPANS):
+        fake.enqueue(MS)
+        clock.advance(2 * MS)
+    assert work.cut_ns() == 3 * fake.MOST_SPANS * MS, "old spans are added up, not forgotten"
+    fake.reset()
 
 
 def test_only_one_fake():

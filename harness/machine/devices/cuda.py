@@ -1,7 +1,7 @@
 """NVIDIA GPUs: CUDA events beside the host clock, the caching allocator's peaks, and what NVML says of the card."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import psutil
@@ -52,6 +52,12 @@ class Cuda:
     def reset_peak(self) -> None:
         self._torch.cuda.reset_peak_memory_stats(self._index)
 
+    work_method = "kernels and copies on the GPU, by CUPTI through torch.profiler"
+
+    def work(self) -> "KernelTime":
+        """Begin to count the kernels' own time."""
+        return KernelTime(self._torch, self.sync)
+
     def describe(self) -> Mapping[str, str]:
         torch = self._torch
         properties = torch.cuda.get_device_properties(self._index)
@@ -70,6 +76,49 @@ class Cuda:
             "peak_memory": "torch.cuda.max_memory_allocated",
             **nvml_facts(self.name),
         }
+
+
+class KernelTime:
+    """See `device.WorkMeter`: a profile from one cut to the next."""
+
+    def __init__(self, torch: Any, sync: Callable[[], None]) -> None:
+        self._torch, self._sync = torch, sync
+        self._profile = self._begin()
+
+    def _begin(self) -> Any:
+        self._sync()
+        profile = self._torch.profiler.profile(activities=[self._torch.profiler.ProfilerActivity.CUDA])
+        profile.start()
+        return profile
+
+    def cut_ns(self) -> int:
+        self._sync()
+        self._profile.stop()
+        events = self._profile.profiler.kineto_results.events()
+        on_gpu = self._torch.autograd.DeviceType.CUDA
+        spans = [
+            (event.start_ns(), event.start_ns() + event.duration_ns())
+            for event in events
+            if event.device_type() == on_gpu and event.activity_type() in WORK
+        ]
+        self._profile = self._begin()
+        return union_ns(spans)
+
+    def close(self) -> None:
+        self._profile.stop()
+
+
+WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+"""What CUPTI calls work on the GPU; annotations and waits lie on the same line and are none."""
+
+
+def union_ns(spans: Iterable[tuple[int, int]]) -> int:
+    """Return how long at least one of the spans lasted: kernels on several streams overlap."""
+    total = end = 0
+    for start, stop in sorted(spans):
+        total += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 def open(name: str, clock: Clock) -> Cuda:

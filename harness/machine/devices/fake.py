@@ -6,12 +6,15 @@ The device and the fake model share this module's state: `CLOCK`, `EPISODES`, th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.clock import Clock, Monotonic, Scripted
 from harness.errors import DeviceError
+from harness.machine.energy import Counter
 from harness.machine.probes import Probe, Readings, Span
+from harness.machine.probes.clocks import SteadyClock
 
+MAXIMUM_MHZ = 1000.0
 SPIN_NS = 2_000_000
 """Sleeping oversleeps by up to about a millisecond, so the last stretch is spent looking at the clock."""
 
@@ -22,7 +25,8 @@ class Episode:
 
     Work begun meanwhile takes `factor` times as long. The gate is told `reason` (a name of `gate.REASONS`); with an
     empty one it must find out by itself. With `on_cpu` False the extra time is no CPU time of ours, as when others use
-    the CPU.
+    the CPU. `clock_share` is what a card's clock would say meanwhile, of its maximum. With `error` the device fails:
+    as real ones do, not when it is asked but when it is next waited for.
     """
 
     start_ns: int
@@ -30,6 +34,17 @@ class Episode:
     factor: float = 1.0
     reason: str = ""
     on_cpu: bool = True
+    clock_share: float = 1.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What the fake machine draws, and how often its energy counter moves."""
+
+    idle_w: float
+    busy_w: float
+    update_ns: int
 
 
 @dataclass(slots=True)
@@ -43,10 +58,16 @@ class State:
     peak_bytes: int = 0
     clock_rate: float = 1.0
     """Device nanoseconds per host nanosecond: a clock gap, when not 1."""
+    worked: list[tuple[int, int]] = field(default_factory=list)
+    """When it worked, or will: the queue's spans, those that meet made one, of the last while."""
+    worked_before_ns: int = 0
+    """Its work before those."""
 
 
 CLOCK: Clock = Monotonic()
 EPISODES: list[Episode] = []
+POWER: list[Power] = []
+"""Empty: there is no energy counter."""
 STATE = State()
 
 
@@ -55,6 +76,7 @@ def reset(clock: Clock | None = None) -> None:
     global CLOCK, STATE
     CLOCK, STATE = clock or Monotonic(), State()
     EPISODES.clear()
+    POWER.clear()
 
 
 def until(deadline_ns: int, cpu_share: float = 1.0) -> None:
@@ -96,6 +118,7 @@ def enqueue(duration_ns: float, asked_ns: int | None = None) -> None:
     start_ns = max(CLOCK.now_ns() if asked_ns is None else asked_ns, STATE.queue_end_ns)
     wall_ns, cpu_share = slowed(duration_ns, start_ns)
     STATE.queue_end_ns = start_ns + wall_ns
+    _note_work(start_ns, start_ns + wall_ns)
     STATE.queued_ns += wall_ns
     STATE.queued_cpu_ns += wall_ns * cpu_share
 
@@ -104,6 +127,40 @@ def wait() -> None:
     """Return when all queued work is done."""
     until(STATE.queue_end_ns, STATE.queued_cpu_ns / STATE.queued_ns if STATE.queued_ns else 1.0)
     STATE.queued_ns, STATE.queued_cpu_ns = 0, 0.0
+    now_ns = CLOCK.now_ns()
+    for episode in EPISODES:
+        if episode.error and episode.start_ns <= now_ns < episode.end_ns:
+            raise RuntimeError(episode.error)
+
+
+MOST_SPANS = 64
+
+
+def _note_work(start_ns: int, end_ns: int) -> None:
+    if end_ns <= start_ns:
+        return
+    spans = STATE.worked
+    if spans and spans[-1][1] == start_ns:
+        spans[-1] = (spans[-1][0], end_ns)
+    else:
+        spans.append((start_ns, end_ns))
+    while len(spans) > MOST_SPANS:
+        first = spans.pop(0)
+        STATE.worked_before_ns += first[1] - first[0]
+
+
+def worked_ns(at_ns: int) -> int:
+    """Return how long the device has worked until then, since it was opened."""
+    return STATE.worked_before_ns + sum(max(0, min(end, at_ns) - start) for start, end in STATE.worked)
+
+
+def drawn_mj() -> float | None:
+    """Return what the energy counter says: it moves in steps of time, and stands still between them."""
+    if not POWER:
+        return None
+    power = POWER[0]
+    at_ns = CLOCK.now_ns() // power.update_ns * power.update_ns
+    return (power.idle_w * at_ns + (power.busy_w - power.idle_w) * worked_ns(at_ns)) / 1e6
 
 
 def allocate(size_bytes: int) -> None:
@@ -139,6 +196,12 @@ class Fake:
     def reset_peak(self) -> None:
         STATE.peak_bytes = STATE.allocated_bytes
 
+    work_method = "the fake queue's own count"
+
+    def work(self) -> "QueueTime":
+        """Begin to count."""
+        return QueueTime()
+
     def describe(self) -> Mapping[str, str]:
         return {
             "name": self.name,
@@ -147,6 +210,22 @@ class Fake:
             "sync": "waits for the queue",
             "peak_memory": "scripted",
         }
+
+
+class QueueTime:
+    """See `device.WorkMeter`."""
+
+    def __init__(self) -> None:
+        wait()
+        self._begun_ns = worked_ns(CLOCK.now_ns())
+
+    def cut_ns(self) -> int:
+        wait()
+        before_ns, self._begun_ns = self._begun_ns, worked_ns(CLOCK.now_ns())
+        return self._begun_ns - before_ns
+
+    def close(self) -> None:
+        """Nothing runs on."""
 
 
 def open(name: str, clock: Clock) -> Fake:
@@ -159,10 +238,15 @@ def open(name: str, clock: Clock) -> Fake:
 
 
 class ScriptedProbe:
-    """Tells the gate the reasons of the episodes that a sample met (see `probes.Probe`)."""
+    """Tells the gate the reasons of the episodes that a sample met, and the clock of a card (see `probes.Probe`)."""
+
+    def __init__(self) -> None:
+        self._clock = SteadyClock(MAXIMUM_MHZ)
 
     def read(self) -> Readings:
-        return {"at_ns": float(CLOCK.now_ns())}
+        now_ns = CLOCK.now_ns()
+        shares = [each.clock_share for each in EPISODES if each.start_ns <= now_ns < each.end_ns]
+        return {"at_ns": float(now_ns), "mhz": MAXIMUM_MHZ * min(shares, default=1.0)}
 
     def judge(self, before: Readings, after: Readings, span: Span) -> tuple[list[str], Readings]:
         start, end = before["at_ns"], after["at_ns"]
@@ -170,6 +254,9 @@ class ScriptedProbe:
         assert isinstance(end, float)
         met = [each for each in EPISODES if each.reason and each.start_ns < end and start < each.end_ns]
         reasons = list(dict.fromkeys(each.reason for each in met))
+        mhz = after["mhz"]
+        if isinstance(mhz, float) and self._clock.fell(mhz) and "throttled" not in reasons:
+            reasons.append("throttled")
         return reasons, ({"episodes": "+".join(reasons)} if reasons else {})
 
 
@@ -184,6 +271,11 @@ def absence(name: str) -> str:
 def probes(name: str) -> list[Probe]:
     """Return what tells of the episodes; the host has no part in virtual time."""
     return [ScriptedProbe()]
+
+
+def counter(name: str) -> Counter | None:
+    """Return the energy counter that was scripted, if one was."""
+    return Counter(drawn_mj, "scripted counter (the whole fake machine)", "exact") if POWER else None
 
 
 def free_bytes(name: str) -> None:
