@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,19 @@ def decode(data: bytes, name: str = "image") -> Picture:
         raise ExampleError(
             f"{name}: not a readable image ({len(data)} bytes): {error}; next: repair the file"
         ) from error
+
+
+def size_of(data: bytes | BinaryIO) -> tuple[int, int]:
+    """Return (width, height) of an image file from its header, set upright; (0, 0) where it cannot be told.
+
+    No pixel is decoded: this is for looking at a whole suite, not for answering.
+    """
+    try:
+        with _strictly(), Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            turned = image.getexif().get(ORIENTATION) if image.format in ("JPEG", "MPO") else None
+            return (image.height, image.width) if turned in (5, 6, 7, 8) else (image.width, image.height)
+    except Exception:  # noqa: BLE001 - a file that cannot be looked at fails, with its reason, when it is decoded
+        return 0, 0
 
 
 @contextmanager

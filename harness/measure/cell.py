@@ -12,6 +12,7 @@ from typing import Any
 from harness import plugins
 from harness.errors import SettingError
 from harness.machine import backend
+from harness.measure import sampling
 from harness.measure.asked import PROTOCOLS, Asked, Protocol, Setting
 from harness.measure.stopping import Rule
 from harness.models.card import ModelCard, check_settings, check_side
@@ -54,6 +55,8 @@ class Cell:
     maximum_samples: int
     maximum_seconds: float
     precision: float
+    sampling: str = sampling.VERSION
+    """How the timed examples are drawn; with the seed it names their order."""
 
     @property
     def rule(self) -> Rule:

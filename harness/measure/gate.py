@@ -4,7 +4,7 @@ A refused sample stays in the log, marked; it is measured again after a growing 
 arguments, so recorded outputs of the system drive the tests. Nothing here runs inside a timed region.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -20,7 +20,7 @@ REASONS = {
     "on_battery": "the machine runs on battery",
     "frequency_drop": "the CPU's frequency fell",
     "cpu_starved": "the process got less CPU time than with this cell's other samples",
-    "drift": "the last samples are all slower than this cell's first ones",
+    "drift": "the last samples are all slower than this cell's first ones of the same shape",
 }
 """Every name that a verdict may give, and what it means."""
 
@@ -63,9 +63,9 @@ class Gate:
 
     def __init__(self, probes: Sequence[Probe], clock: Clock) -> None:
         self._probes, self._clock = list(probes), clock
-        self._cpu_shares: list[float] = []
-        self._first_ns: list[int] = []
-        self._last_ns: list[int] = []
+        self._cpu_shares: dict[Hashable, list[float]] = {}
+        self._first_ns: dict[Hashable, list[int]] = {}
+        self._last: list[float] = []
         self._refused_in_a_row = 0
 
     def before(self) -> Reading:
@@ -73,11 +73,14 @@ class Gate:
         parts = tuple(probe.read() for probe in self._probes)
         return Reading(self._clock.now_ns(), self._clock.cpu_ns(), parts)
 
-    def after(self, before: Reading, wall_ns: int, cpu_ns: int, headline_ns: int | None = None) -> Verdict:
-        """Read the machine after a sample of `wall_ns`, for which this process used `cpu_ns`, and judge it.
+    def after(
+        self, before: Reading, wall_ns: int, cpu_ns: int, headline_ns: int | None = None, shape: Hashable = ()
+    ) -> Verdict:
+        """Read the machine after a sample and judge it.
 
-        `headline_ns` is the time whose median is wanted (TTFT); with it a drift over the cell is noticed. It must be
-        comparable between the samples of the cell, which `wall_ns` (answers of different length) is not.
+        `wall_ns` and `cpu_ns` are what its stages took that are the same for all samples of this `shape`: a large page
+        is decoded by one core, which says nothing about the machine. With `headline_ns`, likewise comparable, a drift
+        over the cell is noticed. A wall time of 0 is not judged.
         """
         span = Span(self._clock.now_ns() - before.at_ns, self._clock.cpu_ns() - before.cpu_ns)
         reasons: list[str] = []
@@ -89,17 +92,19 @@ class Gate:
         share = cpu_ns / wall_ns if wall_ns > 0 else None
         if share is not None:
             readings["cpu_per_wall"] = round(share, 3)
-            if self._starved(share):
+            if self._starved(share, shape):
                 reasons.append("cpu_starved")
-        if headline_ns is not None and self._drifting(headline_ns):
+        if headline_ns is not None and self._drifting(headline_ns, shape):
             reasons.append("drift")
         if reasons:
             self._refused_in_a_row += 1
         else:
             self._refused_in_a_row = 0
-            self._cpu_shares += [share] if share is not None else []
-            if headline_ns is not None and len(self._first_ns) < 2 * HISTORY:
-                self._first_ns.append(headline_ns)
+            if share is not None:
+                self._cpu_shares.setdefault(shape, []).append(share)
+            first_ns = self._first_ns.setdefault(shape, [])
+            if headline_ns is not None and len(first_ns) < 2 * HISTORY:
+                first_ns.append(headline_ns)
         return Verdict(not reasons, tuple(reasons), readings)
 
     def retry_delay_ns(self, attempt: int) -> int:
@@ -109,17 +114,20 @@ class Gate:
         """
         return SHORTEST_DELAY_NS if self._refused_in_a_row >= PATIENCE else retry_delay_ns(attempt)
 
-    def _starved(self, share: float) -> bool:
-        if len(self._cpu_shares) < HISTORY:
+    def _starved(self, share: float, shape: Hashable) -> bool:
+        known = self._cpu_shares.get(shape, [])
+        if len(known) < HISTORY:
             return False
-        usual = median(self._cpu_shares)
+        usual = median(known)
         return usual >= STARVED_LEAST and share < STARVED_SHARE * usual
 
-    def _drifting(self, headline_ns: int) -> bool:
-        self._last_ns = [*self._last_ns[-(DRIFT_RUN - 1) :], headline_ns]
-        if len(self._first_ns) < HISTORY or len(self._last_ns) < DRIFT_RUN:
+    def _drifting(self, headline_ns: int, shape: Hashable) -> bool:
+        """Look at the last samples, each over the first ones of its own shape; a shape met seldom says nothing."""
+        known = self._first_ns.get(shape, [])
+        if len(known) < HISTORY:
             return False
-        return min(self._last_ns) > DRIFT_SHARE * median(self._first_ns)
+        self._last = [*self._last[-(DRIFT_RUN - 1) :], headline_ns / median(known)]
+        return len(self._last) == DRIFT_RUN and min(self._last) > DRIFT_SHARE
 
 
 def retry_delay_ns(attempt: int) -> int:

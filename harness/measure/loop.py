@@ -6,10 +6,11 @@ TTFT, and answers at its natural length: that answer is scored. Whole minus stag
 """
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
+from math import log2
 from typing import Any, Protocol
 
 from harness.clock import Clock
@@ -18,7 +19,8 @@ from harness.machine.device import Device
 from harness.machine.energy import Meter
 from harness.measure import concurrency
 from harness.measure.gate import Verdict, retry_delay_ns
-from harness.measure.passes import Bench, failed_stage, keep_part, time_stages, time_whole
+from harness.measure.passes import Bench, failed_stage, keep_part, time_stages, time_whole, undisturbed
+from harness.measure.sampling import Drawn, Timed
 from harness.measure.stopping import Stopping
 from harness.models.protocol import Model, Request, Seen, Work
 from harness.runlog.records import Counted, Failure, Footer, Loaded, Pass, Sample
@@ -40,7 +42,9 @@ class Gate(Protocol):
     """What tells whether a sample can be trusted (see `gate.py`)."""
 
     def before(self) -> Any: ...
-    def after(self, before: Any, wall_ns: int, cpu_ns: int, headline_ns: int | None = None) -> Any: ...
+    def after(
+        self, before: Any, wall_ns: int, cpu_ns: int, headline_ns: int | None = None, shape: Hashable = ()
+    ) -> Any: ...
     def retry_delay_ns(self, attempt: int) -> int: ...
 
 
@@ -66,6 +70,10 @@ class Plan:
     """Numbers of requests at a time for which a server is timed under load, in the end."""
     finished: frozenset[str] = frozenset()
     """Examples that an earlier, unfinished run has measured already."""
+    timed_before: frozenset[str] = frozenset()
+    """Those of them that were timed, and not only answered."""
+    drawn: Drawn | None = None
+    """The order of the examples and their shapes (`sampling.draw`); None: as the data have them, shapes unknown."""
     whole: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,24 +120,34 @@ class _Loop:
     """Why timing has stopped: the name of the stopping rule, or `failures`."""
     failed: set[str] = field(default_factory=set)
     _counted: set[tuple[int, int]] = field(default_factory=set)
-    _usual: tuple[int, int] | None = None
+    _known: set[Hashable] = field(default_factory=set)
+    """Shapes that this process has met: those foreseen, and those that the model told."""
+    _timed: Timed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._timed = Timed(self.plan.drawn or Drawn((), {}))
+        for example in self.plan.timed_before:
+            self._timed.add(example)
 
     def run(self) -> Iterator[MeasureRecord]:
         """Measure one example after the other, and yield what comes of each."""
-        for example, phase in (order := _order(self.plan, self.failed)):
-            if self.fired and not self.plan.score:
-                break
-            if self.fired and self.plan.concurrency > 1:
-                yield from self._many(chain([example], (one for one, _ in order)))
-                break
-            if phase == "timed" and self.started_ns is None:
-                self.started_ns = self.bench.clock.now_ns()
-            yield from self._attempts(example, phase, phase != "timed" or not self.fired)
-            if self.failures_in_a_row >= MAXIMUM_CONSECUTIVE_FAILURES:
-                self.fired = "failures"
-                break
-            if self.started_ns is not None:
-                self.fired = self.fired or self._rule_that_fired()
+        with undisturbed() as collector:
+            for example, phase in (order := _order(self.plan, self.failed)):
+                if self.fired and not self.plan.score:
+                    break
+                if self.fired and self.plan.concurrency > 1:
+                    yield from self._many(chain([example], (one for one, _ in order)))
+                    break
+                collector.collect()
+                if phase == "timed" and self.started_ns is None:
+                    self.started_ns = self.bench.clock.now_ns()
+                    collector.freeze()
+                yield from self._measure(example, phase, phase != "timed" or not self.fired)
+                if self.failures_in_a_row >= MAXIMUM_CONSECUTIVE_FAILURES:
+                    self.fired = "failures"
+                    break
+                if self.started_ns is not None:
+                    self.fired = self.fired or self._rule_that_fired()
         yield from self._load()
         yield Footer(
             ended_at=now_text(),
@@ -137,40 +155,76 @@ class _Loop:
             failures=self.failures,
             stopped=self.fired or "examples",
             refused=self.refused,
+            rests_on=self._timed.facts() if self.plan.drawn else {},
         )
+
+    def _measure(self, example: Example, phase: str, timing: bool) -> Iterator[MeasureRecord]:
+        """Answer one example; the first request of a shape is made, and kept apart, before one that counts."""
+        expected = self._expected(example)
+        if phase == "timed" and timing and expected is not None and expected not in self._known:
+            yield from self._attempts(example, "warmup", True)
+        if example.id not in self.failed:
+            yield from self._attempts(example, phase, timing)
 
     def _attempts(self, example: Example, phase: str, timing: bool) -> Iterator[MeasureRecord]:
         """Answer one example, again after a pause while the gate refuses what came of it."""
-        for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
+        counts = phase == "timed" and timing
+        attempt = 1
+        while attempt <= MAXIMUM_ATTEMPTS:
             before = self.gate.before()
-            clock = self.bench.clock
-            wall_ns, cpu_ns = clock.now_ns(), clock.cpu_ns()
             try:
-                measured = _passes(self.model, self.bench, self.plan, example, phase, timing)
+                measured = _passes(self.model, self.bench, self.plan, example, phase, timing, self.started_ns)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:
                 if concurrency.asks_again(error) and attempt < MAXIMUM_ATTEMPTS:
-                    clock.sleep_ns(self.gate.retry_delay_ns(attempt))
+                    self.bench.clock.sleep_ns(self.gate.retry_delay_ns(attempt))
+                    attempt += 1
                     continue
                 if isinstance(error, ServerError) and error.gone:
                     raise  # no example's fault: the log stays open, and the same command goes on with it
                 yield self._fail(example, error)
                 return
             self.failures_in_a_row = 0
-            wall_ns, cpu_ns = clock.now_ns() - wall_ns, clock.cpu_ns() - cpu_ns
-            counts = phase == "timed" and timing
-            verdict = self.gate.after(before, wall_ns, cpu_ns, self._comparable_ns(measured) if counts else None)
+            new = self._meet(example, measured)
+            if counts and new:
+                # Nobody could foresee it (the tokens depend on the picture): this one paid, the next one counts.
+                yield _sample(example, "warmup", attempt, measured, UNJUDGED, self.bench, new_shape=True)
+                continue
+            wall_ns, cpu_ns = work(measured) if counts else (0, 0)
+            comparable_ns = (wall_ns or headline_ns(measured)) if counts else None
+            verdict = self.gate.after(before, wall_ns, cpu_ns, comparable_ns, _alike(measured))
             self.samples += phase == "timed"
             self.refused += counts and not verdict.valid
-            yield _sample(example, phase, attempt, measured, verdict, self.bench)
+            yield _sample(example, phase, attempt, measured, verdict, self.bench, new and phase == "warmup")
             yield from self._count(measured)
             if counts and verdict.valid:
-                self.plan.stopping.add(headline_ns(measured))
+                self._timed.add(example.id)
+                self.plan.stopping.add(headline_ns(measured), cluster(example), _shape(measured))
             if not counts or verdict.valid or self._rule_that_fired() == "maximum_seconds":
                 return
             if attempt < MAXIMUM_ATTEMPTS:
-                clock.sleep_ns(self.gate.retry_delay_ns(attempt))
+                self.bench.clock.sleep_ns(self.gate.retry_delay_ns(attempt))
+            attempt += 1
+
+    @property
+    def _minds_shapes(self) -> bool:
+        """Whether a shape costs more the first time; a server has met all, and would answer from a cache."""
+        return self.plan.stages and bool(getattr(self.model, "minds_shapes", True))
+
+    def _expected(self, example: Example) -> Hashable:
+        """Return the shape that an example will have, as far as one can tell; None where nothing is known of it."""
+        look = self.plan.drawn.looks.get(example.id) if self.plan.drawn else None
+        with_text = self.plan.protocol != "paper" and self.plan.part in (None, "llm")
+        return None if look is None or not self._minds_shapes else look.shape(with_text)
+
+    def _meet(self, example: Example, measured: Measured) -> bool:
+        """Return whether this is the first time that the process meets the shape of `measured`."""
+        expected, seen = self._expected(example), measured.seen
+        told = (seen.tiles, seen.visual_tokens, seen.text_tokens) if seen else None
+        new = told is not None and told not in self._known and self._minds_shapes
+        self._known |= {each for each in (expected, told) if each is not None}
+        return new
 
     def _many(self, examples: Iterator[Example]) -> Iterator[MeasureRecord]:
         """Answer the examples that are left, several at a time, for their score alone; records keep their order."""
@@ -185,7 +239,7 @@ class _Loop:
             else:
                 self.failures_in_a_row = 0
                 self.samples += 1
-                yield _sample(example, "timed", 1, came, UNJUDGED, self.bench)
+                yield _sample(example, "timed", 1, came, UNJUDGED, self.bench, new_shape=False)
 
     def _untimed(self, example: Example) -> Measured:
         request = Request(example.images, example.question, example.max_new_tokens)
@@ -204,11 +258,6 @@ class _Loop:
         _forget(error)
         return record
 
-    def _comparable_ns(self, measured: Measured) -> int | None:
-        """Return the headline of samples of the usual shape: a wide page makes more tiles, not a slow machine."""
-        self._usual = self._usual or _shape(measured)
-        return headline_ns(measured) if _shape(measured) == self._usual else None
-
     def _count(self, measured: Measured) -> Iterator[Counted]:
         """Count the work of a shape that is new, of the first few."""
         shape = _shape(measured)
@@ -219,7 +268,15 @@ class _Loop:
     def _rule_that_fired(self) -> str | None:
         if self.started_ns is None:
             return None
-        return self.plan.stopping.fired((self.bench.clock.now_ns() - self.started_ns) / 1e9)
+        elapsed_s = (self.bench.clock.now_ns() - self.started_ns) / 1e9
+        if self.plan.drawn is None:
+            return self.plan.stopping.fired(elapsed_s, all_images=True)
+        return self.plan.stopping.fired(elapsed_s, self._timed.represents, self._timed.all_images)
+
+
+def cluster(example: Example | Sample) -> str:
+    """Return what names the images of an example: times of one page are not independent."""
+    return " ".join(example.image_ids) or f"\0{example.index}"
 
 
 def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
@@ -228,24 +285,33 @@ def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
     `failed` is looked at after each: an example that failed is not tried again, and what it was to warm up, the next
     one does. Else the process's first request would count as a timed one.
     """
-    left = [example for example in plan.examples if example.id not in plan.finished]
     before = [*(["cold"] if plan.stages else []), *["warmup"] * plan.warmups]
-    for example in left:
+    for example in _left(plan):
         while before and example.id not in failed:
             yield example, before[0]
             if example.id not in failed:
                 del before[0]
         if not before:
             break
-    for example in left:
+    for example in _left(plan):
         if example.id not in failed:
             yield example, "timed"
 
 
-def _passes(model: Model, bench: Bench, plan: Plan, example: Example, phase: str, timing: bool) -> Measured:
+def _left(plan: Plan) -> Iterator[Example]:
+    """Yield the examples that are to be measured, read one by one: a suite's images do not fit into memory."""
+    for position in plan.drawn.order if plan.drawn else range(len(plan.examples)):
+        example = plan.examples[position]
+        if example.id not in plan.finished:
+            yield example
+
+
+def _passes(
+    model: Model, bench: Bench, plan: Plan, example: Example, phase: str, timing: bool, started_ns: int | None
+) -> Measured:
     visual_only = plan.protocol == "paper"
     # An answer that nobody scores need not be finished: random weights never stop by themselves.
-    length = example.max_new_tokens if plan.score else 1
+    length = example.max_new_tokens if plan.score and not (phase == "warmup" and started_ns is not None) else 1
     natural = Request(example.images, example.question, length, visual_only=visual_only)
     fixed = Request(
         example.images,
@@ -257,7 +323,7 @@ def _passes(model: Model, bench: Bench, plan: Plan, example: Example, phase: str
     stages = whole = seen = answer = None
     # Alternating the order keeps what one pass leaves in the caches from favouring the same pass every time.
     order = ["stages", "whole"] if example.index % 2 else ["whole", "stages"]
-    if phase == "cold" or not plan.stages:
+    if phase == "cold" or not plan.stages or (phase == "warmup" and started_ns is not None):
         order = ["whole"] if plan.whole else ["stages"]
     for kind in order:
         if kind == "whole" and plan.whole:
@@ -274,6 +340,32 @@ def _shape(measured: Measured) -> tuple[int, int]:
     return (measured.seen.visual_tokens, measured.seen.tiles) if measured.seen else (0, 0)
 
 
+def _alike(measured: Measured) -> Hashable:
+    """Return what samples must share to be compared in speed: tiles, and tokens to an eighth of an octave."""
+    if measured.seen is None:
+        return ()
+    tokens = measured.seen.visual_tokens + measured.seen.text_tokens
+    return measured.seen.tiles, round(8 * log2(tokens)) if tokens else 0
+
+
+def work(measured: Measured) -> tuple[int, int]:
+    """Return wall and CPU time of what is the same for all samples of a shape: both passes without preprocessing.
+
+    How large a page's file is decides how long it is decoded, on one core.
+    """
+    stages = measured.stages
+    if stages is None:
+        return 0, 0
+    mine = [name for name in stages.stage_ns if "." not in name and name != "preprocess"]
+    wall_ns = sum(stages.stage_ns[name] for name in mine)
+    cpu_ns = sum(stages.stage_cpu_ns.get(name, 0) for name in mine)
+    whole = measured.whole
+    if whole and whole.ttft_ns is not None and whole.cpu_ns is not None:
+        wall_ns += max(0, whole.ttft_ns - stages.stage_ns.get("preprocess", 0))
+        cpu_ns += max(0, whole.cpu_ns - stages.stage_cpu_ns.get("preprocess", 0))
+    return wall_ns, cpu_ns
+
+
 def headline_ns(measured: Measured | Sample) -> int:
     """Return the number whose precision decides when to stop: TTFT, or without one the sum of the stages."""
     if measured.whole and measured.whole.ttft_ns is not None:
@@ -284,7 +376,9 @@ def headline_ns(measured: Measured | Sample) -> int:
     return measured.whole.total_ns
 
 
-def _sample(example: Example, phase: str, attempt: int, measured: Measured, verdict: Any, bench: Bench) -> Sample:
+def _sample(
+    example: Example, phase: str, attempt: int, measured: Measured, verdict: Any, bench: Bench, new_shape: bool
+) -> Sample:
     seen = measured.seen
     return Sample(
         example=example.id,
@@ -311,6 +405,7 @@ def _sample(example: Example, phase: str, attempt: int, measured: Measured, verd
         reasons=tuple(verdict.reasons),
         readings=dict(verdict.readings),
         memory=dict(bench.device.memory()),
+        new_shape=new_shape,
         counts=measured.counts,
     )
 

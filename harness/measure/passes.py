@@ -3,6 +3,7 @@
 Between two clock reads there is nothing of ours but the device's sync; what is kept of a stage is read after its clock.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,43 @@ class Bench:
     device: Device
     clock: Clock
     meter: Meter | None = None
+
+
+@dataclass(slots=True)
+class Collector:
+    """Python's garbage collector, held back while a cell is measured."""
+
+    frozen: bool = False
+
+    def freeze(self) -> None:
+        """Put everything that is there now (the model, the libraries) out of the collector's sight."""
+        gc.collect()
+        gc.freeze()
+        self.frozen = True
+
+    def collect(self) -> None:
+        """Collect what the last example left behind, before the next one; what was frozen is not looked at."""
+        gc.disable()  # again: another cell, measured in turns with this one, may have ended and switched it on
+        if self.frozen:
+            gc.collect()
+
+
+@contextmanager
+def undisturbed() -> Iterator[Collector]:
+    """Keep garbage collection out of every pass: a full one looks at all objects, for tens of milliseconds."""
+    was_on, collector = gc.isenabled(), Collector()
+    gc.disable()
+    try:
+        yield collector
+    finally:
+        if collector.frozen:
+            gc.unfreeze()
+        if was_on:
+            gc.enable()
+
+
+GARBAGE = "frozen after warm-up, collected between examples only"
+"""What the log says of garbage collection."""
 
 
 def time_whole(model: Model, request: Request, bench: Bench) -> tuple[Pass, Seen | None, str]:

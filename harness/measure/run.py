@@ -17,12 +17,12 @@ from harness.machine import backend, energy, environment, lock, peaks
 from harness.machine.device import Device
 from harness.machine.energy import Meter
 from harness.measure import cell as cells
-from harness.measure import command, profile
+from harness.measure import command, profile, sampling
 from harness.measure.asked import Asked
 from harness.measure.gate import Gate
 from harness.measure.job import Job, prepare
-from harness.measure.loop import MeasureRecord, Plan, headline_ns, measure, now_text
-from harness.measure.passes import Bench
+from harness.measure.loop import MeasureRecord, Plan, cluster, headline_ns, measure, now_text
+from harness.measure.passes import GARBAGE, Bench
 from harness.measure.stopping import Stopping
 from harness.models.protocol import Model, Options, Request
 from harness.runlog.log import Log, Writer
@@ -97,10 +97,11 @@ def _measure(
     job: Job, left: Log | None, writer: Writer, model: Model, device: Device, clock: Clock, meter: Meter | None
 ) -> Iterator[MeasureRecord]:
     stopping = Stopping(job.cell.rule)
+    drawn = sampling.draw(job.suite.examples, job.cell.seed, getattr(model, "foresee", None))
     earlier = [s for s in left.samples if s.phase == "timed"] if left else []
     for sample in earlier:
-        if sample.valid and sample.stages:  # without stages it was answered only, after timing had stopped
-            stopping.add(headline_ns(sample))
+        if sample.valid and sample.timed:  # otherwise it was answered only, after timing had stopped
+            stopping.add(headline_ns(sample), cluster(sample), (sample.visual_tokens, sample.tiles))
     plan = Plan(
         examples=job.suite.examples,
         stopping=stopping,
@@ -109,9 +110,11 @@ def _measure(
         decode_tokens=job.cell.decode_tokens,
         score=job.scored,
         finished=_measured(left) if left else frozenset(),
+        timed_before=frozenset(sample.example for sample in earlier if sample.valid and sample.timed),
+        drawn=drawn,
     )
     gate = Gate(backend.of(job.cell.device).probes(), clock)
-    refused = len([s for s in earlier if s.stages and not s.valid])
+    refused = len([s for s in earlier if s.timed and not s.valid])
     before = (len(earlier), len(left.failures) if left else 0, refused)
     usual = next(filter(None, map(_usual, earlier)), None)
     for record in measure(model, device, clock, gate, plan, meter):
@@ -135,19 +138,17 @@ def _usual(record: object) -> Sample | None:
 
 
 def _request(job: Job, sample: Sample) -> Request:
-    example = next(each for each in job.suite.examples if each.id == sample.example)
+    example = job.suite.examples[sample.index]  # by its position: looking through them would read every image
     return Request(example.images, example.question, visual_only=job.cell.protocol == "paper")
 
 
 def replace_footer(footer: Footer, samples: int, failures: int, refused: int) -> Footer:
     """Count what an earlier process measured into the footer: the final log reads as one."""
-    return Footer(
-        ended_at=footer.ended_at,
+    return msgspec.structs.replace(
+        footer,
         samples=footer.samples + samples,
         failures=footer.failures + failures,
-        stopped=footer.stopped,
         refused=footer.refused + refused,
-        note=footer.note,
     )
 
 
@@ -176,6 +177,7 @@ def _header(
             **model.describe(),
             "resolution_px": job.cell.resolution,
             "loading_s": round(loading_s, 3),
+            "garbage_collection": GARBAGE,
             **_peak(peak),
             **_energy(meter),
         },
@@ -187,6 +189,7 @@ def _header(
             "asked": job.suite_card.name,
             "digest": job.suite.digest,
             "examples": str(len(job.suite.examples)),
+            "order": f"{job.cell.sampling}, seed {job.cell.seed}",
             "notice": job.suite.notice,
         },
     )

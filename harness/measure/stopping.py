@@ -1,10 +1,10 @@
 """When is enough: until both minima, out at either maximum, or when the median is known well enough."""
 
-from bisect import insort
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from harness.errors import SettingError
-from harness.stats import median_rank
+from harness.stats import alike, median_interval, modes
 
 LEVEL = 0.95
 
@@ -34,39 +34,50 @@ class Stopping:
     """Takes the valid samples one by one and says which rule fired.
 
     The interval is looked at after every sample, so its 95 % is nominal; the report computes it anew from raw samples.
+    Precision is not believed of a machine that has two speeds (samples of one shape in two heaps): the interval then
+    closes around whichever speed was met more often.
     """
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self._ordered_ns: list[int] = []
+        self._taken_ns: list[int] = []
+        self._clusters: list[str] = []
+        self._by_shape_ns: dict[Hashable, list[int]] = {}
 
-    def add(self, ttft_ns: int) -> None:
-        """Take one valid sample."""
-        insort(self._ordered_ns, ttft_ns)
+    def add(self, ttft_ns: int, cluster: str | None = None, shape: Hashable = ()) -> None:
+        """Take one valid sample; `cluster` names its image, and only samples of one `shape` are compared in speed."""
+        self._clusters.append(f"\0{len(self._clusters)}" if cluster is None else cluster)
+        self._taken_ns.append(ttft_ns)
+        self._by_shape_ns.setdefault(shape, []).append(ttft_ns)
 
     @property
     def count(self) -> int:
         """Return how many samples there are."""
-        return len(self._ordered_ns)
+        return len(self._taken_ns)
+
+    def half_width(self, all_images: bool = False) -> float | None:
+        """Return half the width of the median's interval over the median; None while there are too few samples.
+
+        Images are clusters, unless all of the suite's are among the samples: then none was left to chance.
+        """
+        clusters = None if all_images else self._clusters
+        return median_interval(self._taken_ns, LEVEL, clusters).relative_half_width
 
     @property
-    def half_width(self) -> float | None:
-        """Return half the width of the median's interval over the median; None while there are too few samples."""
-        ordered, n = self._ordered_ns, len(self._ordered_ns)
-        rank = median_rank(n, LEVEL)
-        if rank is None:
-            return None
-        median_ns = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-        return (ordered[n - rank] - ordered[rank - 1]) / 2 / median_ns if median_ns > 0 else None
+    def two_speeds(self) -> bool:
+        """Whether samples of equal work fall into two heaps further apart than the precision asked for."""
+        found = modes(alike(self._by_shape_ns.values()))
+        return found is not None and found.upper - found.lower > 2 * self.rule.precision
 
-    def fired(self, elapsed_s: float) -> str | None:
+    def fired(self, elapsed_s: float, represents: bool = True, all_images: bool = False) -> str | None:
         """Return "precision", "maximum_samples" or "maximum_seconds", or None to go on.
 
-        Precision is believed only past both minima; a maximum ends the cell in any case.
+        Precision is believed only past both minima, and of samples whose shapes stand for the suite's (`represents`);
+        a maximum ends the cell in any case.
         """
-        if self.count >= self.rule.minimum_samples and elapsed_s >= self.rule.minimum_seconds:
-            half = self.half_width
-            if half is not None and half <= self.rule.precision:
+        if self.count >= self.rule.minimum_samples and elapsed_s >= self.rule.minimum_seconds and represents:
+            half = self.half_width(all_images)
+            if half is not None and half <= self.rule.precision and not self.two_speeds:
                 return "precision"
         if self.count >= self.rule.maximum_samples:
             return "maximum_samples"

@@ -5,7 +5,7 @@ what each encoder does with it, how features become visual tokens, and the chat 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,7 @@ from harness import images
 from harness.errors import ExampleError, OutputError, SettingError
 from harness.models import llms, tokenizers, weights
 from harness.models.card import ModelCard
-from harness.models.protocol import Done, Event, Options, Piece, Request, Seen, Work
+from harness.models.protocol import Done, Event, Foreseen, Options, Piece, Request, Seen, Work
 from harness.models.weights import Source, Target
 
 
@@ -101,6 +101,19 @@ class VisionLanguageModel(ABC):
     @abstractmethod
     def prompt(self, question: str) -> tuple[list[int], list[int]]:
         """Return the ids before and after the visual tokens, by the family's chat template (with its BOS, if any)."""
+
+    def foresee_visual(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Return tiles and visual tokens of an image of this size; None (the default): the same for all sizes."""
+        return None
+
+    def foresee(self, sizes: Sequence[tuple[int, int]], question: str) -> Foreseen:
+        """Return what an example will be, without answering it; an image that cannot be read foretells nothing."""
+        text = sum(map(len, self.prompt(question))) if self.card.llm else 0
+        seen = [self.foresee_visual(size) for size in sizes if 0 not in size]
+        known = [each for each in seen if each is not None]
+        if len(known) < len(sizes):
+            return Foreseen(0, 0, text)
+        return Foreseen(sum(tiles for tiles, _ in known), sum(tokens for _, tokens in known), text)
 
     def prefill_scope(
         self, features: Mapping[str, Tensor], prepared: Prepared, position: int

@@ -96,6 +96,9 @@ class Model(Protocol):
     stage pass puts a callable there; the model calls it with the event (same thread, no cost when None).
     A model may also have `verify()`, called after each pass and outside its time: it raises `OutputError` where what
     was computed is not finite. NaN has a largest element too, and would be logged as an answer.
+    It may have `foresee(sizes, question) -> Foreseen`: what an example of these image sizes will be, without answering
+    it (cheap: it is asked for every example of a suite). An attribute `minds_shapes = False` says that the first
+    request of a shape costs no more than the next (a server that is warm already): then none is made in advance.
     """
 
     def answer(self, request: Request, /) -> Iterator[Event]:
@@ -117,6 +120,15 @@ class Model(Protocol):
     def close(self) -> None:
         """Free the device's memory."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a model can tell of an example before answering it; None: it cannot, or it is the same for all."""
+
+    tiles: int | None = None
+    visual_tokens: int | None = None
+    text_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

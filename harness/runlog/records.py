@@ -110,6 +110,8 @@ class Sample(Record, frozen=True, tag="sample"):
     readings: dict[str, float | str | None] = {}
     """What the gate read: load, steal, frequency, temperature, throttle reasons ..."""
     memory: dict[str, Count | None] = {}
+    new_shape: bool = False
+    """The process met this shape (tiles, visual and text tokens) here for the first time: not a timed sample."""
     counts: bool | None = None
     """Whether its times count, or it was answered for its score alone; None: there is a stage pass if they do."""
 
@@ -203,6 +205,8 @@ class Footer(Record, frozen=True, tag="footer"):
     """Which rule fired: precision, maximum_samples, maximum_seconds, examples (no more of them)."""
     refused: Count = 0
     note: str = ""
+    rests_on: dict[str, float] = {}
+    """What the figures rest on: distinct images and shapes timed, of how many (`sampling.Timed.facts`)."""
 
 
 Line = Header | Resumed | Sample | Failure | Counted | Loaded | Busy | Energy | Footer

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -114,6 +114,11 @@ class Build:
                 f"{self.folder}/images/{digest}: the file has changed; next: delete {self.folder} and run again"
             )
         return data
+
+    def open_image(self, digest: str) -> BinaryIO:
+        """Open one image file, to look at its header."""
+        file: BinaryIO = self._open(f"images/{digest}")
+        return file
 
     def _open(self, name: str) -> Any:
         try:

@@ -54,6 +54,18 @@ class Examples(Sequence[Example]):
         self._build = build
         self._max_new_tokens = max_new_tokens
         self._indices = indices
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def glance(self, at: int) -> "Glance":
+        """Return an example's shape without reading its images; a file that many questions share is opened once."""
+        from harness import images  # an image library: whoever measures has it loaded by now
+
+        line = self._build.line(self._indices[at])
+        for digest in line.images:
+            if digest not in self._sizes:
+                with self._build.open_image(digest) as file:
+                    self._sizes[digest] = images.size_of(file)
+        return Glance(line.id, line.images, line.question, tuple(self._sizes[digest] for digest in line.images))
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -76,6 +88,16 @@ class Examples(Sequence[Example]):
             image_ids=line.images,
             doc=line.doc,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """An example whose images are not read, only looked at: their sizes come from the files' headers."""
+
+    id: str
+    image_ids: tuple[str, ...]
+    question: str
+    sizes: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,14 @@ class LlavaOnevision(VisionLanguageModel):
             note=f"asked {asked}, pinpoint {box[0]}x{box[1]}, {len(tiles)} tiles, {plan.visual_tokens} tokens",
         )
 
+    def foresee_visual(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return tiles and visual tokens of an image of this size: the anyres rule looks at nothing else."""
+        if not self.native_size:
+            size = images.fit(size, self.options.side)
+        box = pinpoint(size, self.pinpoints)
+        plan = layout(size, box, self.tile_side, self.per_tile, self.largest_tiles)
+        return 1 + plan.grid[0] * plan.grid[1], plan.visual_tokens
+
     def encode(self, name: str, prepared: Prepared) -> Tensor:
         """Return the last block's output without the final norm: (1 + tiles, tokens per tile, width)."""
         pixels, tower = prepared.pixels[name], self.parts[name]
