@@ -94,8 +94,8 @@ class ExampleError(HarnessError):
     """One example that cannot be measured; the run goes on and the log keeps a failure record."""
 
 
-LESS_MEMORY = "--isolate-stages, a lower --res or --dtype bfloat16"
-"""What to try when memory does not suffice."""
+LESS_MEMORY = "--isolate-stages or a lower --res"
+"""What to try when memory does not suffice; `backend.less_memory` adds a precision that the device has."""
 
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from harness import plugins
 from harness.clock import Clock, Monotonic
-from harness.errors import DeviceError, HarnessError, UnknownName
+from harness.errors import LESS_MEMORY, DeviceError, HarnessError, UnknownName
 from harness.machine.device import Device
 from harness.machine.probes import Probe
 
@@ -138,6 +138,15 @@ def best() -> str:
         if not backend.absence():
             return kind
     return "cpu"
+
+
+def less_memory(device: str) -> str:
+    """Return what to try when memory does not suffice; a smaller precision only where the device has it."""
+    try:
+        small = of(device).small_dtype()
+    except HarnessError:
+        small = ""
+    return f"{LESS_MEMORY} or --dtype {small}" if small else LESS_MEMORY
 
 
 def host_probes() -> list[Probe]:

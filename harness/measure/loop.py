@@ -14,7 +14,8 @@ from math import log2
 from typing import Any, Protocol
 
 from harness.clock import Clock
-from harness.errors import LESS_MEMORY, ExampleError, HarnessError, ServerError, out_of_memory
+from harness.errors import ExampleError, HarnessError, ServerError, out_of_memory
+from harness.machine import backend
 from harness.machine.device import Device
 from harness.machine.energy import Meter
 from harness.measure import concurrency
@@ -254,7 +255,7 @@ class _Loop:
         self.failures += 1
         self.failed.add(example.id)
         self.failures_in_a_row += not isinstance(error, ExampleError)
-        record = _failure(example, error)
+        record = _failure(example, error, self.bench.device.name)
         _forget(error)
         return record
 
@@ -410,10 +411,10 @@ def _sample(
     )
 
 
-def _failure(example: Example, error: BaseException) -> Failure:
+def _failure(example: Example, error: BaseException, device: str) -> Failure:
     message = str(error).strip() or type(error).__name__
     if out_of_memory(error):
-        message = f"{message.splitlines()[0]}; next: {LESS_MEMORY}"
+        message = f"{message.splitlines()[0]}; next: {backend.less_memory(device)}"
     return Failure(
         example=example.id,
         index=example.index,

@@ -12,9 +12,10 @@ import msgspec
 
 from harness import __version__
 from harness.clock import Clock, Monotonic
-from harness.errors import LESS_MEMORY, DeviceError, out_of_memory
+from harness.errors import DeviceError, SettingError, out_of_memory
 from harness.machine import backend, energy, environment, lock, peaks
 from harness.machine.device import Device
+from harness.machine.devices.cpu import usable_cores
 from harness.machine.energy import Meter
 from harness.measure import cell as cells
 from harness.measure import command, profile, sampling
@@ -48,8 +49,7 @@ def opened(asked: Asked, notify: Notify, clock: Clock | None = None) -> Iterator
 def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Device, Clock]]:
     """Open the device and build the model of `job`; close it at the end, whatever happens."""
     device = backend.of(job.cell.device).open(clock)
-    if job.cell.threads:
-        _set_threads(job.cell.threads)
+    _set_threads(job.cell.threads)
     notify(f"building {job.card.title} ({job.source.kind} weights)")
     engine = cells.engine(job.cell.engine)
     options = Options(
@@ -66,7 +66,7 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
         if not out_of_memory(error):
             raise
         what = f"{job.cell.model} in {job.cell.dtype} does not fit into the memory of {job.cell.device}"
-        raise DeviceError(f"{what}; next: {LESS_MEMORY}") from error
+        raise DeviceError(f"{what}; next: {backend.less_memory(job.cell.device)}") from error
     try:
         yield model, device, clock
     finally:
@@ -85,7 +85,7 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
             if left is None:
                 peak = peaks.measure(job.cell.device, job.cell.dtype)
                 header = _header(job, device, model, loading_s, peak, meter)
-                writer.append(with_doubts(header, unlocked))
+                writer.append(with_doubts(header, unlocked, crowded(job.cell.threads, usable_cores())))
             else:
                 writer.append(_resumed(left, device))
                 notify(f"resuming {writer.part}: {len(_measured(left))} examples are measured already")
@@ -235,7 +235,26 @@ def commit() -> dict[str, str]:
     return {"commit": head + ("+dirty" if dirty else "")}
 
 
-def _set_threads(threads: int) -> None:
+TORCHS_OWN: list[int] = []
+"""How many threads torch took before anybody asked for another number."""
+
+
+def _set_threads(threads: int | None) -> None:
+    """Have torch use so many threads, or as many as it took by itself: another run here may have changed that."""
     import torch
 
-    torch.set_num_threads(threads)
+    TORCHS_OWN[:] = TORCHS_OWN or [torch.get_num_threads()]
+    wanted = threads or TORCHS_OWN[0]
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+    if torch.get_num_threads() != wanted:
+        raise SettingError(
+            f"--threads {threads}: torch runs {torch.get_num_threads()} threads all the same; next: less"
+        )
+
+
+def crowded(threads: int | None, cores: int) -> str:
+    """Return a doubt where there are more threads than cores to run them."""
+    if not threads or threads <= cores:
+        return ""
+    return f"{threads} threads wait for each other on {cores} cores; next: --threads {cores}"

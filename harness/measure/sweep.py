@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from harness import plugins
-from harness.errors import LESS_MEMORY, CardError, HarnessError, SettingError, UnknownName
+from harness.errors import CardError, HarnessError, SettingError, UnknownName
+from harness.machine import backend
 from harness.measure import cell, command
 from harness.measure.asked import Asked
 from harness.measure.job import Job, afresh, expand, prepare
@@ -124,14 +125,14 @@ def run_all(wanted: Sequence[Asked], again: bool = False, executor: str = "local
         if code in INTERRUPTED:
             raise KeyboardInterrupt
         job = waiting[position]
-        yield Ended(job.cell.title, job.path if job.path.is_file() else None, code, _in_words(code))
+        yield Ended(job.cell.title, job.path if job.path.is_file() else None, code, _in_words(code, job.cell.device))
 
 
 INTERRUPTED = (130, -2, -15)
 KILLED = (137, -9)
 
 
-def _in_words(code: int) -> str:
+def _in_words(code: int, device: str) -> str:
     if code in KILLED:
-        return f"killed, probably for want of memory; next: {LESS_MEMORY}"
+        return f"killed, probably for want of memory; next: {backend.less_memory(device)}"
     return "measured" if code == 0 else f"exit code {code}"

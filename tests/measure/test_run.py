@@ -132,3 +132,15 @@ def test_a_run_that_died_at_its_last_step_is_measured_already(asked: Asked) -> N
     job.path.rename(job.path.with_name(job.path.name + ".part"))
     assert prepare(asked).finished
     assert job.path.read_bytes() == whole
+
+
+def test_threads_are_those_that_were_asked_for_and_only_for_that_run(asked: Asked) -> None:
+    import torch
+
+    own = torch.get_num_threads()
+    for threads in (3, None):
+        job = prepare(replace(asked, threads=threads, limit=1))
+        list(run.run_job(job, lambda _: None, Scripted()))
+        assert torch.get_num_threads() == (threads or own)
+    assert "64 threads wait for each other on 2 cores" in run.crowded(64, 2)
+    assert run.crowded(2, 2) == run.crowded(None, 2) == ""

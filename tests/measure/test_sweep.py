@@ -59,4 +59,4 @@ def test_a_cell_that_cannot_be_prepared_stops_no_other(tmp_path: Path, monkeypat
 
 
 def test_a_process_that_the_system_killed_says_what_to_try() -> None:
-    assert "--isolate-stages" in sweep._in_words(-9)
+    assert "--isolate-stages" in sweep._in_words(-9, "cpu")

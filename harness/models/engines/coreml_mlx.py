@@ -12,10 +12,14 @@ SETTINGS: dict[str, str | int | float | bool] = {**mlx.SETTINGS, "compute_units"
 UNITS = ("ALL", "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY")
 
 
+PLACES = ("mps", "cpu", "coreml")
+"""What a Mac's best device may be called; elsewhere the device itself says that it needs a Mac."""
+
+
 def place(device: str) -> str:
     """Return "coreml": Core ML and MLX choose their units themselves, whatever torch's best device is."""
-    if device == "fake":
-        raise SettingError("--engine coreml+mlx runs on a Mac, not on the fake device; next: without --device")
+    if device not in PLACES:
+        raise SettingError(f"--engine coreml+mlx runs on a Mac, not on {device}; next: without --device")
     return "coreml"
 
 
