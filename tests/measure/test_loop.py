@@ -335,3 +335,60 @@ def test_a_pass_on_numbers_that_are_not_finite_is_a_failure_in_every_phase(clock
             (str(number), "decode", "OutputError") for number in range(3)
         ]
         assert not [r for r in records if isinstance(r, Sample)]
+
+
+class Watched(FakeModel):
+    """A fake model that writes down what it was asked."""
+
+    def __init__(self) -> None:
+        card = load_model_card("fake")
+        super().__init__(card, Options(side=1024, settings=card.settings))
+        self.asked: list[Request] = []
+        self.breaks: set[str] = set()
+
+    def answer(self, request: Request, /) -> Iterator[Event]:
+        self.asked.append(request)
+        if request.question in self.breaks:
+            raise RuntimeError("broken")
+        return super().answer(request)
+
+
+def measured_with(watched: Watched, clock: Scripted, plan: Plan) -> list[Sample | Failure | Counted | Footer]:
+    return list(measure(watched, fake.Fake("fake"), clock, Gate(fake.probes("fake"), clock), plan))
+
+
+def test_the_passes_alternate_so_that_neither_always_finds_warm_caches(clock: Scripted) -> None:
+    watched = Watched()
+    measured_with(watched, clock, plan(6))
+    first = {}
+    for request in watched.asked[-12:]:
+        first.setdefault(request.question, "stages" if request.ignore_eos else "whole")
+    orders = list(first.values())
+    assert sorted(orders) == ["stages"] * 3 + ["whole"] * 3
+
+
+def test_failures_that_are_not_in_a_row_do_not_end_the_cell(clock: Scripted) -> None:
+    watched = Watched()
+    count = 2 * MAXIMUM_CONSECUTIVE_FAILURES + 2
+    wanted = plan(count)
+    watched.breaks = {example.question for example in wanted.examples if example.index % 2}
+    records = measured_with(watched, clock, wanted)
+    assert len([r for r in records if isinstance(r, Failure)]) == count // 2
+    assert len(timed(records)) == count // 2
+    assert records[-1].stopped != "failures"  # type: ignore[union-attr]
+
+
+def test_an_answer_that_nobody_scores_ends_at_its_first_token(clock: Scripted) -> None:
+    lengths = {}
+    for score in (True, False):
+        watched = Watched()
+        measured_with(watched, clock, plan(3, score=score))
+        lengths[score] = {request.max_new_tokens for request in watched.asked if not request.ignore_eos}
+    assert lengths == {True: {4}, False: {1}}
+
+
+def test_a_cell_of_one_part_logs_its_own_stages_only(clock: Scripted) -> None:
+    for part, stages in (("llm", {"project", "prefill"}), ("eye", {"preprocess", "encode"})):
+        for sample in timed(measured_with(Watched(), clock, plan(2, part=part))):
+            assert sample.stages
+            assert set(sample.stages.stage_ns) == stages

@@ -349,3 +349,14 @@ def test_templates_are_as_published() -> None:
         "chatml": "<|im_start|>user\n<image>\nQ?<|im_end|>\n<|im_start|>assistant\n",
         "llava_hf": "<|im_start|>user <image>\nQ?<|im_end|><|im_start|>assistant\n",
     }
+
+
+@pytest.mark.parametrize("size", [(188, 423), (376, 846), (423, 188), (846, 752)])
+def test_rows_of_padding_are_counted_in_exact_numbers(size: tuple[int, int]) -> None:
+    """`27 * (188 / 423)` is 12, but comes out a hair below it: unrounded, one row of padding too few is taken off."""
+    width, height = size
+    plan = layout(size, (384, 384), 384, 27, 9)
+    longer, shorter = max(size), min(size)
+    assert 27 * shorter % longer == 0
+    assert max(plan.top, plan.left) == (27 - 27 * shorter // longer) // 2
+    assert (plan.top > 0) == (width > height)

@@ -92,3 +92,19 @@ def test_a_point_without_an_interval_has_no_probability() -> None:
 def test_bounds_without_samples_are_taken_as_normal() -> None:
     points = [Point("a", "a", 1.0, 50.0, merit_low=40, merit_high=60), Point("b", "b", 1.0, 50.5)]
     assert {place.verdict for place in places(points)} == {"tie"}
+
+
+def test_a_published_interval_is_drawn_as_wide_as_it_is() -> None:
+    """A 95 % interval of ±1.96 sd: 95 % of the draws lie inside it, no more and no fewer."""
+    point = Point("a", "a", 100.0, 50.0, cost_low=90.0, cost_high=110.0, merit_low=48.0, merit_high=52.0)
+    costs, merits = draw([point], seed=1, draws=20_000)
+    assert abs(np.mean((costs > 90) & (costs < 110)) - 0.95) < 0.01
+    assert abs(np.mean((merits > 48) & (merits < 52)) - 0.95) < 0.01
+
+
+def test_the_likeliest_rival_is_named_first() -> None:
+    def near(name: str, cost: float) -> Point:
+        return Point(name, name, cost, 50.0, cost_low=cost - 10, cost_high=cost + 10)
+
+    found = places([near("mine", 100), near("far", 106), near("close", 95), near("middle", 101)])
+    assert found[0].rivals == ("close", "middle", "far")

@@ -241,3 +241,17 @@ def test_trouble_that_may_pass_is_not_the_end_of_a_run(
 def test_a_failure_that_a_later_try_mended_is_not_told_any_more(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", HEADER, failed("a", "MemoryError"), failed("b", "MemoryError"), sample("a"))
     assert [one.example for one in read(path).lasting] == ["b"]
+
+
+def test_a_finished_log_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut leaves a name whose content never arrived: the order of the two calls is the promise."""
+    order: list[str] = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (order.append("sync"), sync(handle))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("name"), rename(a, b))[1])
+    with Writer(tmp_path / "a.jsonl") as writer:
+        writer.open()
+        writer.append(HEADER)
+        writer.append(sample("1"))
+        writer.finish(FOOTER)
+    assert order[-2:] == ["sync", "name"]
