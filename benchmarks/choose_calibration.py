@@ -52,8 +52,7 @@ def played(grids: int, seed: int = 0) -> Iterator[tuple[float, bool]]:
     for number in range(grids):
         points, ttft_ms, right = grid(rng, SPREADS[number % len(SPREADS)])
         budget = choice.Budget(ttft_ns=1e6 * float(rng.uniform(60, 500)))
-        costs, merits = choice.drawn(points, number, 1000)
-        _, wins = choice.odds(costs, merits, budget, [True] * len(points))
+        _, wins = choice.odds(*choice.drawn(points, number, 1000), budget, [True] * len(points))
         winner = int(np.argmax(wins))
         if wins[winner] > 0:
             fits = ttft_ms * 1e6 <= budget.ttft_ns

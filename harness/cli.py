@@ -333,7 +333,7 @@ def _finer(options: dict[str, Any], minimum_effect: float) -> dict[str, Any]:
 )
 @click.option("--out", default="report", show_default=True, type=click.Path(path_type=Path), help="Folder to write to.")
 @click.option(
-    "--format", "formats", multiple=True, help="markdown, latex, csv, html, png, svg, pdf. Default: all that fit."
+    "--format", "formats", multiple=True, help="md (markdown), tex (latex), csv, html, png, svg, pdf. [default: all]"
 )
 @click.option("--all", "every", is_flag=True, help="Render every report.")
 def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], every: bool) -> None:
@@ -343,6 +343,38 @@ def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], ev
     names = render.names() if every or not name else [name]
     for path in render.render_all(names, logs, out, formats or render.FORMATS):
         say(str(path))
+
+
+@program.command()
+@click.option("--ttft", help="The median TTFT allowed, as 200ms.")
+@click.option("--accuracy", help="The accuracy needed, as 0.7 or 70%: the fastest such cell is named.")
+@click.option("--memory", help="The memory there is, as 8GB.")
+@click.option("--energy", help="The energy allowed for a first token, as 5J.")
+@click.option("--suite", help="Only cells of this suite. [default: all, each for itself]")
+@click.option("--logs", default="results", show_default=True, type=click.Path(path_type=Path), help="Run logs.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw the choice into this file (png, svg, pdf).")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def choose(
+    ttft: str | None, accuracy: str | None, memory: str | None, energy: str | None, suite: str | None, logs: Path,
+    figure: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Name the checkpoint and resolution for a budget, how sure that is, and what would make it surer.
+
+    Exit codes: 0 there is a choice, 1 the logs cannot tell.
+    """
+    from harness.reports import choice, measured
+
+    answers = choice.choose(measured.of(logs), choice.parse(ttft, accuracy, memory, energy), suite)
+    if figure:
+        from harness.reports.figures import pareto
+
+        for path in pareto.write_choice(answers, figure):
+            click.echo(str(path), err=True)
+    if as_json:
+        say(json.dumps([choice.as_dict(one) for one in answers], indent=2))
+    else:
+        say(choice.text(answers) or f"{logs}: no run log; next: `harness sweep` measures a grid")
+    return 0 if any(one.winner for one in answers) else 1
 
 
 @program.command()

@@ -201,6 +201,7 @@ def architectures(counted: Sequence[Mapping[str, Any]]) -> str:
                 "side": one["side"],
                 "tiles": one["tiles"],
                 "tokens": one["visual_tokens"],
+                "text": one["text_tokens"],
                 "params M": f"{sum(one['params'].values()) / 1e6:,.1f}",
                 "of published": one["problem"] or published or "–",
                 "encode": _gflop(one["encode_flops"]),
@@ -210,8 +211,8 @@ def architectures(counted: Sequence[Mapping[str, Any]]) -> str:
             }
         )
     return (
-        f"{rows(listed)}\nFLOPs of one square image, two per multiply-add; prefill of the visual tokens and "
-        f"{counted[0]['text_tokens'] if counted else 0} of text; parts: --format json or markdown"
+        f"{rows(listed)}\nFLOPs of one square image, two per multiply-add; prefill of the visual tokens and of the "
+        "column's text tokens; parts: --format json or markdown"
     )
 
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -157,46 +158,55 @@ def _unanswered(about: str, cells: Sequence[CellSummary], budget: Budget) -> Ans
 
 def answer(about: str, found: Sequence[Candidate], budget: Budget, seed: int = 0) -> Answer:
     """Return the choice among candidates of one platform over the same questions."""
-    costs, merits = drawn([one.point for one in found], seed)
+    costs, merits, drawn_in = drawn([one.point for one in found], seed)
     allowed = [all(value is not None and value <= most for value, most in _limits(one.cell, budget)) for one in found]
-    fits, wins = odds(costs, merits, budget, allowed)
+    fits, wins = odds(costs, merits, drawn_in, budget, allowed)
     contenders = [Contender(one, *_fit(one, float(fits[i]), budget), float(wins[i])) for i, one in enumerate(found)]
     contenders = [Contender(c.candidate, c.fit, c.fits, c.best, _why(c.candidate, c.fit, budget)) for c in contenders]
-    order = sorted(range(len(found)), key=lambda i: (-contenders[i].best, -contenders[i].fits, found[i].point.cost))
+    order = sorted(
+        range(len(found)),  # what more likely misses the budget than fits it is not named, however fast it is
+        key=lambda i: (contenders[i].fits < 0.5, -contenders[i].best, -contenders[i].fits, found[i].point.cost),
+    )
     ranked = tuple(contenders[i] for i in order)
     carried = marks.of_all(one.cell.marks for one in found)
     if ranked[0].best <= 0:
         return Answer(about, budget, ranked, (), _nearest(found, budget), carried)
-    advice = []
-    if len(ranked) > 1 and ranked[1].best >= 1 - SURE:
-        advice = _advice(found, order[0], order[1], costs, merits, budget)
+    advice: list[str] = []
+    if ranked[0].best < SURE:
+        rivals = order[1:2] if len(ranked) > 1 and ranked[1].best > 0 else []
+        for i in (order[0], *rivals):
+            advice += _to_fit(found[i], costs[:, i], merits[:, i], budget)
+        advice += [_to_beat(found, order[0], i, costs, drawn_in, budget) for i in rivals]
+    advice = [said for said in advice if said]
     return Answer(about, budget, ranked, tuple(advice), "", carried)
 
 
-def drawn(points: Sequence[pareto.Point], seed: int, draws: int = DRAWS) -> tuple[Array, Array]:
-    """Return bootstrap draws of all costs and scores, the scores drawn towards their mean by the noise's share."""
+def drawn(points: Sequence[pareto.Point], seed: int, draws: int = DRAWS) -> tuple[Array, Array, Array]:
+    """Return bootstrap draws of all costs, of all scores, and of the scores drawn towards their mean.
+
+    A score is held against a limit as it was measured, and against other scores drawn in by the noise's share.
+    """
     costs, merits = pareto.draw(points, seed, draws)
     seen, took = (np.array([getattr(point, name) for point in points]) for name in ("merit", "cost"))
-    costs = took + WIDER * (costs - took)
+    costs, off = took + WIDER * (costs - took), WIDER * (merits - seen)
     if len(points) < 2:
-        return costs, merits
-    off = WIDER * (merits - seen)
+        return costs, seen + off, seen + off
     # Questions that are hard for all move all scores alike: only what is left of the noise could turn the order.
     own = off - off.mean(axis=1, keepdims=True)
     noise = own.var(axis=0) * len(points) / (len(points) - 1)
     spread = max(0.0, float(seen.var(ddof=1) - noise.mean()))
     kept = np.where(noise > 0, spread / np.maximum(spread + noise, 1e-12), 1.0)
-    return costs, seen.mean() + kept * (seen - seen.mean()) + np.sqrt(kept) * own + off.mean(axis=1, keepdims=True)
+    return costs, seen + off, seen.mean() + kept * (seen - seen.mean()) + np.sqrt(kept) * own
 
 
-def odds(costs: Array, merits: Array, budget: Budget, allowed: Sequence[bool]) -> tuple[Array, Array]:
-    """Return how often each cell fits the budget, and how often it is the best of those that do."""
+def odds(costs: Array, merits: Array, drawn_in: Array, budget: Budget, allowed: Sequence[bool]) -> tuple[Array, Array]:
+    """Return how often each cell fits the budget, and how often it is the best of those that do; see `drawn`."""
     fits = np.tile(np.array(allowed, dtype=bool), (len(costs), 1))
     if budget.ttft_ns is not None:
         fits &= costs <= budget.ttft_ns / 1e6
     if budget.accuracy is not None:
         fits &= merits >= 100 * budget.accuracy
-    values = np.where(fits, -costs if budget.fastest else merits, -np.inf)
+    values = np.where(fits, -costs if budget.fastest else drawn_in, -np.inf)
     best = values.max(axis=1, keepdims=True)
     first = (values == best) & fits
     share = first / np.maximum(first.sum(axis=1, keepdims=True), 1)
@@ -243,50 +253,37 @@ def _nearest(found: Sequence[Candidate], budget: Budget) -> str:
     return f"no cell fits: {'; '.join(told)}"
 
 
-def _advice(
-    found: Sequence[Candidate], first: int, second: int, costs: Array, merits: Array, budget: Budget
-) -> list[str]:
-    """Return what would decide between the two likeliest: which quantity of which cell, and how many more samples."""
+def _to_fit(one: Candidate, costs: Array, merits: Array, budget: Budget) -> list[str]:
+    """Return which more samples would show whether a cell fits the budget."""
     said = []
-    for i in (first, second):
-        if budget.ttft_ns is None:
-            continue
-        share = float((costs[:, i] <= budget.ttft_ns / 1e6).mean())
-        if 1 - SURE < share < SURE:
-            gap = budget.ttft_ns / 1e6 - found[i].point.cost
-            n = found[i].cell.times.n
-            said.append(_more(f"TTFT of {found[i].point.name}", n, float(costs[:, i].std()), gap, "samples"))
-    if budget.fastest:
-        gap, noise = found[second].point.cost - found[first].point.cost, (costs[:, first] - costs[:, second]).std()
-        n, what = min(found[i].cell.times.n for i in (first, second)), "samples"
-    else:
-        gap, noise = found[first].point.merit - found[second].point.merit, _paired(found, first, second, merits)
-        n, what = min(found[i].accuracy.n for i in (first, second)), "questions"
-    both = f"{'TTFT' if budget.fastest else 'accuracy'} of {found[first].point.name} and {found[second].point.name}"
-    if gap < SURE_Z * float(noise):
-        said.append(_more(both, n, float(noise), float(gap), what))
-    if budget.fastest and budget.accuracy is not None:
-        for i in (first, second):
-            share = float((merits[:, i] >= 100 * budget.accuracy).mean())
-            if 1 - SURE < share < SURE:
-                gap = found[i].point.merit - 100 * budget.accuracy
-                spread = float(merits[:, i].std())
-                said.append(_more(f"accuracy of {found[i].point.name}", found[i].accuracy.n, spread, gap, "questions"))
+    if budget.ttft_ns is not None:
+        share = float((costs <= budget.ttft_ns / 1e6).mean())
+        said.append(_more(f"TTFT of {one.point.name}", one.cell.times.n, share, "samples"))
+    if budget.accuracy is not None:
+        share = float((merits >= 100 * budget.accuracy).mean())
+        said.append(_more(f"accuracy of {one.point.name}", one.accuracy.n, share, "questions"))
     return said
 
 
-def _paired(found: Sequence[Candidate], first: int, second: int, merits: Array) -> float:
-    _, raw = pareto.draw([found[i].point for i in (first, second)], 0, 2000)
-    return float((raw[:, 0] - raw[:, 1]).std()) or float((merits[:, first] - merits[:, second]).std())
+def _to_beat(found: Sequence[Candidate], first: int, second: int, costs: Array, merits: Array, budget: Budget) -> str:
+    """Return which more samples would show which of two cells is the better one; nothing where that is known."""
+    both = f"of {found[first].point.name} and {found[second].point.name}"
+    if budget.fastest:
+        n = min(found[i].cell.times.n for i in (first, second))
+        return _more(f"TTFT {both}", n, float((costs[:, first] < costs[:, second]).mean()), "samples")
+    n = min(found[i].accuracy.n for i in (first, second))
+    return _more(f"accuracy {both}", n, float((merits[:, first] > merits[:, second]).mean()), "questions")
 
 
-def _more(what: str, n: int, noise: float, gap: float, unit: str) -> str:
-    """Say how many more samples make `gap` surely more than nothing: the error falls with their square root."""
-    needed = n * (SURE_Z * noise / gap) ** 2 if gap else math.inf
-    more = math.ceil(max(0.0, needed - n))
+def _more(what: str, n: int, share: float, unit: str) -> str:
+    """Say how many more samples would make a probability of `share` a sure one: errors fall with their square root."""
+    if not 1 - SURE < share < SURE:
+        return ""
+    z = abs(NormalDist().inv_cdf(share))
+    more = math.ceil(n * (SURE_Z / z) ** 2 - n) if z else math.inf
     if more > MOST_MORE:
         return f"{what}: too near to tell apart with any reasonable number of {unit}; treat them as equal"
-    return f"{what}: about {max(more, 1)} more {unit} ({n} now)"
+    return f"{what}: about {max(more, 1)} more {unit} each ({n} now)"
 
 
 def text(answers: Sequence[Answer]) -> str:
@@ -296,11 +293,11 @@ def text(answers: Sequence[Answer]) -> str:
         lines += [f"{one.about}: {one.budget.text}"]
         if one.nothing:
             lines += [f"  cannot say: {one.nothing}"]
-        if one.winner:
-            aim = "fastest" if one.budget.fastest else "most accurate"
-            lines += [f"  choose  {one.winner.text}", f"          the {aim} with probability {one.winner.best:.2f}"]
-        if one.runner_up:
-            lines += [f"  else    {one.runner_up.text}", f"          with probability {one.runner_up.best:.2f}"]
+        aim = "the fastest" if one.budget.fastest else "the most accurate"
+        for word, each in (("choose", one.winner), ("else", one.runner_up)):
+            if each:
+                lines += [f"  {word:6}  {each.text}"]
+                lines += [f"          {aim} that fits, with probability {_probability(each.best)}"]
         lines += [f"  to decide: {said}" for said in one.advice]
         for fit, words in (("surely", "fit surely"), ("maybe", "fit maybe"), ("unknown", "not known")):
             named = [
@@ -311,6 +308,10 @@ def text(answers: Sequence[Answer]) -> str:
         lines += [f"  do not fit: {', '.join(out)}"] if out else []
         lines += [f"  {line}" for line in marks.legend(one.marks)]
     return "\n".join(lines)
+
+
+def _probability(share: float) -> str:
+    return "over 0.99" if share > 0.99 else f"{share:.2f}"
 
 
 def _odds(one: Contender) -> str:

@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.path import Path
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 LABEL_PT = 6.5
 NEAR = [(dx, dy) for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))]
@@ -123,7 +123,7 @@ def _unseen(axis: object) -> Iterator[Text]:
 
 def _overlap(a: Bbox, b: Bbox) -> bool:
     width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-    return min(width, height) > SLACK_PX
+    return bool(min(width, height) > SLACK_PX)
 
 
 def _hits(box: Bbox, things: Obstacles) -> bool:
@@ -133,10 +133,6 @@ def _hits(box: Bbox, things: Obstacles) -> bool:
     return any(path.intersects_bbox(inner, filled=False) for path in things.lines)
 
 
-def _inside(box: Bbox, frame: Bbox, slack: float = 0.0) -> bool:
-    return (
-        box.x0 >= frame.x0 - slack
-        and box.x1 <= frame.x1 + slack
-        and box.y0 >= frame.y0 - slack
-        and box.y1 <= frame.y1 + slack
-    )
+def _inside(box: Bbox, frame: BboxBase, slack: float = 0.0) -> bool:
+    low, high = np.asarray(frame.min) - slack, np.asarray(frame.max) + slack
+    return bool((np.asarray(box.min) >= low).all() and (np.asarray(box.max) <= high).all())

@@ -18,6 +18,8 @@ from harness.reports.formats import delimited, html, latex, markdown
 from harness.reports.measured import Measured
 
 FORMATS = ("md", "tex", "csv", "html", "png", "svg", "pdf")
+NAMES = {"markdown": "md", "latex": "tex"}
+"""What people call two of them."""
 
 
 def names() -> list[str]:
@@ -36,9 +38,10 @@ def render(name: str, logs: Path, out: Path, formats: Sequence[str] = FORMATS) -
 
 def render_all(wanted: Sequence[str], logs: Path, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Render several reports from one reading of the logs."""
+    formats = [NAMES.get(kind, kind) for kind in formats]
     for kind in formats:
         if kind not in FORMATS:
-            raise SettingError(f"--format {kind}: known: {', '.join(FORMATS)}")
+            raise SettingError(f"--format {kind}: known: {', '.join((*FORMATS, *NAMES))}")
     reports = [load_report_card(name) for name in wanted]
     data = measured.of(logs)
     written = []

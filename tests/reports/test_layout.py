@@ -1,45 +1,17 @@
 """Labels: measured as drawn, nothing lies on anything; what has no room is left out, the frontier last of all."""
 
-import random
 from pathlib import Path
 
+import grids
 import pytest
-import synthetic_logs
 from matplotlib.figure import Figure
 
 from harness import plugins
-from harness.reports import accuracy, frame, layout, measured, style
+from harness.reports import layout, measured, style
 from harness.reports.card import load_report_card
-from harness.stats import mean_interval_clustered
 
 FIGURES = ("pareto", "pareto-tokens", "curves", "breakdown", "pareto-encoders", "pareto-encoder-size")
 LOGS = Path(__file__).parents[2] / "results" / "reference"
-
-
-def grid(folder: Path, models: int, growth: float) -> measured.Measured:
-    """Return models at four sides each, slower and better from one to the next, with accuracies made up."""
-    names = [f"model-{i:02d}-{'abcdefghij'[i % 10] * (i % 7)}" for i in range(models)]
-    for i, name in enumerate(names):
-        for side in (256, 512, 768, 1024):
-            slow = 0.35 * growth**i
-            times = {"preprocess": 4 * slow, "encode": 100 * slow * (side / 1024) ** 2, "prefill": 50 * slow}
-            synthetic_logs.write(
-                folder / f"{name}-{side}.jsonl",
-                model=name,
-                resolution=side,
-                times_ms=times,
-                data="embedded",
-                noise=0.05,
-            )
-    data, accuracies = frame.load(folder), {}
-    for cell in data.cells:
-        about = cell.configuration
-        rng, right = random.Random(about.name), 0.25 + 0.3 * (about.resolution / 1024) ** 0.5
-        scores = tuple(float(rng.random() < right + 0.3 * names.index(about.model) / models) for _ in range(120))
-        clusters = tuple(f"i{k // 2}" for k in range(120))
-        mean = mean_interval_clustered(scores, clusters)
-        accuracies[about.name] = accuracy.Accuracy("ANLS", mean.value, mean.low, mean.high, 120, "", scores, clusters)
-    return measured.gather(data, accuracies)
 
 
 @pytest.fixture(scope="module", params=["reference", "28 cells", "120 cells"])
@@ -48,7 +20,7 @@ def cells(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if not LOGS.is_dir():
             pytest.skip(f"no reference logs in {LOGS}: not a checkout of the repository")
         return measured.of(LOGS)
-    return grid(tmp_path_factory.mktemp("logs"), *((7, 1.35) if request.param == "28 cells" else (30, 1.12)))
+    return grids.grid(tmp_path_factory.mktemp("logs"), *((7, 1.35) if request.param == "28 cells" else (30, 1.12)))
 
 
 @pytest.mark.parametrize("name", FIGURES)

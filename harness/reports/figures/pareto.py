@@ -1,14 +1,18 @@
 """Accuracy against TTFT (or visual tokens), a series per model across resolutions, the frontier drawn, ties named."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from harness.errors import SettingError
 from harness.reports import candidates, canvas, measured, style, wording
 from harness.reports.candidates import COSTS
 from harness.reports.canvas import Canvas
 from harness.reports.card import ReportCard
+from harness.reports.choice import Answer
 from harness.reports.document import Entry, Heading, Picture, Table
 from harness.reports.layout import Label
 from harness.reports.measured import Measured
@@ -50,6 +54,41 @@ READ = (
     "bootstrap draws; half filled: a tie; empty: dominated; cross: measured too few times for an interval."
 )
 FILLS: dict[str, Any] = {"frontier": "full", "tie": "left", "dominated": "none"}
+
+
+def write_choice(answers: Sequence[Answer], path: Path) -> list[Path]:
+    """Draw each answer with its budget into `path` (a second one into `<name>-2`); return the files."""
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise SettingError(f"--figure {path}: draws png, svg or pdf; next: name such a file")
+    written: list[Path] = []
+    for one in answers:
+        if one.contenders:
+            file = path.with_stem(f"{path.stem}-{len(written) + 1}") if written else path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(style.render(_choice(one), kind))
+            written.append(file)
+    return written
+
+
+def _choice(answer: Answer) -> Figure:
+    points = [one.candidate.point for one in answer.contenders]
+    budget, winner = answer.budget, answer.winner
+    with canvas.canvas(2.1, carriers(points)) as drawn:
+        plot(drawn, places(points))
+        if budget.ttft_ns is not None:
+            drawn.axes.axvline(budget.ttft_ns / 1e6, color="black", linewidth=0.8, label="budget")
+        if budget.accuracy is not None:
+            drawn.axes.axhline(100 * budget.accuracy, color="black", linewidth=0.8, label="budget")
+        if winner is not None:
+            p = winner.candidate.point
+            chosen = "chosen, p > 0.99" if winner.best > 0.99 else f"chosen, p = {winner.best:.2f}"
+            drawn.axes.plot(
+                p.cost, p.merit, "o", markersize=9, markerfacecolor="none", color="black", linestyle="", label=chosen
+            )
+        drawn.axes.set_xlabel("TTFT (ms, log scale)")
+        drawn.axes.set_ylabel(f"{answer.contenders[0].candidate.accuracy.metric or 'accuracy'} (points of 100)")
+    return drawn.figure
 
 
 def carriers(points: Sequence[Point]) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -95,7 +134,8 @@ def plot(drawn: Canvas, found: Sequence[Place]) -> None:
 
 
 def _frontier(axes: Axes, line: Sequence[Point], high: float) -> None:
-    xs, ys = [], []
+    xs: list[float] = []
+    ys: list[float] = []
     for p in sorted(line, key=lambda p: p.cost):
         xs += [p.cost, p.cost] if ys else [p.cost]
         ys += [ys[-1], p.merit] if ys else [p.merit]
