@@ -8,7 +8,8 @@ from harness.cards import Card
 from harness.errors import HarnessError
 from harness.machine import backend
 from harness.models import weights
-from harness.models.card import ModelCard, check_side, load_model_card
+from harness.models.card import STEPS, ModelCard, Resolution, check_side, load_model_card
+from harness.models.synthesis import routes
 from harness.reports.card import ReportCard, load_report_card
 from harness.suites import examples
 from harness.suites.card import SuiteCard, load_suite_card
@@ -42,21 +43,27 @@ def _models() -> list[dict[str, str]]:
     rows = []
     for name in cards.names("models"):
         card = load_model_card(name)
-        rule = card.resolution
-        sides = {"multiple": f"multiples of {rule.of}", "fixed": "its own, fixed", "any": "any"}.get(
-            rule.rule, ", ".join(map(str, rule.values))
-        )
         rows.append(
             {
                 "model": name,
                 "title": card.title,
-                "sides": sides,
+                "family": card.adapter,
+                "routes": ", ".join(routes(card)),
+                "sides": _sides(card.resolution),
                 "weights": _where(card),
                 "license": card.license,
                 "repository": card.hub.repo if card.hub else "",
             }
         )
     return rows
+
+
+def _sides(rule: Resolution) -> str:
+    """Return which sides a model takes, in words."""
+    if rule.rule == "choice":
+        return ", ".join(map(str, rule.values))
+    told = {"multiple": f"multiples of {rule.of}", "fixed": "its own, fixed"}.get(rule.rule, "any")
+    return f"{told}, in steps" if rule.rule in STEPS else told
 
 
 def _where(card: ModelCard) -> str:

@@ -6,7 +6,7 @@ multiply-add, batch 1, attention as the full square (`torch.utils.flop_counter`)
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,12 @@ def row(card: ModelCard, side: int) -> Row:
     adapter = plugins.load("adapters", card.adapter)
     settings = card.settings
     model = adapter.load(card, Source("random"), Options(side, device="meta", dtype="bfloat16", settings=settings))
+    if hasattr(model, "counted"):  # family auto: its FLOPs are counted in a real answer only
+        seen, params = model.counted()
+        parts = seen.processed_px, seen.tiles, seen.visual_tokens, seen.text_tokens
+        published, size = card.published.params_m, BYTES_PER_BF16 * sum(params.values())
+        counted = Row(card.name, card.title, card.adapter, side, *parts, params, published, ratios(card, params))
+        return replace(counted, bf16_bytes=size, note=f"{seen.note}; FLOPs: in a run's log".strip("; "))
     if not isinstance(model, pipeline.VisionLanguageModel):
         return Row(card.name, card.title, card.adapter, side, problem="not built of encoder, projector and LLM")
     seen = _seen(model, side)
@@ -176,7 +182,7 @@ def to_markdown(table: Iterable[dict[str, Any]]) -> str:
                     ", ".join(
                         f"{name} {ratio:.3f} of {one['published_m'][name]:,g}" for name, ratio in one["ratio"].items()
                     ),
-                    *[f"{one[f'{stage}_flops'] / 1e9:,.1f}" for stage in ("encode", "project", "prefill")],
+                    *[_gflop(one[f"{stage}_flops"]) for stage in ("encode", "project", "prefill")],
                     f"{one['bf16_bytes'] / 1e9:.2f}",
                 ]
             )
@@ -186,6 +192,10 @@ def to_markdown(table: Iterable[dict[str, Any]]) -> str:
         f"visual tokens and {TEXT_TOKENS} text tokens, attention as the full square, logits of the last position. "
         "Parameters in millions by part, tied ones once; GB: 10^9 bytes of parameters.\n"
     )
+
+
+def _gflop(flops: int) -> str:
+    return f"{flops / 1e9:,.1f}" if flops else "–"
 
 
 def _line(values: Iterable[object]) -> str:

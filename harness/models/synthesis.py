@@ -31,6 +31,9 @@ OWN_FAMILIES = {
 }
 """Our families by the `model_type` of a checkpoint's `config.json`."""
 
+IN_TRANSFORMERS = ("fastvlm", "llava", "llava_onevision")
+"""Our families whose architecture transformers has a class for (see `families.auto.known`)."""
+
 LARGEST_SIDE = 4096
 
 
@@ -49,6 +52,14 @@ def model_card(text: str, offline: bool = False) -> ModelCard:
     if "/" in text:
         raise SettingError(f"--model {text}: no such folder; next: a card's name, a card file, a folder, or a Hub id")
     return load_model_card(text)
+
+
+def routes(card: ModelCard) -> list[str]:
+    """Return by which code a card runs: our family's adapter ("own"), transformers' own classes ("auto"), or either."""
+    if card.adapter == "auto":
+        return ["auto"]
+    one_tile = card.settings.get("tiles", 1) == 1 and len(card.encoders) == 1
+    return ["own", "auto"] if card.adapter in IN_TRANSFORMERS and card.llm and one_tile else ["own"]
 
 
 def _of_repo(repo: str, offline: bool) -> ModelCard:

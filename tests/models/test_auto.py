@@ -9,8 +9,9 @@ import pytest
 import tiny_vlms
 import torch
 from PIL import Image
+from transformers import AutoModelForMultimodalLM
 
-from harness import images, plugins
+from harness import cards, images, plugins
 from harness.clock import Monotonic
 from harness.errors import ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
 from harness.machine.devices import cpu
@@ -18,7 +19,7 @@ from harness.measure import passes
 from harness.models import pipeline
 from harness.models.card import Encoder, Llm, ModelCard, Resolution, load_model_card
 from harness.models.families import auto
-from harness.models.families.auto import loading, parts, resolution, stand_in
+from harness.models.families.auto import kinds, loading, parts, resolution, stand_in
 from harness.models.families.auto.answering import SETTINGS, AnyModel
 from harness.models.protocol import Done, Options, Piece, Request, Seen
 from harness.models.weights import Source
@@ -317,3 +318,13 @@ def test_our_cards_are_the_same_architectures_to_transformers(name: str) -> None
     )
     mine = pipeline.parameter_count(own.parts[own.encoder_names[0]])
     assert 0 <= counts["encoder"] - mine < 0.02 * mine  # transformers keeps what is not run: a last norm, a head
+
+
+@pytest.mark.parametrize("name", [name for name in cards.names("models") if load_model_card(name).adapter == "auto"])
+def test_a_card_has_as_many_parameters_as_were_published(name: str) -> None:
+    own = load_model_card(name)
+    config = loading.configuration(own, Source("random"))
+    with torch.device("meta"):
+        built = AutoModelForMultimodalLM.from_config(config, dtype=torch.bfloat16)
+    assert pipeline.parameter_count(built) / 1e6 == pytest.approx(own.published.params_m["total"], rel=1e-4)
+    assert own.resolution.rule == resolution.rule_of(kinds.family(config))

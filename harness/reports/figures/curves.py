@@ -1,4 +1,4 @@
-"""TTFT against resolution, a curve per model, both axes logarithmic, with 95 % intervals."""
+"""TTFT against resolution or visual tokens, a curve per model, both axes logarithmic, with 95 % intervals."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,14 +13,24 @@ from harness.reports.summary import CellSummary
 
 
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
-    """Return a picture for each platform and protocol; the card's setting `quantity` is `ttft` or a stage."""
-    quantity = str(card.settings.get("quantity", "ttft"))
-    cells = [one for one in measured.chosen(data, card) if one.times.of(quantity)]
+    """Return a picture for each platform and protocol.
+
+    Settings of the card: `quantity` is `ttft` or a stage, `against` is `resolution` or `visual_tokens`.
+    """
+    quantity, against = str(card.settings.get("quantity", "ttft")), str(card.settings.get("against", "resolution"))
+    cells = [one for one in measured.chosen(data, card) if one.times.of(quantity) and _x(one, against)]
     groups = [(wording.platform(at, protocol), one_each(mine)) for at, protocol, mine in measured.by_platform(cells)]
-    return canvas.pictures(card, groups, lambda name, title, mine: picture(name, title, mine, quantity))
+    return canvas.pictures(card, groups, lambda name, title, mine: picture(name, title, mine, quantity, against))
 
 
-def picture(name: str, title: str, cells: Sequence[CellSummary], quantity: str) -> Picture:
+AXES = {"resolution": "resolution (px of a side, log scale)", "visual_tokens": "visual tokens (median, log scale)"}
+
+
+def _x(one: CellSummary, against: str) -> float:
+    return float(one.cell.resolution if against == "resolution" else one.tokens.visual or 0)
+
+
+def picture(name: str, title: str, cells: Sequence[CellSummary], quantity: str, against: str = "resolution") -> Picture:
     """Draw one curve per model and setting."""
     series: dict[str, list[CellSummary]] = {}
     for one in sorted(cells, key=lambda one: (one.cell.label, one.cell.resolution)):
@@ -31,34 +41,37 @@ def picture(name: str, title: str, cells: Sequence[CellSummary], quantity: str) 
         axes.set_xscale("log")
         axes.set_yscale("log")
         for number, (label, mine) in enumerate(series.items()):
-            _curve(drawn, label, mine, quantity, canvas.series_style(number))
-        sides = sorted({one.cell.resolution for one in cells})
+            _curve(drawn, label, mine, (quantity, against), canvas.series_style(number))
+        sides = sorted({_x(one, against) for one in cells})
         axes.set_xlim(sides[0] / 1.1, sides[-1] * 1.1)
         shown = [side for i, side in enumerate(sides) if i + 1 == len(sides) or sides[i + 1] / side > 1.2]
-        axes.set_xticks(shown, [str(side) for side in shown])
+        axes.set_xticks(shown, [f"{side:,.0f}" if against != "resolution" else f"{side:.0f}" for side in shown])
         axes.set_xticks([], minor=True)
         style.log_ticks(axes.yaxis, *axes.get_ylim())
-        axes.set_xlabel("resolution (px of a side, log scale)")
+        axes.set_xlabel(AXES[against])
         axes.set_ylabel(f"{what} (ms, log scale)")
     told = [f"{label} {_span(mine, quantity)}" for label, mine in series.items()]
-    alt = f"{title}. {what} against resolution: {'; '.join(told)}."
+    alt = f"{title}. {what} against {against.replace('_', ' ')}: {'; '.join(told)}."
     caption = "Vertical bars: 95 % intervals; a cross: measured too few times for one."
     marks = frozenset(mark for one in cells for mark in one.marks)
     numbers = table(name, title, cells, quantity)
     return Picture(name, title, alt, drawn.figure, numbers, caption, drawn.hovers, marks)
 
 
-def _curve(drawn: Canvas, label: str, mine: Sequence[CellSummary], quantity: str, look: dict[str, Any]) -> None:
+def _curve(
+    drawn: Canvas, label: str, mine: Sequence[CellSummary], shown: tuple[str, str], look: dict[str, Any]
+) -> None:
+    quantity, against = shown
     axes, what = drawn.axes, "TTFT" if quantity == "ttft" else quantity
     times = [one.times.median_ns[quantity] for one in mine]
     ys = [(time.value or 0.0) / 1e6 for time in times]
-    axes.plot([one.cell.resolution for one in mine], ys, color=look["color"], linestyle=look["linestyle"])
+    axes.plot([_x(one, against) for one in mine], ys, color=look["color"], linestyle=look["linestyle"])
     for one, time, y in zip(mine, times, ys, strict=True):
         bounded = time.low is not None and time.high is not None
         if time.low is not None and time.high is not None:
-            axes.vlines(one.cell.resolution, time.low / 1e6, time.high / 1e6, color=look["color"], linewidth=1.4)
+            axes.vlines(_x(one, against), time.low / 1e6, time.high / 1e6, color=look["color"], linewidth=1.4)
         marker = look["marker"] if bounded else "x"
-        (dot,) = axes.plot(one.cell.resolution, y, marker=marker, markersize=3.5, color=look["color"])
+        (dot,) = axes.plot(_x(one, against), y, marker=marker, markersize=3.5, color=look["color"])
         said = f"{label} at {one.cell.resolution} px: {what} {wording.estimate(time, 1e-6)} ms"
         drawn.hover(dot, f"dot-{len(drawn.hovers)}", said)
     axes.plot([], [], markersize=3.5, label=label, **look)

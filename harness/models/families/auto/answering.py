@@ -219,6 +219,19 @@ class AnyModel:
         size = self._bytes()
         return {stage: Work(flops, size.get(stage, 0)) for stage, flops in counts.items() if stage != "preprocess"}
 
+    def counted(self) -> tuple[Seen, dict[str, int]]:
+        """Return what a square image of the asked side amounts to, and parameters by part; needs no weights."""
+        side = self.options.side
+        blank = images.png(images.blank((side, side)).image)
+        seen = self.prepare(Request((blank,), "a", max_new_tokens=1))[1]
+        whole, tower = _count(self.model), parts.tower(self.model)
+        found = {"encoder": _count(tower[1]) if tower else 0}
+        if self.seam.projector is not None:
+            found["projector"] = _count(self.seam.projector)
+            if tower and any(module is self.seam.projector for module in tower[1].modules()):
+                found["encoder"] -= found["projector"]
+        return seen, {**found, "llm": whole - sum(found.values())}
+
     def _template_tokens(self, blank: bytes) -> int:
         seen = self.prepare(Request((blank,), "", max_new_tokens=1))[1]
         return seen.text_tokens
@@ -260,6 +273,10 @@ class Words:
         """Return the text of `ids` without special tokens."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _size(module: nn.Module) -> int:
