@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import stat
 import tempfile
 import time
@@ -24,6 +25,22 @@ def cache_folder() -> Path:
     if named:
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-pareto"
+
+
+def hub_folder(repo: str) -> Path:
+    """Return the folder of a data set in the Hub's cache, without importing the Hub's client."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub").expanduser()
+    return hub / f"datasets--{repo.replace('/', '--')}"
+
+
+def hub_revision(repo: str) -> str:
+    """Return the revision of a data set that the Hub's cache calls `main` (`refs/main`), or nothing."""
+    try:
+        text = (hub_folder(repo) / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return text if re.fullmatch(r"[0-9a-f]{7,64}", text) else ""
 
 
 def digest_bytes(data: bytes, size: int = 16) -> str:

@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError
-from harness.files import FULL
+from harness.files import FULL, hub_folder, hub_revision
 
 Wanted = Sequence[tuple[str | None, str, int | None]]
 """(configuration, split, number of rows needed or None for all)."""
 
 
 def fetch(repo: str, wanted: Wanted, count_rows: Callable[[Path], int]) -> tuple[str, list[Path]]:
-    """Return the revision and the local paths of the files, fetched where they are not here yet. Raises `DataError`."""
+    """Return the revision and the local paths of the files, fetched where they are not here yet. Raises `DataError`.
+
+    The revision is the cache's `refs/main` where there is one: what was fetched for another suite of the repository,
+    or by another program, is what this suite, too, is read from. Without one it is the Hub's, and becomes `refs/main`.
+    """
     import datasets
     import huggingface_hub
 
     try:
-        revision = str(huggingface_hub.HfApi().dataset_info(repo, timeout=10).sha)
-        files = []
+        revision = hub_revision(repo) or str(huggingface_hub.HfApi().dataset_info(repo, timeout=10).sha)
+        files: list[Path] = []
         for config, split, rows in wanted:
             builder: Any = datasets.load_dataset_builder(repo, config, revision=revision)
             have = 0
@@ -45,24 +49,30 @@ def fetch(repo: str, wanted: Wanted, count_rows: Callable[[Path], int]) -> tuple
 
 
 def cached(repo: str, wanted: Wanted) -> tuple[str, list[Path]]:
-    """Return the revision and the paths of the files in the Hub's cache, where whole splits of them are there."""
-    from huggingface_hub import constants
+    """Return the revision and the paths of the files in the Hub's cache, where whole splits of them are there.
 
-    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots"
-    reason = f"{repo} is not in the Hub's cache ({constants.HF_HUB_CACHE})"
-    for snapshot in sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True):
-        files: list[Path] = []
-        for config, split, _ in wanted:
-            of = _shards(snapshot, config, split)
-            match = of and re.search(r"-of-(\d+)", of[0].name)
-            if not match or len(of) != int(match[1]):
-                what = f"{len(of)} of {int(match[1])} files" if match else "no files"
-                reason = f"the Hub's cache has {what} of {repo}, split {split}"
-                break
-            files += of
-        else:
-            return snapshot.name, files
-    raise DataError(reason)
+    `refs/main` decides between revisions; without one, a single revision is taken, and several are refused.
+    """
+    folder = hub_folder(repo) / "snapshots"
+    revision = hub_revision(repo)
+    there = sorted(path.name for path in folder.glob("*") if path.is_dir())
+    if not there:
+        raise DataError(f"{repo} is not in the Hub's cache ({hub_folder(repo).parent})")
+    if not revision and len(there) > 1:
+        raise DataError(
+            f"the Hub's cache has {len(there)} revisions of {repo} ({', '.join(name[:12] for name in there)}) and no "
+            "refs/main that says which; next: fetch it again with the Hub's client"
+        )
+    revision = revision or there[0]
+    files: list[Path] = []
+    for config, split, _ in wanted:
+        of = _shards(folder / revision, config, split)
+        match = of and re.search(r"-of-(\d+)", of[0].name)
+        if not match or len(of) != int(match[1]):
+            what = f"{len(of)} of {int(match[1])} files" if match else "no files"
+            raise DataError(f"the Hub's cache has {what} of {repo}, split {split}, at revision {revision[:12]}")
+        files += of
+    return revision, files
 
 
 def _shards(snapshot: Path, config: str | None, split: str) -> list[Path]:
@@ -72,8 +82,13 @@ def _shards(snapshot: Path, config: str | None, split: str) -> list[Path]:
 
 
 def _download(repo: str, name: str, revision: str) -> Path:
+    """Fetch one file of `revision`; the first one of a repository writes `refs/main`, which later suites go by."""
     import huggingface_hub
 
+    if not hub_revision(repo):
+        huggingface_hub.hf_hub_download(repo, name, repo_type="dataset")
+        if hub_revision(repo) != revision:
+            raise DataError(f"{repo} has changed while it was fetched; next: run again")
     return Path(huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", revision=revision))
 
 

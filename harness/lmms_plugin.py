@@ -106,7 +106,8 @@ class Answers:
 def visuals(to_visual: Any, split: Any, at: int) -> list[bytes]:
     """Return the image files of document `at` as the data set has them; what the task itself changed is PNG."""
     from harness.images import png
-    from harness.suites.task import Encoded, encoded
+    from harness.suites.pictures import Encoded
+    from harness.suites.task import encoded
 
     if hasattr(split, "with_format"):
         row: Mapping[str, Any] = split.with_format("arrow")[at].to_pylist()[0]

@@ -156,7 +156,7 @@ def test_only_what_is_needed_is_fetched_and_a_part_of_a_cache_is_not_the_data_se
     )
     names = [f"validation-0000{at}-of-00002.parquet" for at in (0, 1)]
     assert first == [REVISION, names[:1]]
-    assert part == f"the Hub's cache has 1 of 2 files of {REPO}, split validation"
+    assert part == f"the Hub's cache has 1 of 2 files of {REPO}, split validation, at revision {REVISION[:12]}"
     assert both == whole == [REVISION, names]
     assert wrong.startswith(f"{REPO}X could not be fetched from the Hub: ")
     assert sorted(name for name in hub.fetched if name.endswith(".parquet")) == [f"DocVQA/{name}" for name in names]

@@ -6,7 +6,7 @@ Neither is ever mixed with what is timed alone: answers beside others carry no t
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import cycle, islice
 from typing import TypeVar
 
 from harness.errors import ServerError
@@ -84,8 +84,8 @@ def asks_again(error: BaseException) -> bool:
 def load(model: Model, bench: Bench, examples: Sequence[Example], workers: int) -> Loaded:
     """Time requests in a closed loop: each of `workers` sends its next request when its last one has been answered."""
     count = max(FEWEST_REQUESTS, REQUESTS_EACH * workers)
-    chosen = [examples[number % len(examples)] for number in range(count)]
-    requests = [Request(one.images, one.question, one.max_new_tokens) for one in chosen]
+    sound = (one for number in cycle(range(len(examples))) if not (one := examples[number]).problem)
+    requests = [Request(one.images, one.question, one.max_new_tokens) for one in islice(sound, count)]
     start_ns = bench.clock.now_ns()
 
     def timed(request: Request) -> tuple[int, int, int]:

@@ -42,7 +42,8 @@ class Job:
     @property
     def scored(self) -> bool:
         """Whether the answers will be scored, so that every example must be answered."""
-        return self.source.trained and self.asked.protocol == "ttft" and not self.cell.part
+        answering = self.asked.protocol == "ttft" and not self.cell.part
+        return self.source.trained and answering and not self.suite.unscored
 
 
 def expand(asked: Asked, protocols: tuple[Protocol, ...], processes: int) -> list[Asked]:

@@ -91,6 +91,8 @@ class Measured:
     answer: str | None
     counts: bool | None = None
     """Whether its times count, where no stage pass says it (`Sample.counts`)."""
+    asked_tokens: int | None = None
+    """How long the answer was allowed to be, in tokens."""
 
 
 def measure(
@@ -169,6 +171,9 @@ class _Loop:
 
     def _attempts(self, example: Example, phase: str, timing: bool) -> Iterator[MeasureRecord]:
         """Answer one example, again after a pause while the gate refuses what came of it."""
+        if example.problem:
+            yield self._fail(example, ExampleError(example.problem))
+            return
         counts = phase == "timed" and timing
         attempt = 1
         while attempt <= MAXIMUM_ATTEMPTS:
@@ -243,6 +248,8 @@ class _Loop:
                 yield _sample(example, "timed", 1, came, UNJUDGED, self.bench, new_shape=False)
 
     def _untimed(self, example: Example) -> Measured:
+        if example.problem:
+            raise ExampleError(example.problem)
         request = Request(example.images, example.question, example.max_new_tokens)
         return Measured(None, None, *concurrency.answer(self.model, self.bench, request, retry_delay_ns), False)
 
@@ -284,7 +291,8 @@ def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
     """Yield examples with their phase: cold, warm-ups of the same example (the same shape), then all timed ones.
 
     `failed` is looked at after each: an example that failed is not tried again, and what it was to warm up, the next
-    one does. Else the process's first request would count as a timed one.
+    one does. Else the process's first request would count as a timed one. Examples are taken one at a time: each brings
+    its images with it, and memory must not grow with their number.
     """
     before = [*(["cold"] if plan.stages else []), *["warmup"] * plan.warmups]
     for example in _left(plan):
@@ -333,7 +341,7 @@ def _passes(
             stages, seen = time_stages(model, fixed, bench)
     if plan.part and stages:
         stages = keep_part(stages, plan.part)
-    return Measured(stages, whole, seen, answer, None if plan.stages else timing)
+    return Measured(stages, whole, seen, answer, None if plan.stages else timing, length if plan.whole else None)
 
 
 def _shape(measured: Measured) -> tuple[int, int]:
@@ -399,6 +407,7 @@ def _sample(
         conversions=seen.conversions if seen else (),
         note=seen.note if seen else "",
         answer=measured.answer,
+        asked_tokens=measured.asked_tokens,
         references=example.references,
         image_ids=example.image_ids,
         doc=example.doc,
@@ -418,7 +427,7 @@ def _failure(example: Example, error: BaseException, device: str) -> Failure:
     return Failure(
         example=example.id,
         index=example.index,
-        stage=failed_stage(error),
+        stage="data" if example.problem else failed_stage(error),
         error=type(error).__name__,
         message=message.splitlines()[0] if not isinstance(error, HarnessError) else message,
         traceback="".join(traceback.format_exception(error)),

@@ -191,7 +191,9 @@ def _header(
             "examples": str(len(job.suite.examples)),
             "order": f"{job.cell.sampling}, seed {job.cell.seed}",
             "notice": job.suite.notice,
+            **job.suite.facts,
         },
+        suite_card=job.suite.card.as_dict(),
     )
 
 

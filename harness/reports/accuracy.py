@@ -3,8 +3,10 @@
 Scoring imports lmms-eval, which is slow: it is done once per log and kept in the cache folder, never in the results.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -17,9 +19,9 @@ from harness.runlog.log import Log
 from harness.runlog.records import Sample
 from harness.stats import Estimate
 from harness.suites import definitions
-from harness.suites.card import SuiteCard, load_suite_card
+from harness.suites.card import SuiteCard, logged_suite_card
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 class Accuracy(msgspec.Struct, frozen=True):
@@ -38,6 +40,30 @@ class Accuracy(msgspec.Struct, frozen=True):
     clusters: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    """What there is to say about the value: guesses, answers left out."""
+    asked: int = 0
+    """Questions that were to be answered."""
+    failed: int = 0
+    """Of them, those that failed: left out, never wrong."""
+    cut: int = 0
+    """Answers that used up the tokens they were allowed: cut off, and scored as they are."""
+    own: float | None = None
+    """The value in its own unit, where it is no share: see `reason`."""
+    also: Mapping[str, float] = {}
+    """Other metrics that the suite's card names, as the task gives them."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What belongs beside the value wherever it is shown: what is missing, what was cut off, other metrics."""
+        found = [f"{name} {value:.3f}" for name, value in self.also.items()]
+        if self.failed:
+            found.append(f"{self.failed} of {self.asked} failed and are left out")
+        waiting = self.asked - self.failed - self.n
+        if waiting > 0 and self.value is not None:
+            found.append(f"{waiting} of {self.asked} not scored")
+        if self.cut:
+            found.append(f"{self.cut} answers were cut off at the most tokens allowed")
+        return (*found, *(note for note in self.notes if note not in self.reason))
 
     @property
     def estimate(self) -> Estimate | None:
@@ -67,11 +93,14 @@ def _of_cell(cell: Cell, frame: Frame, remember: bool) -> Accuracy:
         return Accuracy("", reason="the paper's protocol times the visual tokens alone: no question is answered")
     if about.isolate:
         return Accuracy("", reason="isolated stages answer nothing")
+    header = next(iter(logs.values())).header
+    if header.data.get("unscored"):
+        return Accuracy("", reason=header.data["unscored"].removeprefix("not scored: "))
     samples = answers(logs.values())
     if not samples:
         return Accuracy("", reason="no example was answered")
     try:
-        suite = load_suite_card(about.suite)
+        suite = logged_suite_card(header.suite_card, about.suite)
     except HarnessError as error:
         return Accuracy("", reason=str(error))
     if suite.judge:
@@ -86,24 +115,52 @@ def _of_cell(cell: Cell, frame: Frame, remember: bool) -> Accuracy:
             return msgspec.json.decode(kept.read_bytes(), type=Accuracy)
         except msgspec.MsgspecError:
             pass  # an older version's: scored anew below
-    accuracy = _score(samples, suite)
+    failed = _failed(samples, list(logs.values()))
+    counted = _counted(samples, failed, list(logs.values()))
+    accuracy = msgspec.structs.replace(_score(samples, failed, suite), **counted)
     if remember and accuracy.value is not None:
         with suppress(OSError):  # a cache that cannot be written only costs time
             write_atomically(kept, msgspec.json.encode(accuracy))
     return accuracy
 
 
-def _score(samples: list[Sample], suite: SuiteCard) -> Accuracy:
+def _counted(samples: Sequence[Sample], failed: Sequence["_Failed"], logs: Sequence[Log]) -> dict[str, int]:
+    """Return how many questions there were, how many failed for good, and how many answers were cut off."""
+    stated = [log.header.data.get("examples", "") for log in logs]
+    asked = max((int(text) for text in stated if text.isdigit()), default=0)
+    cut = [s for s in samples if s.asked_tokens and s.whole and s.whole.output_tokens >= s.asked_tokens]
+    return {"asked": max(asked, len(samples) + len(failed)), "failed": len(failed), "cut": len(cut)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """An example that failed, as the scorer takes it: its row may be one of a group that counts only as a whole."""
+
+    example: str
+    doc: Mapping[str, Any]
+    answer: None = None
+
+
+def _failed(samples: Sequence[Sample], logs: Sequence[Log]) -> list[_Failed]:
+    answered = {sample.example for sample in samples}
+    lost = {one.example: one for log in logs for one in log.failures if one.example and one.example not in answered}
+    return [_Failed(str(name), one.doc) for name, one in lost.items()]
+
+
+def _score(samples: list[Sample], failed: list[_Failed], suite: SuiteCard) -> Accuracy:
     from harness.suites import score
 
     name = suite.unit or suite.metric
+    everything: list[Sample | _Failed] = [*samples, *failed]
     try:
-        scores = score.score(samples, suite)
+        scores = score.score(everything, suite)
     except HarnessError as error:
         return Accuracy(name, reason=str(error))
+    also = {text: scores.aggregates[metric] for metric, text in suite.also.items() if metric in scores.aggregates}
     if scores.value is None:
-        return Accuracy(name, reason=scores.reason.removeprefix("not scored: "), notes=scores.notes)
-    kept = [(sample, value) for sample, value in zip(samples, scores.values, strict=True) if value is not None]
+        reason = scores.reason.removeprefix("not scored: ")
+        return Accuracy(name, reason=reason, notes=scores.notes, own=scores.own, also=also)
+    kept = [(sample, value) for sample, value in zip(samples, scores.values, strict=False) if value is not None]
     values = tuple(value for _, value in kept)
     clusters = tuple(" ".join(sample.image_ids) or sample.example for sample, _ in kept)
     interval = stats.mean_interval_clustered(values, clusters)
@@ -112,4 +169,4 @@ def _score(samples: list[Sample], suite: SuiteCard) -> Accuracy:
         low = high = None  # the task's aggregate is no mean: the clustered interval is not about it
         values, clusters, kept = (), (), []
     examples = tuple(sample.example for sample, _ in kept)
-    return Accuracy(name, scores.value, low, high, scores.n, "", values, clusters, examples, scores.notes)
+    return Accuracy(name, scores.value, low, high, scores.n, "", values, clusters, examples, scores.notes, also=also)

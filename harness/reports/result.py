@@ -194,18 +194,23 @@ def _hardware(one: CellSummary) -> dict[str, str]:
 
 def _accuracy(one: CellSummary) -> dict[str, Any]:
     found = one.accuracy
+    remarks = {"remarks": list(found.remarks)} if found.remarks else {}
+    if found.own is not None:
+        return {"metric": found.metric, "in_its_own_unit": found.own, **remarks}
     if found.value is None:
-        return {"not_scored": found.reason}
-    return {"metric": found.metric, "low": found.low, "high": found.high, "n": found.n, "value": found.value}
+        return {"not_scored": found.reason, **remarks}
+    interval = {"low": found.low, "high": found.high}
+    return {"metric": found.metric, **interval, "n": found.n, "value": found.value, **remarks}
 
 
 def _accuracy_text(one: CellSummary) -> str:
     found = one.accuracy
+    remarks = "".join(f"; {remark}" for remark in found.remarks)
     if found.value is None:
-        return f"not scored: {found.reason}"
+        return f"{'' if found.own is not None else 'not scored: '}{found.reason}{remarks}"
     known = found.low is not None and found.high is not None
     interval = f" [{found.low:.3f}, {found.high:.3f}]" if known else ""
-    return f"{found.metric} {found.value:.3f}{interval} over {found.n} questions of {one.cell.suite}"
+    return f"{found.metric} {found.value:.3f}{interval} over {found.n} questions of {one.cell.suite}{remarks}"
 
 
 def _stage_name(name: str, one: CellSummary) -> str:

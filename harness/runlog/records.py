@@ -40,7 +40,10 @@ class Header(Record, frozen=True, tag="header"):
     weights: dict[str, str]
     """source (local, hub, random ...), location, digest, notice."""
     data: dict[str, str]
-    """origin (hub, local, embedded), name, digest, examples, notice."""
+    """origin (hub, local, embedded), name, digest, examples, notice, unscored (why nothing can be scored), and of the
+    Hub's data repository and revision."""
+    suite_card: dict[str, object] = {}
+    """The suite's card, all of it: what scores the answers, wherever the card's file is then. Older logs lack it."""
 
 
 class Resumed(Record, frozen=True, tag="resumed"):
@@ -99,6 +102,8 @@ class Sample(Record, frozen=True, tag="sample"):
     conversions: tuple[str, ...] = ()
     note: str = ""
     answer: str | None = None
+    asked_tokens: Count | None = None
+    """How long the answer was allowed to be: one of as many tokens was cut off. Older logs do not say."""
     references: tuple[str, ...] = ()
     image_ids: tuple[str, ...] = ()
     """Digest of each image: what accuracy intervals are clustered by."""

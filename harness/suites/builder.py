@@ -3,22 +3,26 @@
 It alone imports lmms-eval and datasets. Progress goes to stderr; stdout gets one line of JSON, {"folder"} or {"error"}.
 """
 
+import copy
 import json
 import os
 import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import DataError, HarnessError
+from harness.errors import DataError, HarnessError, MissingPackage, UnknownName
 from harness.files import cache_folder
 from harness.suites import cache as builds
-from harness.suites import definitions
+from harness.suites import contract, definitions, pictures
 from harness.suites import task as tasks
 from harness.suites.cache import Order
+from harness.suites.contract import RowProblem, Unlabelled
 from harness.suites.task import Task
 
 BATCH_ROWS = 16
@@ -27,8 +31,20 @@ BATCH_ROWS = 16
 IDS = ("questionId", "question_id", "id", "pid", "index")
 """Columns by which data sets know their rows."""
 
-Rows = Iterator[tuple[dict[str, Any], Path | None]]
-"""Rows as Arrow gives them, each with the folder that image paths in it are relative to."""
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands."""
+
+    file: Path
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file.name}, row {self.row}"
+
+
+Rows = Iterator[tuple[dict[str, Any], Place | None]]
+"""Rows as Arrow gives them, each with its place: paths of images in it are relative to the file's folder."""
 
 
 def main() -> int:
@@ -45,6 +61,11 @@ def main() -> int:
     except (HarnessError, OSError) as error:
         out.write(json.dumps({"error": f"suite {order.suite}: {error}"}) + "\n")
         return 1
+    except Exception as error:  # noqa: BLE001 - a library's own error: one line for the user, all of it on stderr
+        traceback.print_exc()
+        text = (str(error).splitlines() or [""])[0]
+        out.write(json.dumps({"error": f"suite {order.suite}: {type(error).__name__}: {text}"}) + "\n")
+        return 1
     out.write(json.dumps({"folder": str(folder)}) + "\n")
     return 0
 
@@ -52,45 +73,139 @@ def main() -> int:
 def build(order: Order) -> Path:
     """Build the examples of `order` and return their folder; nothing is left behind where that fails."""
     rows, total, order = source(order)
+    had = builds.find(order.digest, order.limit)
+    if had is not None:  # only this process could learn the digest
+        return _made(order, had.folder)
     progress = Progress(order, total)
     writer = builds.Writer()
-    task: Task | None = None
-    redrawn, complete = 0, True
+    reader = Reader(order)
+    complete = True
     try:
-        for index, (row, folder) in enumerate(rows):
+        for index, (row, place) in enumerate(rows):
             if order.limit is not None and index >= order.limit:
                 complete = False
                 break
-            doc, images = tasks.encoded(row, folder)
-            task = task or Task(order.task, doc)
-            question, shown = task.question(doc), task.visuals({**doc, **images})
-            redrawn += sum(not _untouched(image, images) for image in shown)
-            line = {
-                "id": identify(index, doc),
-                "index": index,
-                "question": question,
-                "references": task.references(doc),
-            }
-            writer.add(shown, {**line, "doc": doc})
+            writer.add(*reader.line(index, row, place))
             progress.report(writer.count)
-        if task is None:
-            raise DataError("there are no examples in the data; next: look at --data")
-        notes = (f"{redrawn} images were changed by the task itself and re-encoded as PNG",) if redrawn else ()
+        facts = reader.facts()
         made = writer.finish(
-            order.digest,
-            task=order.task,
-            source=order.source,
-            complete=complete,
-            max_new_tokens=task.max_new_tokens,
-            notes=notes,
+            order.digest, task=order.task, source=order.source, complete=complete, rows=order.rows, **facts
         )
     except BaseException:
         writer.discard()
         raise
+    progress.end(writer.count)
+    return _made(order, made)
+
+
+def _made(order: Order, folder: Path) -> Path:
     if order.source["kind"] == "hub":
         builds.remember(order.task, order.digest)
-    progress.end(writer.count)
-    return made
+    return folder
+
+
+class Reader:
+    """Turns rows into examples; one that cannot be asked or scored becomes an example that says why."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        target = definitions.field(definitions.find(order.task).path, "doc_to_target")
+        self._contract = contract.of(order.task, target)
+        self._task: Task | None = None
+        self._redrawn = self._repeated = self._count = 0
+        self._problems: dict[int, str] = {}
+        self._unlabelled: dict[int, str] = {}
+
+    def line(self, index: int, row: dict[str, Any], place: Place | None) -> tuple[list[bytes], dict[str, Any]]:
+        """Return the images and the facts of one example; with a problem, neither images nor a question."""
+        where = str(place) if place else f"row {index}"
+        self._count += 1
+        try:
+            return self._example(index, row, place, where)
+        except RowProblem as error:
+            self._problems[index] = f"{where}, {error}"
+        except (MissingPackage, UnknownName, MemoryError):
+            raise
+        except DataError as error:
+            self._problems[index] = f"{where}: {error}"
+        except Exception as error:  # noqa: BLE001 - whatever a task's own code raises over a row is the row's
+            text = (str(error).splitlines() or [""])[0]
+            self._problems[index] = f"{where}: task {self._order.task} cannot read it: {type(error).__name__}: {text}"
+        doc = {name: value for name, value in row.items() if isinstance(value, str | int) and name in IDS}
+        return [], {"id": identify(index, doc), "index": index, "question": "", "references": (), "doc": doc}
+
+    def _example(
+        self, index: int, row: dict[str, Any], place: Place | None, where: str
+    ) -> tuple[list[bytes], dict[str, Any]]:
+        doc, images = tasks.encoded(row, place.file.parent if place else None, self._contract)
+        doc = self._contract.asked(doc)
+        missing = ""
+        try:
+            repeated = self._contract.repeats(doc)
+            doc = self._contract.labelled(doc)
+            self._repeated += repeated
+        except Unlabelled as error:
+            missing = f"{where}, {error}"
+        task = self._loaded(doc, bool(missing))
+        self._check_pictures(images)
+        question, shown = task.question(doc), task.visuals({**doc, **images})
+        references = () if missing else task.references(doc)
+        if not missing and not references and self._contract.references:
+            missing = f"{where}, column {self._contract.references}: no references"
+        if not missing:
+            self._check_scoring(task, doc, references)
+        self._redrawn += sum(not _untouched(image, images) for image in shown)
+        if missing:
+            self._unlabelled[index] = missing
+        facts = {"id": identify(index, doc), "index": index, "question": question, "references": references}
+        return shown, {**facts, "doc": doc}
+
+    def _loaded(self, doc: dict[str, Any], unlabelled: bool) -> Task:
+        """Return the task, made from the first row that it takes."""
+        if self._task is None:
+            column = self._contract.references
+            self._task = Task(
+                self._order.task, {**doc, column: self._contract.stand_in} if unlabelled and column else doc
+            )
+        return self._task
+
+    def _check_pictures(self, images: Mapping[str, Any]) -> None:
+        for column in self._contract.pictures or ():
+            if not self._contract.optional and images.get(column) in (None, []):
+                raise RowProblem(column, "no picture" if column in images else "is not there")
+
+    def _check_scoring(self, task: Task, doc: dict[str, Any], references: tuple[str, ...]) -> None:
+        """Let the task score a right answer: what it cannot score now, it could not after hours of measuring."""
+        if not (self._contract.known and self._contract.references and references):
+            return
+        task.results(copy.deepcopy(doc), references[0])
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest says of all rows; raises `DataError` where none can be asked."""
+        if not self._count:
+            raise DataError("there are no examples in the data; next: look at --data")
+        if len(self._problems) == self._count or self._task is None:
+            raise DataError(refusal(self._problems, self._count))
+        notes = []
+        if self._redrawn:
+            notes.append(f"{self._redrawn} images were changed by the task itself and re-encoded as PNG")
+        if self._repeated:
+            notes.append(
+                f"{self._repeated} questions have fewer than {contract.ANNOTATORS} references, which VQA accuracy "
+                "takes: they are repeated until they are as many"
+            )
+        return {
+            "max_new_tokens": self._task.max_new_tokens,
+            "notes": tuple(notes),
+            "problems": self._problems,
+            "unlabelled": self._unlabelled,
+        }
+
+
+def refusal(problems: Mapping[int, str], count: int) -> str:
+    """Say that no row can be asked, and why the first one cannot."""
+    first = next(iter(problems.values()))
+    return f"none of {count} rows can be asked: {first}" + ("" if "; next: " in first else "; next: mend the data")
 
 
 def source(order: Order) -> tuple[Rows, int | None, Order]:
@@ -103,6 +218,8 @@ def source(order: Order) -> tuple[Rows, int | None, Order]:
         return ((row, None) for row in pages.rows(count)), min(count, order.limit or count), order
     if kind == "local":
         files = [Path(file) for file in order.files]
+        check_columns(order.task, files)
+        order = with_pictures(order, files)
     else:
         files, order = published(order)
     joined = [file for file in files if is_image_table(file)] if order.task == "gqa" else []
@@ -110,7 +227,69 @@ def source(order: Order) -> tuple[Rows, int | None, Order]:
     rows, total = parquet_rows(files), sum(map(count_rows, files))
     if order.task == "gqa":
         rows = with_images(rows, joined)
+    if kind == "local" or order.limit is None:  # of the Hub's files only as many are here as the limit needs
+        order = replace(order, rows=total)
     return rows, total if order.limit is None else min(total, order.limit), order
+
+
+def check_columns(task: str, files: list[Path]) -> None:
+    """Refuse tables that lack a column without which no question can be asked. Raises `DataError`."""
+    known = contract.of(task)
+    pictures = () if known.optional or task == "gqa" else known.pictures or ()
+    there = dict.fromkeys(name for file in files for name in schema_of(file).names)
+    missing = [name for name in (*known.needed, *pictures) if name not in there]
+    if missing:
+        raise DataError(
+            f"{files[0]} does not fit task {task}: it lacks {', '.join(missing)}; it has the columns "
+            f"{', '.join(there)}; next: give data with the columns of {definitions.find(task).repo}"
+        )
+
+
+def with_pictures(order: Order, files: list[Path]) -> Order:
+    """Return the order with the pictures that its tables name by path in its digest."""
+    named = builds.outside(order.task, order.source)
+    if named is None:
+        named = sorted({(at, path) for at, file in enumerate(files) for path in paths_in(order.task, file)})
+        builds.remember_outside(order.task, order.source, named)
+    found = builds.with_pictures(order.source, files, named)
+    return replace(order, source=found, digest=builds.digest(order.task, found))
+
+
+def paths_in(task: str, file: Path) -> Iterator[str]:
+    """Yield the pictures that a table names by path; where its statistics say that all bytes are there, none is."""
+    from pyarrow import parquet
+
+    known = contract.of(task)
+    schema = schema_of(file)
+    columns = [
+        name
+        for name in schema.names
+        if (name in known.pictures if known.pictures is not None else pictures.NAMED.fullmatch(name))
+    ]
+    with parquet.ParquetFile(file) as table:
+        wanted = [name for name in columns if not _all_bytes(table, name)]
+        for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=wanted) if wanted else ():
+            for row in _cells(batch):
+                for value in row.values():
+                    yield from pictures.paths(value)
+
+
+def _all_bytes(table: Any, column: str) -> bool:
+    """Return whether the file's statistics say that every picture of a column has its bytes in the table."""
+    kind = str(table.schema_arrow.field(column).type)
+    if "string" not in kind:
+        return True
+    if kind in ("string", "large_string"):
+        return False
+    counted = []
+    for group in range(table.metadata.num_row_groups):
+        chunks = table.metadata.row_group(group)
+        for chunk in map(chunks.column, range(chunks.num_columns)):
+            first, *rest = chunk.path_in_schema.split(".")
+            if first == column and rest and rest[-1] == "bytes":
+                known = chunk.is_stats_set and chunk.statistics.has_null_count
+                counted.append(chunk.statistics.null_count if known else None)
+    return bool(counted) and not any(nulls is None or nulls for nulls in counted)
 
 
 def published(order: Order) -> tuple[list[Path], Order]:
@@ -127,21 +306,49 @@ def published(order: Order) -> tuple[list[Path], Order]:
         revision, files = hub.fetch(definition.repo, wanted, count_rows)
     found = {"kind": "hub", "repo": definition.repo, "revision": revision}
     digest = builds.digest(order.task, found)
-    return files, Order(**{**order.as_dict(), "source": found, "digest": digest})
+    return files, replace(order, source=found, digest=digest)
 
 
 def parquet_rows(files: list[Path]) -> Rows:
-    """Yield the rows of all files, in order."""
+    """Yield the rows of all files, in order; a cell that cannot be read is `pictures.Broken`."""
     import pyarrow
     from pyarrow import parquet
 
     for file in files:
         try:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS):
-                for row in batch.to_pylist():
-                    yield row, file.parent
-        except pyarrow.ArrowException as error:
-            raise DataError(f"{file}: not a readable Parquet file: {error}; next: fetch it again") from error
+            number = 0
+            with parquet.ParquetFile(file) as table:
+                for batch in table.iter_batches(batch_size=BATCH_ROWS):
+                    for row in _cells(batch):
+                        yield row, Place(file, number)
+                        number += 1
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from error
+
+
+def _cells(batch: Any) -> Iterator[dict[str, Any]]:
+    """Yield a batch's rows; where one cell cannot be read, only that cell is lost."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        for at in range(batch.num_rows):
+            yield {name: _cell(batch.column(name)[at]) for name in batch.schema.names}
+
+
+def _cell(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError) as error:
+        return pictures.Broken(f"cannot be read: {error}")
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return DataError(f"{file}: cannot be read: {error.strerror}; next: look at the file")
+    if file.name.startswith("._"):
+        return DataError(f"{file}: notes that macOS keeps beside a file, no table; next: give {file.name[2:]}")
+    text = (str(error).splitlines() or [""])[0]
+    return DataError(f"{file}: not a readable Parquet file: {text}; next: fetch it again")
 
 
 def count_rows(file: Path) -> int:
@@ -151,28 +358,38 @@ def count_rows(file: Path) -> int:
 
     try:
         return int(parquet.read_metadata(file).num_rows)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{file}: not a readable Parquet file: {error}; next: fetch it again") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from error
+
+
+def schema_of(file: Path) -> Any:
+    """Return the columns of a Parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_schema(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from error
 
 
 def is_image_table(file: Path) -> bool:
     """Return whether a file has GQA's images and not its questions."""
-    from pyarrow import parquet
-
-    names = set(parquet.read_schema(file).names)
+    names = set(schema_of(file).names)
     return {"id", "image"} <= names and "question" not in names
 
 
 def with_images(rows: Rows, tables: list[Path]) -> Rows:
     """Give each row of GQA the image its `imageId` names, as the task's `process_docs` does, unless it has one."""
     images = {row["id"]: row["image"] for row, _ in parquet_rows(tables)}
-    for row, folder in rows:
-        if row.get("image") is None and row.get("imageId") not in images:
-            raise DataError(
+    for row, place in rows:
+        image = row.get("image")
+        if image is None:
+            image = images.get(row.get("imageId")) or pictures.Broken(
                 f"GQA's image {row.get('imageId')!r} is not in the data; next: add a column `image`, or the Parquet "
                 "files of testdev_balanced_images beside the questions"
             )
-        yield {**row, "image": row.get("image") or images[row["imageId"]]}, folder
+        yield {**row, "image": image}, place
 
 
 def identify(index: int, doc: Mapping[str, Any]) -> str:
@@ -183,7 +400,7 @@ def identify(index: int, doc: Mapping[str, Any]) -> str:
 
 def _untouched(image: bytes, columns: Mapping[str, Any]) -> bool:
     files = [item for value in columns.values() for item in (value if isinstance(value, list) else [value])]
-    return not image or any(isinstance(file, tasks.Encoded) and file.data is image for file in files)
+    return not image or any(isinstance(file, pictures.Encoded) and file.data is image for file in files)
 
 
 class Progress:

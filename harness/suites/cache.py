@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,11 +19,13 @@ from typing import Any, BinaryIO
 import msgspec
 
 from harness.errors import DataError
-from harness.files import FULL, cache_folder
+from harness.files import FULL, cache_folder, digest_file
 from harness.suites import definitions
 
-BUILDER = 1
+BUILDER = 2
 """Raise it when builds of the same data come out differently."""
+BUILDER_OF_EMBEDDED = 1
+"""The same for the suites that the program makes: their rows are always whole, and version 2 changed only others."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Size of each image file in bytes."""
     max_new_tokens: int | None = None
     notes: tuple[str, ...] = ()
+    rows: int | None = None
+    """How many rows the tables have, whatever was built of them; None where nobody counted."""
+    problems: dict[int, str] = {}
+    """By index: why an example cannot be measured."""
+    unlabelled: dict[int, str] = {}
+    """By index: why an example has no references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,8 @@ class Order:
     """Empty where only the child learns it (the Hub's revision)."""
     files: list[str] = field(default_factory=list)
     offline: bool = False
+    rows: int | None = None
+    """How many rows there are, once the child has counted them."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON takes it."""
@@ -93,6 +103,11 @@ class Build:
     def max_new_tokens(self) -> int | None:
         """The task's own limit."""
         return self.manifest.max_new_tokens
+
+    @property
+    def revision(self) -> str:
+        """Of the Hub's data set, where it is one."""
+        return str(self.manifest.source.get("revision", ""))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -136,23 +151,62 @@ def image_digest(data: bytes) -> str:
 
 def digest(task: str, source: dict[str, Any]) -> str:
     """Return the name of a build: of its source, task, lmms-eval's version and our builder's."""
-    return _hash([BUILDER, definitions.release(), task, source])
+    version = BUILDER_OF_EMBEDDED if source.get("kind") == "embedded" else BUILDER
+    return _hash([version, definitions.release(), task, source])
 
 
 def content_digest(path: Path) -> str:
-    """Return the digest of a file's contents; one that has kept its size and time is not read again."""
-    stat = path.stat()
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    note = cache_folder() / "sources" / f"{_hash(str(path.resolve()))}.json"
+    """Return the digest of a file's contents; one that is the same file, unchanged, is not read again."""
+    return content_digests([path])[0]
+
+
+def content_digests(paths: Sequence[Path]) -> list[str]:
+    """Return the digest of each file's contents, empty for one that is not there; unchanged ones are not read again.
+
+    "Unchanged" is what the system says: size, both times and the inode. A copy with its old date (`cp -p`) has a new
+    time of change.
+    """
+    note = cache_folder() / "sources" / f"{_hash([str(path.resolve()) for path in paths])}.json"
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known = dict(json.loads(note.read_bytes()))
+    found: dict[str, tuple[list[int], str]] = {}
+    for path in paths:
+        name = str(path)
+        try:
+            stat = path.stat()
+            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+            had = known.get(name)
+            same = isinstance(had, list) and len(had) == 2 and had[0] == stamp
+            found[name] = (stamp, str(had[1]) if same and had else digest_file(path) if path.is_file() else "")
+        except FileNotFoundError:
+            found[name] = ([], "")
+    if {name: [*one] for name, one in found.items()} != known:
+        with writing():
+            _write(note, json.dumps(found).encode())
+    return [found[str(path)][1] for path in paths]
+
+
+def outside(task: str, source: dict[str, Any]) -> list[tuple[int, str]] | None:
+    """Return the pictures that these tables name by path (number of the table, path), or None where nobody looked."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(note.read_bytes())
-        if known["stamp"] == stamp:
-            return str(known["digest"])
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return [(int(at), str(path)) for at, path in json.loads(_outside(task, source).read_bytes())["pictures"]]
+    return None
+
+
+def remember_outside(task: str, source: dict[str, Any], pictures: Sequence[tuple[int, str]]) -> None:
+    """Note which pictures these tables name by path."""
     with writing():
-        _write(note, json.dumps({"stamp": stamp, "digest": found}).encode())
-    return found
+        _write(_outside(task, source), json.dumps({"pictures": pictures}).encode())
+
+
+def with_pictures(source: dict[str, Any], files: Sequence[Path], pictures: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """Return `source` with the contents of the pictures beside its tables: a repaired one makes other examples."""
+    if not pictures:
+        return source
+    digests = content_digests([files[at].parent / path for at, path in pictures])
+    named = [[at, path, one] for (at, path), one in zip(pictures, digests, strict=True)]
+    return {**source, "pictures": _hash(named)}
 
 
 def find(name: str, limit: int | None) -> Build | None:
@@ -281,6 +335,10 @@ def writing() -> Iterator[None]:
 
 def _note(task: str) -> Path:
     return cache_folder() / "hub" / f"{task}-{definitions.release()}-{BUILDER}.json"
+
+
+def _outside(task: str, source: dict[str, Any]) -> Path:
+    return cache_folder() / "sources" / f"pictures-{_hash([BUILDER, task, source])}.json"
 
 
 def _hash(value: Any) -> str:

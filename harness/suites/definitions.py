@@ -53,6 +53,12 @@ def _root() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"
 
 
+def field(path: Path, name: str) -> str | None:
+    """Return a top-level field that is a plain word, from the task's file or from what it includes; else None."""
+    value = _field(path, name)
+    return value if value and re.fullmatch(r"\w+", value) else None
+
+
 def _field(path: Path, name: str) -> str | None:
     """Return the value of a top-level field, from the file itself or from what it includes."""
     text = path.read_text(encoding="utf-8", errors="replace")

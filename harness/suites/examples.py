@@ -9,15 +9,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from harness.errors import CardError, DataError
-from harness.files import cache_folder
+from harness.files import cache_folder, hub_folder, hub_revision
 from harness.suites import cache as builds
-from harness.suites import definitions
+from harness.suites import definitions, tables
 from harness.suites.cache import Build, Order
 from harness.suites.card import SuiteCard, load_suite_card
 
@@ -45,15 +45,18 @@ class Example:
     """Digest of each image file."""
     doc: dict[str, Any]
     """The row without its images: what the task's scorer needs."""
+    problem: str = ""
+    """Why it cannot be measured: where its row stands, the column and what is wrong; then nothing else is there."""
 
 
 class Examples(Sequence[Example]):
     """The examples of a build; an example's images are read when it is taken, and checked against their digests."""
 
-    def __init__(self, build: Build, max_new_tokens: int, indices: range) -> None:
+    def __init__(self, build: Build, max_new_tokens: int, indices: range, problems: Mapping[int, str]) -> None:
         self._build = build
         self._max_new_tokens = max_new_tokens
         self._indices = indices
+        self._problems = problems
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def glance(self, at: int) -> "Glance":
@@ -76,17 +79,19 @@ class Examples(Sequence[Example]):
     def __getitem__(self, at: slice) -> "Examples": ...
     def __getitem__(self, at: int | slice) -> "Example | Examples":
         if isinstance(at, slice):
-            return Examples(self._build, self._max_new_tokens, self._indices[at])
+            return Examples(self._build, self._max_new_tokens, self._indices[at], self._problems)
         line = self._build.line(self._indices[at])
+        problem = self._problems.get(line.index, "")
         return Example(
             id=line.id,
             index=line.index,
-            images=tuple(self._build.image(digest) for digest in line.images),
+            images=() if problem else tuple(self._build.image(digest) for digest in line.images),
             question=line.question,
             max_new_tokens=self._max_new_tokens,
             references=line.references,
             image_ids=line.images,
             doc=line.doc,
+            problem=problem,
         )
 
 
@@ -113,6 +118,17 @@ class Suite:
     notice: str
     """What the user must be told about the data."""
     examples: Sequence[Example]
+    unscored: str = ""
+    """Why no answer can be scored: there are no references."""
+    repository: str = ""
+    revision: str = ""
+    """Of the Hub's data set, where the data are from there."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a log's header says of the data beside where they come from."""
+        known = {"unscored": self.unscored, "repository": self.repository, "revision": self.revision}
+        return {name: text for name, text in known.items() if text}
 
 
 def open_suite(card: SuiteCard, data: str | None = None, limit: int | None = None, offline: bool = False) -> Suite:
@@ -128,7 +144,7 @@ def open_suite(card: SuiteCard, data: str | None = None, limit: int | None = Non
         return _local(card, Path(data).expanduser(), limit)
     build, why = _hub(card, limit, offline)
     if build is not None:
-        return _suite(card, "hub", build, limit, "")
+        return _suite(card, "hub", build, limit, why)
     repo = definitions.find(card.task).repo
     if card.stand_in:
         notice = (
@@ -155,47 +171,53 @@ def _embedded(card: SuiteCard, limit: int | None, notice: str) -> Suite:
 
 
 def _local(card: SuiteCard, path: Path, limit: int | None) -> Suite:
-    split = definitions.find(card.task).split
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    if not files:
-        what = "no Parquet files in it" if path.is_dir() else "no such file or folder"
-        raise DataError(f"--data {path}: {what}; next: give a Parquet file or a folder of them")
-    mine = [file for file in files if file.name.startswith(split)]
-    notice = f"{card.name}: data from {path}"
-    if mine and len(mine) < len(files):
-        left = len(files) - len(mine)
-        notice += f" (its {len(mine)} files named {split}*, the task's split; the other {left} are left out)"
-        files = mine
-    source = {"kind": "local", "files": [builds.content_digest(file) for file in files]}
-    build = _local_build(card, source, limit, [str(file.resolve()) for file in files])
-    return _suite(card, "local", build, limit, notice)
+    chosen = tables.choose(path, definitions.find(card.task))
+    source: dict[str, Any] = {"kind": "local", "files": builds.content_digests(chosen.files)}
+    named = builds.outside(card.task, source)
+    files = [str(file.absolute()) for file in chosen.files]
+    if named is None:  # only the child, which can read tables, learns which pictures they name
+        build = _make(Order(task=card.task, suite=card.name, source=source, limit=limit, files=files))
+    else:
+        build = _local_build(card, builds.with_pictures(source, chosen.files, named), limit, files, source)
+    rows = "" if build.manifest.rows is None else f", {build.manifest.rows} rows"
+    said = f"{card.name}: data from {path}{rows}" + (f" ({chosen.said})" if chosen.said else "")
+    return _suite(card, "local", build, limit, said)
 
 
-def _local_build(card: SuiteCard, source: dict[str, Any], limit: int | None, files: list[str]) -> Build:
+def _local_build(
+    card: SuiteCard, source: dict[str, Any], limit: int | None, files: list[str], tables: dict[str, Any] | None = None
+) -> Build:
+    """Return the build of `source`; `tables` is the source without the pictures that its tables name by path."""
     digest = builds.digest(card.task, source)
     build = builds.find(digest, limit)
     if build is None:
-        build = _make(Order(task=card.task, suite=card.name, source=source, limit=limit, digest=digest, files=files))
+        order = Order(task=card.task, suite=card.name, source=tables or source, limit=limit, digest=digest, files=files)
+        build = _make(order)
     return build
 
 
 def _hub(card: SuiteCard, limit: int | None, offline: bool) -> tuple[Build | None, str]:
-    """Return the build of the published data, or None and why it cannot be had."""
-    build = builds.remembered(card.task, limit)
-    if build is not None:
-        return build, ""
+    """Return the build of the published data and what is to be said of it, or None and why it cannot be had.
+
+    A build is of one revision; where the Hub's cache has moved on to another, the examples are built anew from that.
+    """
     repo = definitions.find(card.task).repo
+    build, main = builds.remembered(card.task, limit), hub_revision(repo)
+    if build is not None and (not main or build.revision == main):
+        return build, ""
     kept = builds.remembered(card.task, None, any_size=True)
     some = f" (only its first {kept.count} examples are built: --limit {kept.count} uses them)" if kept else ""
     asked = offline or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE)
     unreachable = "we are asked to stay offline" if asked else _unreachable()
-    if unreachable and not _in_hub_cache(repo):
+    if unreachable and not any((hub_folder(repo) / "snapshots").rglob("*.parquet")):
         return None, f"{repo} is not in the cache ({cache_folder()}){some}, and {unreachable}"
     order = Order(task=card.task, suite=card.name, source={"kind": "hub"}, limit=limit, offline=bool(unreachable))
     try:
         return _make(order), ""
     except DataError as error:
         why = str(error).removeprefix(f"suite {card.name}: ").partition("; next:")[0]
+        if build is not None:
+            return build, f"{card.name}: of revision {build.revision[:12]}, as the one in the Hub's cache fails: {why}"
         return None, f"{why}{some}" + (f", and {unreachable}" if unreachable else "")
 
 
@@ -225,12 +247,6 @@ def _unreachable() -> str:
     return outcome[0]
 
 
-def _in_hub_cache(repo: str) -> bool:
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
-    return any((hub / f"datasets--{repo.replace('/', '--')}" / "snapshots").rglob("*.parquet"))
-
-
 def _suite(card: SuiteCard, origin: Origin, build: Build, limit: int | None, notice: str) -> Suite:
     longest = build.max_new_tokens or card.max_new_tokens
     if longest is None:
@@ -240,8 +256,36 @@ def _suite(card: SuiteCard, origin: Origin, build: Build, limit: int | None, not
     count = build.count if limit is None else min(limit, build.count)
     if not count:
         raise DataError(f"suite {card.name}: there are no examples in the data; next: look at --data")
-    notice = "; ".join(part for part in (notice, *build.notes) if part)
-    return Suite(card, origin, card.name, build.digest, notice, Examples(build, longest, range(count)))
+    problems, unscored = _contract(card, build, count)
+    failing = f"{len(problems)} of {count} rows cannot be asked, or have no references: the log names them"
+    notice = "; ".join(part for part in (notice, *build.notes, failing if problems else "") if part)
+    return Suite(
+        card,
+        origin,
+        card.name,
+        build.digest,
+        "; ".join(part for part in (notice, unscored) if part),
+        Examples(build, longest, range(count), problems),
+        unscored,
+        str(build.manifest.source.get("repo", "")),
+        build.revision,
+    )
+
+
+def _contract(card: SuiteCard, build: Build, count: int) -> tuple[dict[int, str], str]:
+    """Return the problems of the first `count` examples, and why none of them can be scored, where none has references.
+
+    Where some have references, an example without them is a problem: it would be measured and count for nothing.
+    """
+    problems = {index: text for index, text in build.manifest.problems.items() if index < count}
+    unlabelled = {index: text for index, text in build.manifest.unlabelled.items() if index < count}
+    if len(problems) == count:
+        raise DataError(
+            f"suite {card.name}: none of the first {count} rows can be asked: {next(iter(problems.values()))}"
+        )
+    if len(problems) + len(unlabelled) == count:
+        return problems, f"not scored: no references ({next(iter(unlabelled.values()))})"
+    return dict(sorted({**problems, **unlabelled}.items())), ""
 
 
 def _make(order: Order) -> Build:

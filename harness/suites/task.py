@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import inspect
 import io
+import math
 import os
 import sys
 import tempfile
@@ -17,32 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness.errors import DataError, MissingPackage
-from harness.images import decode, png
-from harness.suites import definitions
+from harness.images import png
+from harness.suites import definitions, pictures
+from harness.suites.contract import Contract, RowProblem
+from harness.suites.pictures import Broken, Encoded
 
 Row = Mapping[str, Any]
-
-
-class Encoded:
-    """An image file's bytes where a task expects a PIL image: `.convert("RGB")` leaves them alone, all else decodes.
-
-    All tasks of our cards return `doc["image"].convert("RGB")`, and adapters convert to RGB themselves, so the model
-    gets the data set's own file. A task that crops or resizes gets a real PIL image, and its result is kept as PNG.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def convert(self, mode: str | None = None, *rest: Any, **named: Any) -> Any:
-        """Return the file itself for RGB, a decoded image for any other mode."""
-        if mode == "RGB" and not rest and not named:
-            return self
-        return decode(self.data).image.convert(mode, *rest, **named)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(decode(self.data).image, name)
 
 
 class Task:
@@ -104,16 +85,16 @@ class Task:
     def visuals(self, doc: Row) -> list[bytes]:
         """Return the images the task shows for `doc`, whose image columns hold `Encoded` (or lists of them, or None).
 
-        Files are untouched; what the task itself changed is PNG. A missing image where the task wants one is an empty
-        file, which fails when it is decoded and not before.
+        Files are untouched; what the task itself changed is PNG. Raises `RowProblem` where the task wants an image
+        that the row does not have.
         """
         try:
             shown = self._task.doc_to_visual(doc)
-        except (AttributeError, TypeError):
-            gaps = {name: Encoded(b"") for name, value in doc.items() if value is None}
-            shown = self._task.doc_to_visual({**doc, **gaps})
         except KeyError as error:
-            raise DataError(missing(self.name, doc, error)) from error
+            raise RowProblem(str(error.args[0]), f"is not there; the row has {', '.join(doc)}") from error
+        except (AttributeError, TypeError) as error:
+            gaps = [name for name, value in doc.items() if value is None and pictures.NAMED.fullmatch(name)]
+            raise RowProblem(gaps[0] if gaps else "image", "no picture, and the task shows one") from error
         return [image.data if isinstance(image, Encoded) else png(image) for image in shown or []]
 
     def references(self, doc: Row) -> tuple[str, ...]:
@@ -166,19 +147,25 @@ class _Rows:
         return 1
 
 
-def encoded(row: Row, folder: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def encoded(
+    row: Row, folder: Path | None = None, contract: Contract | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split a row as Arrow gives it into (columns without images, image columns as `Encoded`, lists of them, or None).
 
-    An image is what `datasets` stores for one: a struct of `bytes` and `path`, or plain bytes. Without them, the file
-    at `path` (relative to `folder`) is read. What JSON cannot hold is made to fit: NaN becomes None.
+    Image files are `pictures.read`; `folder` is what paths are relative to. Text written as binary becomes text, and
+    what JSON cannot hold is made to fit: NaN becomes None. Raises `RowProblem` for a cell that cannot be read.
     """
     doc: dict[str, Any] = {}
     images: dict[str, Any] = {}
     for name, value in row.items():
-        if _is_image(value):
-            images[name] = _image(value, folder)
-        elif isinstance(value, list) and value and all(_is_image(item) for item in value):
-            images[name] = [_image(item, folder) for item in value]
+        if isinstance(value, Broken):
+            raise RowProblem(name, value.why)
+        if pictures.holds(name, value, contract):
+            images[name] = pictures.read(name, value, folder, contract)
+        elif isinstance(value, bytes) and contract and name in (*contract.needed, contract.references):
+            doc[name] = pictures.text_of(value)
+            if doc[name] is None:
+                raise RowProblem(name, f"{len(value)} bytes that are no text in UTF-8")
         else:
             doc[name] = _plain(value)
     return doc, images
@@ -236,26 +223,13 @@ def _key_for_import() -> Iterator[None]:
             del os.environ["OPENAI_API_KEY"]
 
 
-def _is_image(value: Any) -> bool:
-    return isinstance(value, bytes) or (isinstance(value, Mapping) and set(value) == {"bytes", "path"})
-
-
-def _image(value: Any, folder: Path | None) -> Encoded | None:
-    if isinstance(value, bytes):
-        return Encoded(value)
-    if value["bytes"] is not None:
-        return Encoded(value["bytes"])
-    if not value["path"]:
-        return None
-    path = (folder or Path()) / value["path"]
-    return Encoded(path.read_bytes() if path.is_file() else b"")
-
-
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
-        return value if value == value else None
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return pictures.text_of(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

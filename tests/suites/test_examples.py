@@ -290,7 +290,7 @@ def test_a_folder_with_several_splits_gives_the_tasks_own(charts: Path) -> None:
     write(charts.with_name("train-00000-of-00001.parquet"), [chart("Train?", b"x")])
     suite = examples.open_suite(load_suite_card("chartqa"), str(charts.parent))
     assert [example.doc["question"] for example in suite.examples] == ["Q0?", "Q1?", "Q2?", "Q3?"]
-    assert "its 1 files named test*, the task's split; the other 1 are left out" in suite.notice
+    assert "4 rows (1 of 2 files: test.parquet; left out: train-00000-of-00001.parquet)" in suite.notice
 
 
 @pytest.mark.usefixtures("quick")

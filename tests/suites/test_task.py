@@ -14,6 +14,8 @@ from harness.images import png
 from harness.suites import definitions, score
 from harness.suites import task as tasks
 from harness.suites.card import load_suite_card
+from harness.suites.contract import RowProblem
+from harness.suites.pictures import Encoded
 
 BLANK = {"A": "nan", "B": "nan", "C": "nan", "D": "nan", "E": "nan"}
 
@@ -163,7 +165,7 @@ CASES = {
         ("B",),
     ),
     "mmbench": Case(
-        [_mmbench(5, "A"), _mmbench(1_000_005, "B"), _mmbench(6, "C")],
+        [_mmbench(5, "A"), _mmbench(1_000_005, "B"), _mmbench(2_000_005, "C")],
         [("A", 1.0), ("A", 0.0), ("It is a cow.", 1.0)],
         LETTER,
         ["image"],
@@ -244,7 +246,7 @@ def test_question_images_and_references_come_from_the_task(name: str) -> None:
     assert task.references(row) == case.references
     files = [f"file of {column}".encode() for column in case.images]
     images = {
-        column.removesuffix("[]"): [tasks.Encoded(file)] * 2 if column.endswith("[]") else tasks.Encoded(file)
+        column.removesuffix("[]"): [Encoded(file)] * 2 if column.endswith("[]") else Encoded(file)
         for column, file in zip(case.images, files, strict=True)
     }
     shown = task.visuals({**row, **images})
@@ -285,13 +287,16 @@ def test_an_image_that_the_task_changes_is_a_png_of_what_it_made() -> None:
     file = png(Image.new("RGB", (8, 4), (10, 20, 30)))
     task = load("chartqa")
     task._task.config.doc_to_visual = lambda doc: [doc["image"].convert("RGB"), doc["image"].crop((0, 0, 2, 2))]
-    whole, cropped = task.visuals({"image": tasks.Encoded(file)})
+    whole, cropped = task.visuals({"image": Encoded(file)})
     assert whole is file
     assert cropped == png(Image.new("RGB", (2, 2), (10, 20, 30)))
 
 
-def test_a_missing_image_is_an_empty_file_and_fails_later() -> None:
-    assert load("docvqa").visuals({**CASES["docvqa"].rows[0], "image": None}) == [b""]
+def test_a_missing_image_is_a_problem_of_its_row() -> None:
+    with pytest.raises(RowProblem, match="column image: no picture"):
+        load("docvqa").visuals({**CASES["docvqa"].rows[0], "image": None})
+    with pytest.raises(RowProblem, match="column image_2: is not there"):
+        load("mmmu").visuals({**CASES["mmmu"].rows[0], "image_1": Encoded(b"x")})
 
 
 def test_a_task_that_may_go_without_an_image_goes_without() -> None:
@@ -306,13 +311,13 @@ def test_rows_are_split_into_what_json_holds_and_images(tmp_path: Path) -> None:
         "nested": [{"x": (1, 2)}],
         "image": {"bytes": b"raw", "path": "x.png"},
         "by_path": {"bytes": None, "path": "a.png"},
-        "lost": {"bytes": None, "path": "b.png"},
         "none": {"bytes": None, "path": None},
         "frames": [{"bytes": b"1", "path": None}, {"bytes": b"2", "path": None}],
-        "bare": b"bare",
+        "bare": b"\x89PNG",
+        "words": b"words",
     }
     doc, images = tasks.encoded(row, tmp_path)
-    assert doc == {"n": 3, "nan": None, "nested": [{"x": [1, 2]}]}
+    assert doc == {"n": 3, "nan": None, "nested": [{"x": [1, 2]}], "words": "words"}
     data = {
         name: [i.data for i in image] if isinstance(image, list) else image and image.data
         for name, image in images.items()
@@ -320,10 +325,9 @@ def test_rows_are_split_into_what_json_holds_and_images(tmp_path: Path) -> None:
     assert data == {
         "image": b"raw",
         "by_path": b"file",
-        "lost": b"",
         "none": None,
         "frames": [b"1", b"2"],
-        "bare": b"bare",
+        "bare": b"\x89PNG",
     }
 
 
