@@ -38,5 +38,13 @@ def apple(session: nox.Session) -> None:
     install(session, "test")
     mlx = "mlx" if sys.platform == "darwin" else "mlx[cpu]"
     session.install(mlx, "mlx-lm", "coremltools", "numpy<2.4")  # coremltools 9 cannot convert with numpy 2.4
-    files = [f"tests/test_{name}.py" for name in ("mlx", "coreml", "devices_mps", "gate")]
+    names = ("models/test_mlx", "models/test_coreml", "machine/test_devices_mps", "measure/test_gate")
+    files = [f"tests/{name}.py" for name in names]
     session.run("pytest", "-q", *files, *session.posargs, env={"OMP_NUM_THREADS": "2"})
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Run what only an NVIDIA GPU can show (docs/cuda.md). A minute; nothing of it runs without one."""
+    install(session, "test")
+    session.run("pytest", "-q", "-m", "gpu", "tests/machine", *session.posargs)
