@@ -103,6 +103,13 @@ def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
 ROUTES = "By which code: own (the family's adapter) or auto (transformers' classes). Default: own where there is one."
 
 
+def serving(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for a model that a server serves."""
+    for name in ("load", "concurrency", "endpoint"):
+        command = option(name)(command)
+    return command
+
+
 MEASURING = (
     "device", "dtype", "weights", "data", "limit", "engine", "settings", "isolate", "seed", "threads", "decode_tokens",
     "precision", "minimum_samples", "minimum_seconds", "maximum_samples", "maximum_seconds", "offline", "wait",
@@ -123,6 +130,7 @@ MEASURING = (
 @option("part")
 @option("repetition")
 @click.option("--bare", hidden=True, is_flag=True, help="Measure only: the process that asked prints the result.")
+@serving
 @measuring
 def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, **options: Any) -> int:
     """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
@@ -158,6 +166,7 @@ def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, *
 @click.option("--executor", default="local", show_default=True, help="Where cells run: local, submitit.")
 @click.option("--again", is_flag=True, help="Measure finished cells once more.")
 @click.option("--dry-run", is_flag=True, help="Only list the cells, with an estimate of time, memory and download.")
+@serving
 @measuring
 def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run: bool, **options: Any) -> int:
     """Measure a grid of models, suites and resolutions, each cell in a process of its own; a killed sweep resumes."""
@@ -488,6 +497,10 @@ def _model_for(options: dict[str, Any]) -> str:
     """Return the model to measure where none is named, and say why if it is not the usual one."""
     from harness import catalogue
 
+    if options.get("endpoint"):
+        from harness.models.engines import openai
+
+        return openai.only_model(options["endpoint"])
     model, notice = catalogue.default_model(options["weights"], options["offline"])
     if notice:
         click.echo(f"note: {notice}", err=True)
@@ -503,7 +516,12 @@ def _asked(options: dict[str, Any]) -> Any:
     settings = dict(_setting(text) for text in options.pop("settings"))
     if route := options.pop("route"):
         settings["route"] = route
-    device = options.pop("device") or backend.best()
+    device = options.pop("device")
+    if options.get("endpoint"):
+        if device and not device.startswith("served"):
+            raise SettingError(f"--device {device}: a server has devices of its own; next: leave --device out")
+        device = "cpu"
+    device = device or backend.best()
     model = options.pop("model") or catalogue.DEFAULT_MODEL
     return Asked(**options, device=device, model=model, settings=settings)
 

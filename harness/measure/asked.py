@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.errors import SettingError
 from harness.measure.stopping import Rule
 
 Protocol = Literal["ttft", "paper"]
@@ -59,7 +60,22 @@ class Asked:
     precision: float = wish(RULE.precision, "Stop when the 95 % interval of the median is within ± this fraction.")
     offline: bool = wish(False, "Do not ask the Hub.")
     wait: bool = wish(False, "Wait for a device that another run holds.")
+    endpoint: str | None = wish(
+        None, "URL of a server that speaks OpenAI's API, as http://localhost:8000/v1; --model is its name there."
+    )
+    concurrency: int = wish(1, "Number of questions that a server is asked at a time, once timing has stopped.")
+    load: str | None = wish(
+        None, "Numbers of requests at a time to time a server under, as 1,2,4,8: a series of its own.", metavar="N,N"
+    )
     out: str = wish("results", "Folder for run logs.")
+
+    @property
+    def load_levels(self) -> tuple[int, ...]:
+        """The numbers of requests at a time of `--load`; raises `SettingError` for what is none."""
+        texts = self.load.split(",") if self.load else []
+        if not all(text.strip().isdecimal() and int(text) for text in texts):
+            raise SettingError(f"--load {self.load}: write whole numbers from 1 with commas between, as --load 1,2,4,8")
+        return tuple(dict.fromkeys(int(text) for text in texts))
 
     @property
     def rule(self) -> Rule:

@@ -57,6 +57,10 @@ class Cell:
     precision: float
     sampling: str = sampling.VERSION
     """How the timed examples are drawn; with the seed it names their order."""
+    endpoint: str = ""
+    """The URL of a served model; here and in what follows, empty values are left out of the key."""
+    concurrency: int = 1
+    load: tuple[int, ...] = ()
 
     @property
     def rule(self) -> Rule:
@@ -71,7 +75,8 @@ class Cell:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the cell for the log's header."""
-        return {**asdict(self), "settings": dict(self.settings)}
+        told = {**asdict(self), "settings": dict(self.settings)}
+        return {name: value for name, value in told.items() if name not in SERVED or value != SERVED[name]}
 
     @property
     def key(self) -> str:
@@ -86,12 +91,17 @@ class Cell:
         special += [f"part {self.part}"] if self.part else []
         special += [f"process {self.repetition + 1}"] if self.repetition else []
         special += [f"{name}={value}" for name, value in sorted(self.settings.items())]
-        return " ".join([self.suite, self.model, f"{self.resolution}px", self.device, self.dtype, *special])
+        side = f"{self.resolution}px" if self.resolution else "own-size"
+        return " ".join([self.suite, self.model, side, self.device, self.dtype, *special])
 
     def path(self, out: Path, machine: str) -> Path:
         """Return where the finished log of this cell lies: `<out>/<machine>/<title>-<key>.jsonl`."""
         name = re.sub(r"[^A-Za-z0-9.+-]+", "-", f"{self.title}-{self.key}")
         return out / machine / f"{name}.jsonl"
+
+
+SERVED: Mapping[str, object] = {"endpoint": "", "concurrency": 1, "load": ()}
+"""Fields of a served model's cell with their defaults: left out of others' keys, which stay as they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +127,11 @@ def settle(asked: Asked) -> Settled:
 
     Raises `UnknownName`, `CardError` or `SettingError`.
     """
-    card, suite = model_card(asked.model, asked.offline), load_suite_card(asked.suite)
+    asked = _placed(asked)
+    runner = engine(asked.engine)
+    # A server's model has no card: its engine makes one of its name.
+    card = runner.card(asked.model) if hasattr(runner, "card") else model_card(asked.model, asked.offline)
+    suite = load_suite_card(asked.suite)
     notices = [f"{card.name}: {card.notes}"] if card.adapter == "auto" and card.folder else []
     side = card.resolution.default if asked.res is None else asked.res
     if card.resolution.rule == "fixed":
@@ -126,7 +140,6 @@ def settle(asked: Asked) -> Settled:
         side = card.resolution.default
     check_side(card, side)
     _check(asked)
-    runner = engine(asked.engine)
     device = runner.place(asked.device)
     dtype = asked.dtype or backend.of(device).dtype()
     settings = _changed(card, runner, asked.settings)
@@ -134,8 +147,35 @@ def settle(asked: Asked) -> Settled:
     if asked.isolate and not isolate:
         why = "runs by transformers' own code" if card.adapter == "auto" else "is an encoder alone"
         notices.append(f"{card.name} {why}: --isolate-stages changes nothing")
-    decided = replace(asked, res=side, device=device, dtype=dtype, settings=settings, isolate=isolate)
+    told = None if asked.endpoint else dtype
+    decided = replace(asked, res=side, device=device, dtype=told, settings=settings, isolate=isolate)
     return Settled(decided, card, suite, side, device, dtype, settings, isolate, tuple(notices))
+
+
+def _placed(asked: Asked) -> Asked:
+    """Return what was asked with the engine and the device that `--endpoint` means; refuse what a server cannot do."""
+    if not asked.endpoint:
+        beyond = {"--engine openai": asked.engine == "openai", "--concurrency": asked.concurrency != 1}
+        beyond["--load"] = asked.load is not None
+        for name, given in beyond.items():
+            if given:
+                raise SettingError(f"{name}: for served models; next: --endpoint URL")
+        return asked
+    own = {
+        f"--engine {asked.engine}": asked.engine not in ("torch", "openai"),
+        f"--dtype {asked.dtype}": asked.dtype is not None,
+        f"--threads {asked.threads}": asked.threads is not None,
+        "--isolate-stages": asked.isolate,
+        "--protocol paper": asked.protocol != "ttft",
+    }
+    for name, given in own.items():
+        if given:
+            raise SettingError(f"{name}: a server decides that itself, or cannot do it; next: leave it out")
+    if asked.concurrency < 1:
+        raise SettingError(f"--concurrency {asked.concurrency}: must be at least 1")
+    _ = asked.load_levels
+    runner = engine("openai")
+    return replace(asked, engine="openai", device=runner.device_of(asked.endpoint), endpoint=runner.url(asked.endpoint))
 
 
 def _check(asked: Asked) -> None:

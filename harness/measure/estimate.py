@@ -24,6 +24,8 @@ def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
     """Predict what a cell takes: FLOPs over half the machine's measured peak, twice per sample, and loading."""
     from harness.models import counts  # torch, which a plan that is only listed need not wait for
 
+    if asked.endpoint:
+        return Estimate(None, None, 0)
     card = model_card(asked.model, asked.offline)
     try:
         counted = counts.row(card, asked.res or card.resolution.default)

@@ -64,7 +64,7 @@ def prepare(asked: Asked) -> Job:
     asked, card = settled.asked, settled.card
     # The device first: who asked for one that is not here should not wait for data and weights to learn it.
     backend.of(settled.device).open(Monotonic())
-    source = weights.resolve(card, asked.weights, asked.offline)
+    source = _source(settled)
     suite = examples.open_suite(settled.suite, asked.data, asked.limit, asked.offline)
     notices = (*settled.notices, *(text for text in (source.notice, suite.notice) if text))
     named = Cell(
@@ -95,10 +95,21 @@ def prepare(asked: Asked) -> Job:
         maximum_samples=asked.maximum_samples,
         maximum_seconds=asked.maximum_seconds,
         precision=asked.precision,
+        endpoint=asked.endpoint or "",
+        concurrency=asked.concurrency,
+        load=asked.load_levels,
     )
     path = named.path(Path(asked.out), environment.machine_name(settled.device))
     complete(path)
     return Job(asked, named, card, settled.suite, source, suite, path, notices)
+
+
+def _source(settled: cell.Settled) -> Source:
+    asked = settled.asked
+    if asked.endpoint:
+        served: Source = cell.engine(asked.engine).source(asked.model, asked.endpoint, asked.weights)
+        return served
+    return weights.resolve(settled.card, asked.weights, asked.offline)
 
 
 def afresh(job: Job, taken: Collection[Path] = ()) -> Job:

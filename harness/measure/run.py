@@ -12,7 +12,7 @@ import msgspec
 
 from harness import __version__
 from harness.clock import Clock, Monotonic
-from harness.errors import DeviceError, SettingError, out_of_memory
+from harness.errors import DeviceError, LogError, SettingError, out_of_memory
 from harness.machine import backend, energy, environment, lock, peaks
 from harness.machine.device import Device
 from harness.machine.devices.cpu import usable_cores
@@ -25,7 +25,7 @@ from harness.measure.job import Job, prepare
 from harness.measure.loop import MeasureRecord, Plan, cluster, headline_ns, measure, now_text
 from harness.measure.passes import GARBAGE, Bench
 from harness.measure.stopping import Stopping
-from harness.models.protocol import Model, Options, Request
+from harness.models.protocol import Examined, Model, Options, Request
 from harness.runlog.log import Log, Writer
 from harness.runlog.records import SCHEMA, Footer, Header, Resumed, Sample
 
@@ -59,6 +59,7 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
         seed=job.cell.seed,
         only=job.cell.part,
         settings={**job.card.settings, **engine.SETTINGS, **job.cell.settings},
+        endpoint=job.cell.endpoint,
     )
     try:
         model = engine.load(job.card, job.source, options)
@@ -68,6 +69,9 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
         what = f"{job.cell.model} in {job.cell.dtype} does not fit into the memory of {job.cell.device}"
         raise DeviceError(f"{what}; next: {backend.less_memory(job.cell.device)}") from error
     try:
+        if isinstance(model, Examined):
+            notify("asking the server what it does with requests")
+            model.examine(clock)
         yield model, device, clock
     finally:
         model.close()
@@ -85,8 +89,10 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
             if left is None:
                 peak = peaks.measure(job.cell.device, job.cell.dtype)
                 header = _header(job, device, model, loading_s, peak, meter)
-                writer.append(with_doubts(header, unlocked, crowded(job.cell.threads, usable_cores())))
+                found = (unlocked, crowded(job.cell.threads, usable_cores()), *told_doubts(model))
+                writer.append(with_doubts(header, *found))
             else:
+                check_same_server(left, model)
                 writer.append(_resumed(left, device))
                 notify(f"resuming {writer.part}: {len(_measured(left))} examples are measured already")
             notify("warming up")
@@ -112,6 +118,9 @@ def _measure(
         finished=_measured(left) if left else frozenset(),
         timed_before=frozenset(sample.example for sample in earlier if sample.valid and sample.timed),
         drawn=drawn,
+        stages=not job.cell.endpoint,
+        concurrency=job.cell.concurrency,
+        load=tuple(n for n in job.cell.load if n not in {one.concurrency for one in (left.loaded if left else ())}),
     )
     gate = Gate(backend.of(job.cell.device).probes(), clock)
     refused = len([s for s in earlier if s.timed and not s.valid])
@@ -202,6 +211,24 @@ def with_doubts(header: Header, *found: str) -> Header:
     asked = backend.of(str(header.cell["device"])).doubts(str(header.cell["dtype"]))
     doubts = [text for text in (*asked, *found) if text]
     return msgspec.structs.replace(header, effective={**header.effective, "doubts": doubts}) if doubts else header
+
+
+def told_doubts(model: Model) -> tuple[str, ...]:
+    """Return what a server's probes doubt."""
+    return model.doubts if isinstance(model, Examined) else ()
+
+
+def check_same_server(left: Log, model: Model) -> None:
+    """Refuse to go on with a log that another server, or another version of it, has begun."""
+    if not isinstance(model, Examined):
+        return
+    was, now = left.header.effective, model.describe()
+    for name in model.IDENTITY:
+        if was.get(name) != now.get(name):
+            raise LogError(
+                f"{left.path}: begun with a server whose {name} was {was.get(name)!r}, which is {now.get(name)!r} now; "
+                "next: move the file away, or start the server as it was"
+            )
 
 
 def _peak(peak: peaks.Peak | None) -> dict[str, object]:

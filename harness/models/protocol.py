@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from harness.clock import Clock
 
 STAGES = ("preprocess", "encode", "project", "prefill")
 """The stages before the first token, in order. What follows (`decode`) is timed from the pieces."""
@@ -119,6 +121,25 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Free the device's memory."""
+        ...
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A model that must be asked what it does before it is measured: one that a server serves."""
+
+    IDENTITY: ClassVar[tuple[str, ...]]
+    """What of `describe` must be the same when a run goes on."""
+
+    def examine(self, clock: Clock) -> None:
+        """Ask; what is found is in `describe` and `doubts`."""
+        ...
+
+    def describe(self) -> Mapping[str, str]: ...
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes every number of this model doubtful."""
         ...
 
 

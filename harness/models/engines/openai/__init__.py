@@ -18,6 +18,8 @@ from harness.models.weights import Source, digest
 SETTINGS: dict[str, str | int | float | bool] = {"timeout_s": 600}
 """`timeout_s`: how long to wait for the next part of an answer."""
 
+FIRST_ANSWER_S = 20.0
+
 ELSEWHERE = "served"
 """The device of a served model; on this machine with the port behind it, "served:8000", where the gate watches."""
 
@@ -33,6 +35,27 @@ def device_of(url: str) -> str:
     """Return the device's name for a server at `url`."""
     parsed = endpoint.parse(url)
     return f"{ELSEWHERE}:{parsed.port}" if parsed.here else ELSEWHERE
+
+
+def url(text: str) -> str:
+    """Return the URL in one spelling, without anything secret."""
+    return endpoint.parse(text).url
+
+
+def only_model(text: str) -> str:
+    """Return the one model that the server names; where there are more or none, one has to be named."""
+    from harness.models.engines.openai import client, probes
+
+    asked = client.Client(endpoint.parse(text), endpoint.key(), FIRST_ANSWER_S)
+    try:
+        names = probes.models(asked)
+    finally:
+        asked.close()
+    if len(names) != 1:
+        raise SettingError(
+            f"--endpoint {url(text)}: next: --model NAME; the server lists: {', '.join(names) or 'none'}"
+        )
+    return names[0]
 
 
 def card(name: str) -> ModelCard:

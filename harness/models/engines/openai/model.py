@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import ClassVar
 
 from harness.clock import Clock
 from harness.errors import ExampleError, ServerError, SettingError
@@ -20,7 +21,11 @@ from harness.models.weights import Source
 
 
 class ServedModel:
-    """See `protocol.Model`. One connection for each answer that is under way; idle ones are kept open."""
+    """See `protocol.Model` and `protocol.Examined`. A connection for each answer under way; idle ones are kept open."""
+
+    IDENTITY: ClassVar[tuple[str, ...]] = (
+        "server_version", "server_fingerprint", "server_answered_as", "server_prompt_tokens",
+    )  # fmt: skip
 
     def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
         self.name = card.title
@@ -113,8 +118,12 @@ class ServedModel:
             "clock_starts": "after the body is built and the connection is open",
             "server_metrics": "vLLM's /metrics" if self._metrics else "none offered",
             **self._found.facts,
-            "server_doubts": "\n".join(self._found.doubts),
         }
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the probes found that makes every number doubtful."""
+        return self._found.doubts
 
     def work(self, seen: Seen, /) -> Mapping[str, Work]:
         """Return nothing: what a server computes is not known here."""
