@@ -92,7 +92,7 @@ class Cell:
         special += [f"process {self.repetition + 1}"] if self.repetition else []
         special += [f"{name}={value}" for name, value in sorted(self.settings.items())]
         side = f"{self.resolution}px" if self.resolution else "own-size"
-        return " ".join([self.suite, self.model, side, self.device, self.dtype, *special])
+        return " ".join([self.suite, self.model, side, self.device, *([] if self.endpoint else [self.dtype]), *special])
 
     def path(self, out: Path, machine: str) -> Path:
         """Return where the finished log of this cell lies: `<out>/<machine>/<title>-<key>.jsonl`."""

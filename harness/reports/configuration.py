@@ -34,6 +34,9 @@ class Configuration:
     isolate: bool
     decode_tokens: int | None
     threads: int | None
+    endpoint: str = ""
+    """The server's URL, for a served model: another server is another cell."""
+    concurrency: int = 1
 
     @property
     def name(self) -> str:
@@ -43,6 +46,8 @@ class Configuration:
         parts = [part for part in parts if part]
         parts += ["isolated"] if self.isolate else []
         parts += [self.settings] if self.settings else []
+        parts += [f"at {self.endpoint}"] if self.endpoint else []
+        parts += [f"concurrency={self.concurrency}"] if self.concurrency > 1 else []
         named = ("limit", "seed", "threads", "decode_tokens", "data_digest", "model_digest")
         return " ".join([*parts, *(f"{name}={getattr(self, name)}" for name in named if getattr(self, name))])
 
@@ -61,7 +66,7 @@ class Configuration:
     @property
     def platform(self) -> Platform:
         """What must be equal for two cells' times to be comparable."""
-        return (self.machine, self.device, self.engine, self.dtype)
+        return (self.machine, self.device, self.engine, self.endpoint or self.dtype)
 
     @property
     def order(self) -> tuple[str | int, ...]:
@@ -107,6 +112,8 @@ def of(log: Log) -> Configuration:
         isolate=bool(cell.get("isolate")),
         decode_tokens=number("decode_tokens"),
         threads=number("threads"),
+        endpoint=text("endpoint"),
+        concurrency=number("concurrency") or 1,
     )
 
 

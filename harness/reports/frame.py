@@ -233,6 +233,7 @@ def _of_sample(sample: Sample) -> dict[str, Value]:
         "answer": sample.answer,
         "image_ids": " ".join(sample.image_ids),
         "has_stages": sample.stages is not None,
+        "counts": sample.timed,
     }
     if sample.stages:
         row |= _of_stages(sample.stages)
@@ -242,6 +243,7 @@ def _of_sample(sample: Sample) -> dict[str, Value]:
             "ttft_cpu_ns": sample.whole.cpu_ns,
             "total_ns": sample.whole.total_ns,
             "output_tokens": sample.whole.output_tokens,
+            **{f"server_{name.removeprefix('server_')}": value for name, value in sample.whole.server.items()},
         }
     for key, value in sample.memory.items():
         row[key if key.endswith("_bytes") else f"{key}_bytes"] = value

@@ -28,6 +28,11 @@ MARKS = {
         "encoder + prefill, added",
     ),
     "emulated": Mark("◇", "predicted or emulated time, not a measurement of this machine", "predicted, not measured"),
+    "served": Mark(
+        "@",
+        "measured at the client of a server: what the network, the server's queue and its own code add is in it",
+        "measured at the client of a server",
+    ),
     "torn": Mark("⚠", "the run did not finish: fewer samples than planned", "unfinished run"),
     "refused": Mark(
         "!", "the validity gate refused every sample: shown, but not to be quoted", "every sample refused by the gate"

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.errors import LogError
 from harness.models.protocol import STAGES, Work
-from harness.reports import accuracy, configuration, frame, summary
+from harness.reports import accuracy, configuration, frame, served, summary
 from harness.reports.summary import CellSummary, Timed
 from harness.runlog.log import Log
 from harness.units import milliseconds, size
@@ -26,6 +26,8 @@ class Outcome:
     """By stage, the least time its FLOPs and weight bytes could take at the machine's peaks, over the time it took."""
     failures: tuple[str, ...]
     """A line for each example that failed: what, where, what next."""
+    load: tuple[str, ...] = ()
+    """A line for each number of requests at a time that a server was timed under."""
 
     @property
     def failed(self) -> bool:
@@ -38,7 +40,7 @@ class Outcome:
         return {
             "facts": _facts(one),
             "stages": [self._stage(name) for name in (*STAGES, "ttft") if one.times.of(name)],
-            "also": _also(one),
+            "also": {**_also(one), **({"under load": "; ".join(self.load)} if self.load else {})},
             "doubts": list(one.doubts),
             "accuracy": _accuracy(one),
             "logs": list(one.logs),
@@ -81,7 +83,8 @@ def _outcome(one: CellSummary, table: frame.Frame) -> Outcome:
             if share is not None:
                 of_roofline.setdefault(stage, share)
     failures = [f"example {f.example}: {f.message} [{f.stage}, {log.path}]" for log in logs for f in log.lasting]
-    return Outcome(one, flops, of_roofline, tuple(failures))
+    load = [served.load_text(each) for log in logs for each in log.loaded]
+    return Outcome(one, flops, of_roofline, tuple(failures), tuple(load))
 
 
 def _roofline(log: Log, samples: Sequence[Timed]) -> Iterator[tuple[str, int, float | None]]:
@@ -127,7 +130,7 @@ def _facts(one: CellSummary) -> dict[str, str]:
         f"in {_count(tokens.tiles)} tile(s), originals {tokens.original_px} px (medians)",
         "tokens": f"{visual} visual, {_count(tokens.text)} text; "
         f"{_count(tokens.content_px_per_token)} pixels of the image per visual token",
-        "protocol": PROTOCOLS.get(about.protocol, about.protocol),
+        "protocol": PROTOCOLS.get("served" if about.endpoint else about.protocol, about.protocol),
         "clock": f"{one.process.clock or '–'}; sync: {one.process.sync or '–'}",
     }
     if about.settings:
@@ -139,6 +142,7 @@ def _facts(one: CellSummary) -> dict[str, str]:
 
 PROTOCOLS = {
     "ttft": "ttft: from the image file's bytes in memory to the first token on the host, batch 1, caches off",
+    "served": "served @: from the first byte sent to the first text received, one request at a time, at the client",
     "paper": "paper ¶: encoder + prefill of the visual tokens alone, timed apart and added up",
 }
 
@@ -157,7 +161,8 @@ def _also(one: CellSummary) -> dict[str, str]:
         also["cold TTFT"] = f"{milliseconds(times.ns('cold_ttft'))} (first request of a fresh process)"
     if times.of("tpot"):
         tokens = one.cell.decode_tokens
-        also["decode"] = f"{milliseconds(times.ns('tpot'))} per token ({tokens} tokens, fixed length)"
+        how = "the server's count of tokens" if one.cell.endpoint else f"{tokens} tokens, fixed length"
+        also["decode"] = f"{milliseconds(times.ns('tpot'))} per token ({how})"
     if times.between_process_percent is not None:
         spread = f"medians spread over {times.between_process_percent:.1f} %"
         also["processes"] = f"{one.process.count} fresh ones, {spread}"

@@ -13,7 +13,7 @@ from harness import stats
 from harness.errors import HarnessError
 from harness.models.card import load_model_card
 from harness.models.protocol import STAGES
-from harness.reports import checks, configuration, hardware
+from harness.reports import checks, configuration, hardware, served
 from harness.reports import frame as logs_
 from harness.reports.accuracy import Accuracy
 from harness.reports.configuration import Configuration
@@ -178,6 +178,8 @@ class Timed:
         stages, whole = self.sample.stages, self.sample.whole
         if name == "ttft":
             return whole.ttft_ns if whole else None
+        if name == "tpot" and whole and whole.server:
+            return served.tpot_ns(whole)
         if stages is None:
             return None
         if name == "tpot":
@@ -186,7 +188,7 @@ class Timed:
 
 
 def timed(logs: Sequence[Log]) -> list[Timed]:
-    """Return the samples that count for times: timed, valid, and with a stage pass (later ones were only scored).
+    """Return the samples that count for times: timed, valid, and not answered for their score alone.
 
     Where the gate refused every one, those are returned all the same: a doubt then says that no figure may be quoted.
     """
@@ -194,7 +196,7 @@ def timed(logs: Sequence[Log]) -> list[Timed]:
         Timed(configuration.part(log), configuration.repetition(log), sample)
         for log in logs
         for sample in log.samples
-        if sample.phase == "timed" and sample.stages is not None
+        if sample.phase == "timed" and sample.timed
     ]
     return [one for one in found if one.sample.valid] or found
 
@@ -376,6 +378,7 @@ def _marks(about: Configuration, process: Process, times: Times) -> tuple[str, .
         "isolated": about.isolate,
         "paper": about.protocol == "paper",
         "emulated": bool(process.emulated),
+        "served": bool(about.endpoint),
         "torn": process.torn,
         "refused": bool(times.n) and not times.valid,
     }
@@ -395,6 +398,7 @@ def _doubts(about: Configuration, process: Process, times: Times, logs: Sequence
         found.append(
             "the gate refused every sample: these figures are of refused ones, do not quote them; see `harness doctor`"
         )
+    found += served.doubts(logs)
     found += [f"{doubt.text}; {doubt.advice}" for doubt in _examined(about, process, times, logs)]
     return tuple(found)
 
@@ -407,9 +411,11 @@ def _examined(about: Configuration, process: Process, times: Times, logs: Sequen
     pairs = [] if times.additive else [(one.ns("ttft"), one.ns("stages")) for one in good]
     both = [(whole, stages) for whole, stages in pairs if whole is not None and stages is not None]
     host, device = _clocks(good)
+    if about.endpoint:  # no stages to compare TTFT with
+        both = [(whole, 0) for whole, _ in pairs if whole is not None]
     return checks.examine(
         [whole for whole, _ in both],
-        [stages for _, stages in both],
+        [] if about.endpoint else [stages for _, stages in both],
         others_ns=None if both else _headlines(about, good),
         valid=[sample.valid for sample in everything],
         reasons=[list(sample.reasons) for sample in everything],

@@ -70,6 +70,7 @@ class ServedModel:
         facts: dict[str, Fact] = {}
         finish = ""
         try:
+            client.ready()  # a look of microseconds; under load the body was built some time ago
             pieces = client.post(sent)
             for chunk in stream.chunks(partial(next, pieces, b"")):
                 if chunk.thought:
