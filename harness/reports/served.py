@@ -24,16 +24,10 @@ def tpot_ns(whole: Pass) -> float | None:
 
 
 def doubts(logs: Sequence[Log]) -> list[str]:
-    """Return what makes a cell's numbers doubtful: what its probes found, and what the answers themselves show."""
-    told = [text for log in logs for text in _told(log)]
+    """Return what the answers themselves show of a server; what its probes found is among the header's doubts."""
     timed = [one for log in logs for one in log.samples if one.phase == "timed" and one.timed]
     passes = [one.whole for one in timed if one.whole and one.whole.server]
-    return [*dict.fromkeys(told), *_of_passes(passes)]
-
-
-def _told(log: Log) -> Iterator[str]:
-    found = log.header.effective.get("doubts")
-    yield from (str(text) for text in (found if isinstance(found, list | tuple) else ()))
+    return list(_of_passes(passes))
 
 
 def _of_passes(passes: Sequence[Pass]) -> Iterator[str]:
