@@ -295,13 +295,14 @@ def compare(
 @click.option("--min-effect", default=0.03, show_default=True, help="The smallest change that counts, as a share.")
 @click.option("--alone", is_flag=True, help="Do not measure the baseline beside each night: history alone decides.")
 @click.option("--latest", is_flag=True, help="Only the newest checkpoint; older new ones if it is bad, by halving.")
+@click.option("--again", multiple=True, metavar="NAME", help="Measure this checkpoint once more; may be repeated.")
 @click.option("--verdict", "to", default="verdict", show_default=True, type=click.Path(path_type=Path),
               help="Folder for the verdict: Markdown, JUnit, annotations, JSON, history page.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @measuring
 def track(
-    folder: Path | None, repo: str | None, baseline: str | None, min_effect: float, alone: bool, latest: bool, to: Path,
-    as_json: bool, **options: Any,
+    folder: Path | None, repo: str | None, baseline: str | None, min_effect: float, alone: bool, latest: bool,
+    again: tuple[str, ...], to: Path, as_json: bool, **options: Any,
 ) -> int:  # fmt: skip
     """Measure the nightly checkpoints that are new, and say whether the newest is slower or worse than the baseline.
 
@@ -313,9 +314,9 @@ def track(
 
     if (folder is None) == (repo is None):
         raise SettingError("harness track: give either a FOLDER of checkpoints or --repo ID")
-    found = nights.of_repo(repo) if repo else nights.discover(folder or Path())
-    asked = _asked(_finer(options, min_effect))
-    wish = tracking.Wish(asked, tuple(found), Path(asked.out) / "nightly", baseline, min_effect, not alone, latest)
+    found = nights.Discovered(tuple(nights.of_repo(repo))) if repo else nights.discover(folder or Path())
+    asked, nightly = _asked(_finer(options, min_effect)), Path(options["out"]) / "nightly"
+    wish = tracking.Wish(asked, found.nights, nightly, baseline, min_effect, not alone, latest, again, found.notices)
     with console.Progress() as progress:
         result = tracking.track(wish, progress.say)
         for path in result.write(to):

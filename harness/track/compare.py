@@ -8,8 +8,8 @@ from harness.errors import LogError
 from harness.measure.asked import Asked
 from harness.reports import frame
 from harness.reports.frame import Frame
-from harness.track import arms, jobs, nights
-from harness.track.nights import Reading
+from harness.track import arms, contents, jobs, nights
+from harness.track.nights import Expected, Reading
 from harness.track.verdict import Judge, Verdict
 
 CELL = ("model", "suite", "data_digest", "resolution", "device", "engine", "dtype", "protocol", "limit")
@@ -39,7 +39,8 @@ def now(asked: Asked, a: str, b: str, out: Path, minimum_effect: float, say: Cal
     if names[0] == names[1]:
         names = [f"{names[0]}-A", f"{names[1]}-B"]
     mine, theirs = nights.series(second), nights.series(first)
-    found = jobs.night(asked, mine, names[1], b, (names[0], a), out, minimum_effect, say, theirs)
+    expected = Expected(mine, contents.of_arm(second), contents.of_arm(first), theirs)
+    found = jobs.night(asked, expected, names[1], b, (names[0], a), out, minimum_effect, say)
     verdict = Judge([found], names[0], minimum_effect).verdict()
     return _with_notice(verdict, f"different cells: {theirs.title}; {mine.title}") if mine != theirs else verdict
 

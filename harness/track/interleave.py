@@ -5,11 +5,13 @@ What slows the machine for a minute slows both: the ratio of the pairs does not 
 
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from harness import __version__
+from harness import __version__, files
+from harness.errors import LESS_MEMORY, HarnessError, out_of_memory, passes
 from harness.machine import backend, environment, lock
 from harness.measure import estimate, run, sweep
 from harness.measure.asked import Asked
@@ -23,7 +25,30 @@ MEMORY_SHARE = 0.8
 """Two models are loaded at once only if their estimate stays below this share of the free memory."""
 
 
+TROUBLE = "trouble.txt"
+"""In a job's folder: why it could not be measured, for the process that asked."""
+
+
+def trouble(folder: Path) -> str:
+    """Return why the job in `folder` could not be measured, as its process wrote it down, or nothing."""
+    try:
+        return (folder / TROUBLE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def measure(candidate: Asked, baseline: Asked | None, notify: Callable[[str], None]) -> list[Path]:
+    """Measure both arms as `_measure` does; trouble of this machine's is written down for the process that asked."""
+    try:
+        return _measure(candidate, baseline, notify)
+    except (HarnessError, OSError, MemoryError, RuntimeError) as error:
+        told = str(error).strip() or f"out of memory; next: {LESS_MEMORY}"
+        with suppress(OSError):
+            files.write_atomically(Path(candidate.out).parent / TROUBLE, told)
+        raise
+
+
+def _measure(candidate: Asked, baseline: Asked | None, notify: Callable[[str], None]) -> list[Path]:
     """Measure both arms now (or the candidate alone) and return their logs, the candidate's first.
 
     The candidate is loaded first: if it cannot be loaded, its log says so and the baseline is not measured. Where
@@ -82,11 +107,9 @@ def _arm(job: Job, notify: Callable[[str], None]) -> Iterator[MeasureRecord]:
         for record in run.run_job(job, notify):
             begun = True
             yield record
-    except (OSError, MemoryError):
-        raise  # this machine's trouble, not the checkpoint's
     except Exception as error:
-        if begun:
-            raise
+        if begun or out_of_memory(error) or passes(type(error).__name__, str(error)) or isinstance(error, OSError):
+            raise  # this machine's trouble, not the checkpoint's
         notify(f"{job.cell.title} cannot be loaded: {error}")
         yield _broken(job, error)
 

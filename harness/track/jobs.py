@@ -9,18 +9,20 @@ from harness.errors import HarnessError
 from harness.measure import command
 from harness.measure.asked import Asked
 from harness.measure.sweep import INTERRUPTED
-from harness.track import nights, ratios
-from harness.track.nights import Reading, Series
+from harness.track import interleave, nights, ratios
+from harness.track.nights import Expected, Reading
 
 Say = Callable[[str], None]
 
 
-def measure(asked: Asked, candidate: Path | str, baseline: Path | str | None, folder: Path, repetition: int = 0) -> int:
-    """Measure `candidate`, beside `baseline` if there is one, into `folder`; return the exit code of the process.
+def measure(
+    asked: Asked, candidate: Path | str, baseline: Path | str | None, folder: Path, repetition: int = 0
+) -> None:
+    """Measure `candidate`, beside `baseline` if there is one, into `folder`, in a process of its own.
 
-    Raises `HarnessError` where measuring failed for reasons that are not the checkpoint's own; the line that the
-    process printed says which.
+    Raises `NotTonight` where measuring failed for reasons that are not the checkpoint's own.
     """
+    (folder / interleave.TROUBLE).unlink(missing_ok=True)
     flags = command.arguments(replace(asked, out=str(folder), weights=None))[1:]
     arms = [str(baseline if baseline is not None else candidate), str(candidate)]
     alone = [] if baseline is not None else ["--alone"]
@@ -29,41 +31,55 @@ def measure(asked: Asked, candidate: Path | str, baseline: Path | str | None, fo
     code = next(code for _, code in plugins.load("executors", "local").submit([words], folder, {}))
     if code in INTERRUPTED:
         raise KeyboardInterrupt
-    if code > 0 and code < 128:
-        raise HarnessError(f"{candidate}: could not be measured (exit code {code}); next: see the line above")
-    return int(code)
+    if code == BUG:
+        raise HarnessError(f"{candidate}: could not be measured (exit code {code}); next: see the lines above")
+    if code < 0 or code >= 128:
+        number = -code if code < 0 else code - 128
+        raise NotTonight(f"the measuring process died (signal {number}{', perhaps no memory' if number == 9 else ''})")
+    if code:
+        raise NotTonight(interleave.trouble(folder) or f"the measuring process ended with exit code {code}")
+
+
+class NotTonight(HarnessError):
+    """A checkpoint that could not be measured for a reason that may pass."""
+
+
+BUG = 70
+"""The exit code of a child that fell over its own feet."""
 
 
 def night(
     asked: Asked,
-    wanted: Series,
+    expected: Expected,
     name: str,
     candidate: Path | str,
     baseline: tuple[str, Path | str] | None,
     out: Path,
     minimum_effect: float,
     say: Say,
-    theirs: Series | None = None,
+    again: bool = False,
     confirmations: int = ratios.CONFIRMATIONS,
 ) -> Reading:
     """Measure a night and return its reading; what looks slower, or is not clear, is measured again.
 
-    `baseline` is its name and its checkpoint, `theirs` its series if it is another. A process that dies is a broken
-    checkpoint, not our crash.
+    `baseline` is its name and its checkpoint. With `again` what is measured now comes on top of what is there. A
+    process that dies is tonight's trouble, not the checkpoint's.
     """
     beside = baseline[0] if baseline else None
     folder = nights.job_folder(out, name, beside)
     checkpoint = baseline[1] if baseline else None
+    before = nights.read(out, name, expected, beside)
+    first, had = (before.repetitions, len(before.rounds)) if again else (0, 0)
     say(f"measuring {name}" + (f" beside {beside}" if beside else ""))
-    code = measure(asked, candidate, checkpoint, folder)
-    if code:
-        return Reading(name, "broken", f"the measuring process died (exit code {code})")
-    found = nights.read(out, name, wanted, beside, theirs)
-    for repetition in range(1, 1 + confirmations):
-        if len(found.rounds) != repetition or not ratios.again(found.rounds, minimum_effect):
-            break
-        say(f"{name}: not the same at first sight; measuring both once more")
-        if measure(asked, candidate, checkpoint, folder, repetition) != 0:
-            break
-        found = nights.read(out, name, wanted, beside, theirs)
-    return found
+    try:
+        measure(asked, candidate, checkpoint, folder, first)
+        found = nights.read(out, name, expected, beside)
+        for more in range(1, 1 + confirmations):
+            if len(found.rounds) != had + more or not ratios.again(found.rounds, minimum_effect):
+                break
+            say(f"{name}: not the same at first sight; measuring both once more")
+            measure(asked, candidate, checkpoint, folder, first + more)
+            found = nights.read(out, name, expected, beside)
+    except NotTonight as error:
+        return Reading(name, "unready", str(error), changed=before.changed)
+    return replace(found, changed=found.changed or before.changed)

@@ -19,10 +19,12 @@ from harness.measure.asked import Asked
 from harness.reports import frame
 from harness.reports.frame import Frame, Skipped
 from harness.runlog.log import Log
-from harness.track import ratios
+from harness.track import contents, ratios
+from harness.track.contents import Content
 from harness.track.ratios import Times
 
-State = Literal["missing", "broken", "invalid", "valid"]
+State = Literal["missing", "unready", "broken", "invalid", "valid"]
+"""`unready`: trouble that may pass (half-written files, no memory tonight); the same command tries again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,11 @@ class Reading:
     torn: bool = False
     """Whether a run is unfinished; the same command resumes it."""
     skipped: tuple[Skipped, ...] = ()
+    changed: str = ""
+    """How the checkpoint, or the question, differs from what an earlier log under this name was measured on."""
+
+    repetitions: int = 0
+    """How often it was measured: the number of the next run."""
 
     @property
     def is_point(self) -> bool:
@@ -119,14 +126,40 @@ class Reading:
         return self.state == "valid"
 
 
-def discover(folder: Path) -> list[Night]:
-    """Return the checkpoint folders in `folder` by name, numbers by their value (step-100 after step-20)."""
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """The checkpoints in a folder, oldest first, and a line for each folder in it that is none."""
+
+    nights: tuple[Night, ...]
+    notices: tuple[str, ...] = ()
+
+
+def discover(folder: Path) -> Discovered:
+    """Return the checkpoint folders in `folder` by name, numbers by their value (step-100 after step-20).
+
+    A link to another of them (`latest`) is that other one, and not a night of its own.
+    """
     if not folder.is_dir():
         raise SettingError(f"{folder}: no such folder; next: give a folder of checkpoint folders, or --repo ID")
     found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if not found:
         raise SettingError(f"{folder}: has no folder in it; next: one folder for each nightly checkpoint")
-    return [Night(path.name, path) for path in sorted(found, key=lambda path: natural(path.name))]
+    found.sort(key=lambda path: natural(path.name))
+    real = {path.resolve(): path.name for path in found if not path.is_symlink()}
+    kept, notices = [], []
+    for path in found:
+        if path.is_symlink() and path.resolve() in real:
+            notices.append(f"{path.name} is a link to {real[path.resolve()]}, which is tracked under its own name")
+        elif not contents.is_checkpoint(path):
+            notices.append(f"{path.name} holds no weights and no config.json: not a checkpoint, left out")
+        else:
+            real.setdefault(path.resolve(), path.name)
+            kept.append(Night(path.name, path))
+    if not kept:
+        raise SettingError(
+            f"{folder}: no folder in it holds weights ({notices[0]}); next: give the checkpoints' folder"
+        )
+    return Discovered(tuple(kept), tuple(notices))
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -156,8 +189,18 @@ def job_folder(out: Path, night: str, baseline: str | None) -> Path:
     return out / night / (f"against-{baseline}" if baseline else "alone")
 
 
-def read(out: Path, night: str, wanted: Series, baseline: str | None, theirs: Series | None = None) -> Reading:
-    """Read a night: the job against `baseline` (of the series `theirs`, if another) if there is one, else any job."""
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a night's logs must be of: the series, and what both checkpoints hold now (None: anything)."""
+
+    series: Series
+    mine: Content | None = None
+    theirs: Content | None = None
+    their_series: Series | None = None
+
+
+def read(out: Path, night: str, expected: Expected, baseline: str | None) -> Reading:
+    """Read a night: the job against `baseline` if there is one, else any job."""
     first = job_folder(out, night, baseline)
     others = sorted((path for path in (out / night).glob("*") if path.is_dir() and path != first), reverse=True)
     skipped: list[Skipped] = []
@@ -165,16 +208,23 @@ def read(out: Path, night: str, wanted: Series, baseline: str | None, theirs: Se
     for folder in [first, *others]:
         if chosen is not None and chosen.state != "missing":
             break
-        chosen = _read_job(folder, night, wanted, (theirs or wanted) if baseline and folder == first else None)
-        skipped += chosen.skipped
+        beside = bool(baseline) and folder == first
+        found = _read_job(folder, night, expected, beside)
+        skipped += found.skipped
+        changed = found.changed or (chosen.changed if chosen else "")
+        chosen = replace(found, changed=changed)
     assert chosen
     return replace(chosen, skipped=tuple(skipped))
 
 
-def _read_job(folder: Path, night: str, wanted: Series, theirs: Series | None) -> Reading:
-    mine, skipped = _logs(folder / "checkpoint", night, wanted)
-    others, more = _logs(folder / "baseline", night, theirs) if theirs else (None, ())
-    return reading(night, mine, others, (*skipped, *more))
+def _read_job(folder: Path, night: str, expected: Expected, beside: bool) -> Reading:
+    mine, skipped, changed = _logs(folder / "checkpoint", night, expected.series, expected.mine)
+    others = None
+    if beside:
+        series = expected.their_series or expected.series
+        others, more, _ = _logs(folder / "baseline", night, series, expected.theirs)
+        skipped = (*skipped, *more)
+    return replace(reading(night, mine, others, skipped), changed=changed)
 
 
 def reading(night: str, mine: Frame, theirs: Frame | None, skipped: tuple[Skipped, ...] = ()) -> Reading:
@@ -194,10 +244,12 @@ def reading(night: str, mine: Frame, theirs: Frame | None, skipped: tuple[Skippe
         fingerprint=fingerprint(logs[0]),
         refused=sum(not sample.valid for sample in timed),
         torn=len(done) < len(logs),
+        repetitions=1 + max(map(_repetition, logs)),
         skipped=skipped,
     )
     if failures and not timed:
-        return replace(found, state="broken", reason=failures[0].message)
+        passing = all(failure.passing for failure in failures)
+        return replace(found, state="unready" if passing else "broken", reason=failures[-1].message)
     times = {id(log): ratios.times(log) for log in done}
     ttfts = [row["ttft"] for one in times.values() for row in one.values()]
     if not ttfts:
@@ -219,17 +271,22 @@ def _repetition(log: Log) -> int:
     return int(str(log.header.cell.get("repetition") or 0))
 
 
-def _logs(folder: Path, night: str, wanted: Series) -> tuple[Frame, tuple[Skipped, ...]]:
+def _logs(folder: Path, night: str, wanted: Series, content: Content | None) -> tuple[Frame, tuple[Skipped, ...], str]:
+    """Return the logs that count, what could not be read, and what a log under this name was measured on instead."""
     if not folder.is_dir():
-        return frame.frame({}, {}), ()
+        return frame.frame({}, {}), (), ""
     found = frame.load(folder)
     skipped = tuple(Skipped(f"{night}/{one.log}", one.reason) for one in found.skipped)
-    return found.only(name for name, log in found.records.items() if wanted.has(log)), skipped
+    mine = {name: log for name, log in found.records.items() if wanted.has(log)}
+    unlike = {name: told for name, log in mine.items() if content and (told := content.unlike(log))}
+    last = max(unlike, key=lambda name: mine[name].header.started_at, default=None)
+    return found.only(name for name in mine if name not in unlike), skipped, unlike[last] if last else ""
 
 
 ENVIRONMENT = ("os", "kernel", "architecture", "python", "cpu", "cores", "cores_usable", "cpu_quota_cores",
                "cpu_governor", "virtual_machine", "container", "harness", "preloaded")  # fmt: skip
 UNIMPORTANT = ("env_HF_HUB_OFFLINE", "env_HF_DATASETS_OFFLINE", "env_HARNESS_OFFLINE", "env_PYTHONHASHSEED")
+ASKED = ("suite_digest", "seed", "limit", "sampling", "decode_tokens", "isolate")
 DEVICE = ("model", "driver", "cuda", "cudnn", "threads", "isa", "power_limit_w", "os", "metal")
 
 
@@ -244,6 +301,7 @@ def fingerprint(log: Log) -> tuple[tuple[str, str], ...]:
     facts |= {f"device {name}": value for name, value in header.device.items() if name in DEVICE}
     facts["data"] = str(header.cell.get("data_digest"))
     facts["card"] = str(header.cell.get("model_digest"))
+    facts |= {name: str(header.cell.get(name)) for name in ASKED if name in header.cell}
     return tuple(sorted(facts.items()))
 
 

@@ -63,6 +63,7 @@ def text(verdict: Verdict) -> str:
             lines.append(f"  {'TTFT' if r.name == 'ttft' else r.name:10}  {times}  {r.change}  {r.word}")
     for change in verdict.accuracy.changed[:5] if verdict.accuracy else ():
         lines.append(f"  {change.example}: {change.before!r} → {change.after!r}{_scores(change)}")
+    lines += [f"  {name}: {what}" for name, what in verdict.compared]
     return "\n".join([*lines, *(f"! {notice}" for notice in verdict.notices)])
 
 
@@ -78,7 +79,11 @@ def summary_text(verdict: Verdict, title: str, readings: Sequence[Reading] = ())
     about = [f"Series: {title}."] + ([f"Nights: {', '.join(counted)}."] if counted else [])
     return markdown.write(
         Report(
-            "verdict", verdict.title, (*(f"{line}." for line in lines(verdict)), *about), tuple(blocks), verdict.notices
+            "verdict",
+            verdict.title,
+            (*(f"{line}." for line in lines(verdict)), *compared(verdict), *about),
+            tuple(blocks),
+            verdict.notices,
         )
     )
 
@@ -92,6 +97,11 @@ def lines(verdict: Verdict) -> list[str]:
         good = f"; last good: {verdict.last_good}" if verdict.last_good else ""
         found.append(f"First bad checkpoint: {verdict.first_bad}{good}")
     return found
+
+
+def compared(verdict: Verdict) -> list[str]:
+    """Return what was measured under each name: a name is no identity."""
+    return [f"{name}: {what}." for name, what in verdict.compared]
 
 
 def tables(verdict: Verdict) -> list[Table]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.reports.frame import Frame
 from harness.track import answers, history, nights, ratios
 from harness.track.answers import Accuracy
 from harness.track.history import Trend
@@ -31,6 +32,8 @@ class Verdict:
     latency: Latency | None = None
     accuracy: Accuracy | None = None
     trend: Trend | None = None
+    compared: tuple[tuple[str, str], ...] = ()
+    """Tonight's checkpoint and the baseline, with what was measured of each: digest of the weights, own settings."""
 
     @property
     def word(self) -> str:
@@ -60,6 +63,7 @@ class Verdict:
             "title": self.title,
             "reasons": list(self.lines),
             "notices": list(self.notices),
+            "compared": dict(self.compared),
             "stage": self.stage,
             "first_bad": self.first_bad,
             "last_good": self.last_good,
@@ -112,6 +116,9 @@ class Judge:
         if tonight.state == "broken":
             lines = [f"the checkpoint cannot be measured: {tonight.reason}"]
             return self._say(BROKEN, tonight, lines, notices, stage="load", first_bad=self._first(_is_broken))
+        if tonight.state == "unready":
+            lines = [f"not measured tonight: {tonight.reason}", "the same command tries again"]
+            return self._say(UNCLEAR, tonight, lines, notices)
         if tonight.state != "valid":
             return self._answers_only(tonight, notices)
         return self._judge(tonight, notices)
@@ -212,17 +219,40 @@ class Judge:
     ) -> Verdict:
         names = [reading.night for reading in self.readings if reading.state == "valid"]
         earlier = [name for name in names if first_bad and nights.natural(name) < nights.natural(first_bad)]
+        own = next((one for one in self.readings if one.night == self.baseline), None)
+        compared = [(tonight.night, _measured_on(tonight.candidate))]
+        if tonight.night != self.baseline:
+            theirs = (
+                tonight.baseline if tonight.baseline and tonight.baseline.records else own.candidate if own else None
+            )
+            compared.append((self.baseline, _measured_on(theirs)))
+        for one in {id(one): one for one in (own, tonight) if one and one.changed}.values():
+            notices = [
+                *notices,
+                f"{one.night} was measured before as something else ({one.changed}): not compared with that",
+            ]
         title = f"{WORDS[code]}: {tonight.night} against {self.baseline}"
         if tonight.night == self.baseline:
             title = f"{WORDS[code]}: {tonight.night} is the baseline"
         return Verdict(
             code, tonight.night, self.baseline, title, tuple(lines), tuple(dict.fromkeys(notices)), stage, first_bad,
-            earlier[-1] if earlier else "", latency, accuracy, trend,
+            earlier[-1] if earlier else "", latency, accuracy, trend, tuple((n, c) for n, c in compared if c),
         )  # fmt: skip
 
 
+def _measured_on(frame: Frame | None) -> str:
+    """Return what the frame's last log was measured on: the digest of the weights (or random), and its own settings."""
+    if frame is None or not frame.records:
+        return ""
+    header = max((log.header for log in frame.records.values()), key=lambda header: header.started_at)
+    digest, settings = header.cell.get("weights_digest"), header.cell.get("settings")
+    told = [f"weights {digest}" if digest else f"{header.cell.get('weights') or 'unknown'} weights"]
+    told += [f"{name}={value}" for name, value in sorted(settings.items())] if isinstance(settings, dict) else []
+    return ", ".join(told)
+
+
 def _is_broken(reading: Reading) -> bool | None:
-    return None if reading.state in ("missing", "invalid") else reading.state == "broken"
+    return None if reading.state in ("missing", "invalid", "unready") else reading.state == "broken"
 
 
 def _name(name: str) -> str:
@@ -231,4 +261,6 @@ def _name(name: str) -> str:
 
 def states(readings: Sequence[Reading]) -> Mapping[str, int]:
     """Count the nights by state."""
-    return {name: sum(r.state == name for r in readings) for name in ("valid", "invalid", "broken", "missing")}
+    return {
+        name: sum(r.state == name for r in readings) for name in ("valid", "invalid", "unready", "broken", "missing")
+    }

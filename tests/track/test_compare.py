@@ -256,7 +256,7 @@ def test_a_new_driver_starts_a_segment_and_alarms_nobody() -> None:
     assert "new segment from 12: os one → two; nights before it are no longer compared with" in verdict.notices
 
 
-@pytest.mark.parametrize(("state", "code"), [("broken", BROKEN), ("invalid", UNCLEAR)])
+@pytest.mark.parametrize(("state", "code"), [("broken", BROKEN), ("invalid", UNCLEAR), ("unready", UNCLEAR)])
 def test_a_night_without_a_point_has_a_verdict_of_its_own(state: nights.State, code: int) -> None:
     made = judge(night("1"), Reading("2", state, "because"))
     assert made.verdict().code == code
@@ -301,7 +301,8 @@ def test_arms_are_folders_cards_or_random(tmp_path: Path) -> None:
 def test_nights_are_sorted_as_people_count(tmp_path: Path) -> None:
     for name in ("step-100", "step-20", ".tmp", "step-3"):
         (tmp_path / name).mkdir()
-    assert [each.name for each in nights.discover(tmp_path)] == ["step-3", "step-20", "step-100"]
+        (tmp_path / name / "config.json").write_text("{}")
+    assert [each.name for each in nights.discover(tmp_path).nights] == ["step-3", "step-20", "step-100"]
     with pytest.raises(SettingError, match="no such folder"):
         nights.discover(tmp_path / "nowhere")
 
@@ -312,12 +313,13 @@ def test_broken_and_future_logs_are_named(tmp_path: Path) -> None:
     logs.write(folder / "good.jsonl")
     logs.write(folder / "future.jsonl", schema=99)
     (folder / "junk.jsonl").write_text("{]\n")
-    reading = nights.read(tmp_path, "n1", series, None)
+    reading = nights.read(tmp_path, "n1", nights.Expected(series), None)
     assert reading.state == "valid"
     verdict = Judge([reading], "n1", 0.03).verdict()
     assert any("future.jsonl: skipped: schema 99" in notice for notice in verdict.notices)
     assert any("junk.jsonl: skipped" in notice for notice in verdict.notices)
-    other = nights.read(tmp_path, "n1", nights.Series(*("x" for _ in range(4)), 1, *("x" for _ in range(3))), None)  # type: ignore[misc]
+    another = nights.Series(*("x" for _ in range(4)), 1, *("x" for _ in range(3)))  # type: ignore[misc]
+    other = nights.read(tmp_path, "n1", nights.Expected(another), None)
     assert other.state == "missing"
 
 
@@ -326,7 +328,7 @@ def test_refused_nights_are_stored_and_no_points(tmp_path: Path) -> None:
     path = logs.write(tmp_path / "n1" / "alone" / "checkpoint" / "box" / "a.jsonl", n=3)
     text = path.read_text().replace('"phase":"timed"', '"phase":"timed","valid":false,"reasons":["throttled"]')
     path.write_text(text)
-    reading = nights.read(tmp_path, "n1", series, None)
+    reading = nights.read(tmp_path, "n1", nights.Expected(series), None)
     assert (reading.state, reading.is_point) == ("invalid", False)
     assert reading.reason == "the gate refused every sample (throttled 3 times)"
 
@@ -376,9 +378,12 @@ def test_only_the_newest_is_measured_and_the_first_bad_is_found_by_halving(
     """Measuring is played by made-up nights; which of them are measured, and what is concluded, is the real thing."""
     for number in range(1, 21):
         (tmp_path / "nights" / str(number)).mkdir(parents=True)
+        (tmp_path / "nights" / str(number) / "nightly.toml").write_text('weights = "random"\n')
     measured: list[str] = []
 
-    def play(asked: Asked, wanted: nights.Series, name: str, folder: Path, beside: object, *rest: object) -> Reading:
+    def play(
+        asked: Asked, expected: nights.Expected, name: str, folder: Path, beside: object, *rest: object
+    ) -> Reading:
         measured.append(name)
         return night(name, rounds=3 if beside else 0, **({"encode": 1.2} if int(name) >= 8 else {}))
 
@@ -386,7 +391,7 @@ def test_only_the_newest_is_measured_and_the_first_bad_is_found_by_halving(
     monkeypatch.setattr(answers, "compare", lambda a, b: None)
     wish = track.Wish(
         Asked(model="fake", device="fake", suite="pages"),
-        tuple(nights.discover(tmp_path / "nights")), tmp_path / "out", latest=True,
+        nights.discover(tmp_path / "nights").nights, tmp_path / "out", latest=True,
     )  # fmt: skip
     verdict = track.track(wish, lambda text: None).verdict
     assert verdict.code == REGRESSION
