@@ -129,7 +129,7 @@ def check() -> tuple[list[str], int]:
         for name in plugins.names(group):
             count += 1
             try:
-                plugins.load(group, name)
+                backend.of(name) if group == "devices" else plugins.load(group, name)
             except HarnessError as error:
                 problems.append(str(error))
     for folder in ("models", "suites", "reports"):

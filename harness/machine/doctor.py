@@ -232,7 +232,8 @@ try:
     said["torch"] = torch.__version__
     said["cuda_build"] = torch.version.cuda
     said["cuda"] = torch.cuda.is_available()
-    said["mps"] = torch.backends.mps.is_available()
+    from harness.machine import backend
+    said["devices"] = [kind for kind, why in backend.listed() if not why and backend.of(kind).rank]
 except Exception as error:
     said["torch_error"] = f"{type(error).__name__}: {error}".splitlines()[0]
 try:
@@ -276,8 +277,7 @@ def torch(said: dict[str, Any], gpu: str | None) -> Iterator[Finding]:
             "nvidia-smi: does it list the GPU? Then its driver is too old for this CUDA: update the driver",
         )
     else:
-        devices = ["cpu", *(["cuda"] if said.get("cuda") else []), *(["mps"] if said.get("mps") else [])]
-        yield Finding("ok", f"torch {version} runs on {', '.join(devices)}")
+        yield Finding("ok", f"torch {version} runs on {', '.join(said.get('devices', ['cpu']))}")
 
 
 def torchvision(said: dict[str, Any]) -> Iterator[Finding]:

@@ -97,6 +97,13 @@ def test_a_foreign_device_is_measured_and_gated(foreign: None, tmp_path: Path, m
     assert ("throttled",) in {sample.reasons for sample in log.samples}
 
 
+def test_the_check_names_a_device_that_cannot_be_loaded_or_opened(foreign: None, tmp_path: Path) -> None:
+    (tmp_path / "their_least_device.py").write_text("nothing = 1")
+    problems, _ = catalogue.check()
+    assert any("no_such_package_of_theirs" in text for text in problems)
+    assert any("their_least_device has no open(name, clock)" in text for text in problems)
+
+
 def test_names() -> None:
     with pytest.raises(UnknownName, match="did you mean"):
         backend.of("cdua")

@@ -16,6 +16,7 @@ def one(findings, level):
 
 def test_this_machine():
     found = doctor.examine()
+    assert [finding.text for finding in found if "runs on cpu" in finding.text]
     assert {finding.level for finding in found} <= {"ok", "doubt", "missing"}
     assert found[0].level == "ok"
     assert all(finding.next_step for finding in found if finding.level != "ok")
@@ -29,14 +30,14 @@ def test_the_doctor_itself_imports_no_torch():
 
 
 GPU = "NVIDIA H200"
-GOOD = {"torch": "2.15.0", "cuda_build": "13.2", "cuda": True, "mps": False, "torchvision": "0.29.2"}
+GOOD = {"torch": "2.15.0", "cuda_build": "13.2", "cuda": True, "devices": ["cpu", "cuda"], "torchvision": "0.29.2"}
 
 
 def test_a_torch_without_cuda_beside_a_gpu():
     finding = one(doctor.torch({**GOOD, "torch": "2.15.0+cpu", "cuda_build": None, "cuda": False}, GPU), "missing")
     assert "built without CUDA" in finding.text
     assert finding.next_step == "pip install --upgrade --force-reinstall torch torchvision"
-    assert one(doctor.torch({**GOOD, "cuda_build": None, "cuda": False}, None), "ok").text.endswith("cpu")
+    assert one(doctor.torch({**GOOD, "cuda_build": None, "devices": ["cpu"]}, None), "ok").text.endswith("cpu")
 
 
 def test_a_gpu_that_does_not_answer():
