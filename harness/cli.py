@@ -224,12 +224,12 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
 def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, **options: Any) -> int:
     """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage."""
     from harness import console
-    from harness.measure import trials
+    from harness.measure import experiments
 
     if not options["model"]:
         options |= {"model": "fake", "device": options["device"] or "fake"}
     with console.Progress() as progress:
-        result = trials.conduct(kind, _asked(options), pairs, stage, share, progress.say)
+        result = experiments.run_experiment(kind, _asked(options), pairs, stage, share, progress.say)
     say(json.dumps(result.as_dict(), indent=2) if as_json else console.experiment(result))
     return 0 if result.passed else 1
 

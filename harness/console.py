@@ -18,9 +18,9 @@ from harness.units import milliseconds, size
 if TYPE_CHECKING:
     from harness.machine.doctor import Finding
     from harness.measure.asked import Asked
+    from harness.measure.experiments import Result
     from harness.measure.job import Job
     from harness.measure.sweep import Ended
-    from harness.measure.trials import Result
     from harness.reports.result import Outcome
 
 WIDTH = 118

@@ -5,6 +5,7 @@ model class is made when lmms-eval asks for it.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,21 @@ def __getattr__(name: str) -> Any:
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What may stand in `--model_args` besides settings of the card's own, and what lmms-eval itself adds."""
+
+    card: str = "fastvlm-0.5b"
+    weights: str | None = None
+    res: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    failures: str = "raise"
+    max_new_tokens: int | None = None
+    batch_size: int | str = 1
+    max_batch_size: int | None = None
+
+
 class Answers:
     """Answers lmms-eval's requests with one of our models: greedily, one at a time, from the data set's own bytes.
 
@@ -38,39 +54,32 @@ class Answers:
     Stop strings (`until`) are not applied: the answers are those that `harness run` times and scores.
     """
 
-    def __init__(
-        self,
-        card: str = "fastvlm-0.5b",
-        weights: str | None = None,
-        res: int | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
-        failures: str = "raise",
-        max_new_tokens: int | None = None,
-        batch_size: int | str = 1,
-        max_batch_size: int | None = None,
-        **settings: str | int | float | bool,
-    ) -> None:
-        """Build the model of `card`; further arguments are the card's settings. Raises `HarnessError`."""
+    def __init__(self, **arguments: Any) -> None:
+        """Build a model; `arguments` are `Given`'s fields and settings of its card. Raises `HarnessError`."""
         from harness import plugins
         from harness.clock import Monotonic
         from harness.errors import SettingError, WeightsError
         from harness.machine import backend
         from harness.measure import cell
         from harness.measure.asked import Asked
-        from harness.models import weights as weights_module
+        from harness.models import weights
         from harness.models.protocol import Options
 
-        if str(batch_size) not in ("1", "auto"):
-            raise SettingError(f"batch_size {batch_size}: {NAME} answers one request at a time; next: --batch_size 1")
-        if failures not in ("raise", "mark"):
-            raise SettingError(f"failures={failures}: known: raise, mark")
-        place = str(device or backend.best())
-        asked = Asked(model=str(card), res=res, device=place, dtype=dtype, settings=settings)
+        own = {field.name for field in fields(Given)}
+        given = Given(**{name: value for name, value in arguments.items() if name in own})
+        settings = {name: value for name, value in arguments.items() if name not in own}
+        if str(given.batch_size) not in ("1", "auto"):
+            raise SettingError(
+                f"batch_size {given.batch_size}: {NAME} answers one request at a time; next: --batch_size 1"
+            )
+        if given.failures not in ("raise", "mark"):
+            raise SettingError(f"failures={given.failures}: known: raise, mark")
+        place = str(given.device or backend.best())
+        asked = Asked(model=str(given.card), res=given.res, device=place, dtype=given.dtype, settings=settings)
         settled = cell.settle(asked)
         chosen = settled.card
-        source = weights_module.resolve(chosen, weights)
-        if not source.trained and weights != "random" and chosen.adapter != "fake":
+        source = weights.resolve(chosen, given.weights)
+        if not source.trained and given.weights != "random" and chosen.adapter != "fake":
             raise WeightsError(
                 f"{source.notice}, and lmms-eval would score them as the model's; next: weights=FOLDER in model_args, "
                 "or weights=random to try the plumbing"
@@ -83,7 +92,7 @@ class Answers:
             settings={**chosen.settings, **settled.settings},
         )
         self.model = plugins.load("engines", "torch").load(chosen, source, options)
-        self.longest, self.mark = max_new_tokens, failures == "mark"
+        self.longest, self.mark = given.max_new_tokens, given.failures == "mark"
         self.failed = 0
 
     def answer(self, request: Any, split: Any) -> str:

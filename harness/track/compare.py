@@ -40,7 +40,7 @@ def now(asked: Asked, a: str, b: str, out: Path, minimum_effect: float, say: Cal
         names = [f"{names[0]}-A", f"{names[1]}-B"]
     mine, theirs = nights.series(second), nights.series(first)
     expected = Expected(mine, contents.of_arm(second), contents.of_arm(first), theirs)
-    found = jobs.night(asked, expected, names[1], b, (names[0], a), out, minimum_effect, say)
+    found = jobs.night(asked, jobs.Night(names[1], b, expected, (names[0], a)), out, minimum_effect, say)
     verdict = Judge([found], names[0], minimum_effect).verdict()
     return _with_notice(verdict, f"different cells: {theirs.title}; {mine.title}") if mine != theirs else verdict
 

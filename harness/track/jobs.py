@@ -1,7 +1,7 @@
 """Measures a night in a process of its own (this one has pandas loaded), and once more where a second look is due."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import plugins
@@ -48,33 +48,34 @@ BUG = 70
 """The exit code of a child that fell over its own feet."""
 
 
-def night(
-    asked: Asked,
-    expected: Expected,
-    name: str,
-    candidate: Path | str,
-    baseline: tuple[str, Path | str] | None,
-    out: Path,
-    minimum_effect: float,
-    say: Say,
-    again: bool = False,
-    confirmations: int = ratios.CONFIRMATIONS,
-) -> Reading:
+@dataclass(frozen=True, slots=True)
+class Night:
+    """A night to be measured: its checkpoint, and the baseline's name and checkpoint if it is measured beside it."""
+
+    name: str
+    candidate: Path | str
+    expected: Expected
+    baseline: tuple[str, Path | str] | None = None
+    again: bool = False
+    """Whether what is measured now comes on top of what is there."""
+
+
+def night(asked: Asked, wanted: Night, out: Path, minimum_effect: float, say: Say) -> Reading:
     """Measure a night and return its reading; what looks slower, or is not clear, is measured again.
 
-    `baseline` is its name and its checkpoint. With `again` what is measured now comes on top of what is there. A
-    process that dies is tonight's trouble, not the checkpoint's.
+    A process that dies is tonight's trouble, not the checkpoint's.
     """
+    name, candidate, baseline, expected = wanted.name, wanted.candidate, wanted.baseline, wanted.expected
     beside = baseline[0] if baseline else None
     folder = nights.job_folder(out, name, beside)
     checkpoint = baseline[1] if baseline else None
     before = nights.read(out, name, expected, beside)
-    first, had = (before.repetitions, len(before.rounds)) if again else (0, 0)
+    first, had = (before.repetitions, len(before.rounds)) if wanted.again else (0, 0)
     say(f"measuring {name}" + (f" beside {beside}" if beside else ""))
     try:
         measure(asked, candidate, checkpoint, folder, first)
         found = nights.read(out, name, expected, beside)
-        for more in range(1, 1 + confirmations):
+        for more in range(1, 1 + ratios.CONFIRMATIONS):
             if len(found.rounds) != had + more or not ratios.again(found.rounds, minimum_effect):
                 break
             say(f"{name}: not the same at first sight; measuring both once more")

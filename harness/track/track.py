@@ -178,9 +178,8 @@ class _Tracking:
         torn = contents.unfinished(folder)
         other = (baseline.name, baseline.fetched(patterns)) if baseline else None
         wish, again = self.wish, night.name in self.wish.again
-        found = jobs.night(
-            wish.asked, expected, night.name, folder, other, wish.out, wish.minimum_effect, self.say, again
-        )
+        wanted = jobs.Night(night.name, folder, expected, other, again)
+        found = jobs.night(wish.asked, wanted, wish.out, wish.minimum_effect, self.say)
         if found.state == "broken" and torn:  # seen like this once more, and unchanged, it is broken
             return replace(found, state="unready", reason=f"{torn}: is it still being written?")
         return found

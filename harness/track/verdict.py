@@ -1,7 +1,7 @@
 """One verdict from the three layers: exit code, stage, size, first bad checkpoint, changed answers. Pure functions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.reports.frame import Frame
@@ -108,77 +108,79 @@ class Judge:
     def verdict(self) -> Verdict:
         """Return the verdict on the newest night that was looked at."""
         tonight = self.readings[-1]
-        notices = [str(one) for reading in self.readings for one in reading.skipped]
+        case = _Case(notices=[str(one) for reading in self.readings for one in reading.skipped])
         if tonight.night == self.baseline and tonight.state != "broken":
             if tonight.state == "invalid":
-                return self._say(UNCLEAR, tonight, [f"the baseline itself is invalid: {tonight.reason}"], notices)
-            return self._say(SAME, tonight, ["this is the baseline: there is nothing to compare it with yet"], notices)
-        if tonight.state == "broken":
-            lines = [f"the checkpoint cannot be measured: {tonight.reason}"]
-            return self._say(BROKEN, tonight, lines, notices, stage="load", first_bad=self._first(_is_broken))
-        if tonight.state == "unready":
-            lines = [f"not measured tonight: {tonight.reason}", "the same command tries again"]
-            return self._say(UNCLEAR, tonight, lines, notices)
-        if tonight.state != "valid":
-            return self._answers_only(tonight, notices)
-        return self._judge(tonight, notices)
+                case.unsure.append(f"the baseline itself is invalid: {tonight.reason}")
+            else:
+                case.fine.append("this is the baseline: there is nothing to compare it with yet")
+        elif tonight.state == "broken":
+            case.bad.append(f"the checkpoint cannot be measured: {tonight.reason}")
+            case.stage, case.first_bad = "load", self._first(_is_broken)
+            return self._say(tonight, case, BROKEN)
+        elif tonight.state == "unready":
+            case.unsure += [f"not measured tonight: {tonight.reason}", "the same command tries again"]
+        elif tonight.state != "valid":
+            case.unsure.append(f"no valid time tonight: {tonight.reason}")
+            self._hear_answers(tonight, case)  # right or wrong, however busy the machine was
+        else:
+            self._hear_latency(tonight, case)
+            self._hear_history(case)
+            self._hear_answers(tonight, case)
+        return self._say(tonight, case, REGRESSION if case.bad else UNCLEAR if case.unsure else SAME)
 
-    def _answers_only(self, tonight: Reading, notices: list[str]) -> Verdict:
-        """Judge a night without a valid time: answers are right or wrong however busy the machine was."""
-        line, accuracy = f"no valid time tonight: {tonight.reason}", self.accuracy(tonight)
-        if accuracy is None:
-            return self._say(UNCLEAR, tonight, [line], notices)
-        if accuracy.word != "WORSE":
-            return self._say(UNCLEAR, tonight, [line, accuracy.text], notices, accuracy=accuracy)
-        lines = [f"answers are worse: {accuracy.text}", line]
-        first = self._first(self._is_worse)
-        return self._say(REGRESSION, tonight, lines, notices, "answers", first, accuracy=accuracy)
-
-    def _judge(self, tonight: Reading, notices: list[str]) -> Verdict:
-        latency, accuracy = self.latency(tonight), self.accuracy(tonight)
-        points, changed = nights.segment(self.readings)
-        if changed:
-            notices.append(f"{changed}; nights before it are no longer compared with")
-        trend = self._trend(points)
-        bad: list[str] = []
-        unsure: list[str] = []
-        fine: list[str] = []
-        stage = first_bad = ""
-        if latency and latency.word == "SLOWER":
+    def _hear_latency(self, tonight: Reading, case: "_Case") -> None:
+        """Layer 1: tonight beside the baseline."""
+        latency = case.latency = self.latency(tonight)
+        if latency is None:
+            return
+        if latency.word == "SLOWER":
             how = f"in each of {latency.rounds} runs" if latency.confirmed else "one run, not confirmed"
             told = [f"{_name(r.name)} is slower: {r.change} ({how}, {latency.pairs} pairs)" for r in latency.slower]
-            (bad if latency.confirmed or self.one_run else unsure).extend(told)
-            stage = next((r.name for r in latency.slower if r.name != "ttft"), "")
-            first_bad = self._first(self._is_slower)
-        elif latency:
+            (case.bad if latency.confirmed or self.one_run else case.unsure).extend(told)
+            case.stage = next((r.name for r in latency.slower if r.name != "ttft"), "")
+            case.first_bad = self._first(self._is_slower)
+        else:
             ttft = latency.ttft
             text = f"TTFT {latency.word}: {ttft.change if ttft else '–'} ({latency.pairs} pairs)"
             text += f"; {latency.note}" if latency.note else ""
-            (unsure if latency.word == "AMBIGUOUS" else fine).append(text)
-        if latency and not tonight.interleaved:
-            notices.append("the arms did not take turns: what slowed the machine may have slowed one of them only")
+            (case.unsure if latency.word == "AMBIGUOUS" else case.fine).append(text)
+        if not tonight.interleaved:
+            case.notices.append("the arms did not take turns: what slowed the machine may have slowed one of them only")
+
+    def _hear_history(self, case: "_Case") -> None:
+        """Layer 2: tonight after the nights before it; side by side overrules it."""
+        points, changed = nights.segment(self.readings)
+        if changed:
+            case.notices.append(f"{changed}; nights before it are no longer compared with")
+        trend = case.trend = self._trend(points)
+        latency = case.latency
         held = latency is not None and latency.word in ("SAME", "FASTER")
         if trend and trend.word == "slower" and trend.ratio:
-            text = f"history: slower by {trend.ratio - 1:+.1%} since {points[trend.first_bad or 0].night}"
+            since = points[trend.first_bad or 0].night
+            text = f"history: slower by {trend.ratio - 1:+.1%} since {since}"
             if held:
-                notices.append(f"{text}, but side by side with the baseline it is not: the machine became slower")
+                case.notices.append(f"{text}, but side by side with the baseline it is not: the machine became slower")
             elif latency is None:
-                bad.append(text)
-                stage, first_bad = stage or "ttft", points[trend.first_bad or 0].night
-        elif trend and trend.word == "suspicious" and not held and not bad:
-            unsure.append("history: suspiciously slow tonight; it takes a second valid night to be sure")
+                case.bad.append(text)
+                case.stage, case.first_bad = case.stage or "ttft", since
+        elif trend and trend.word == "suspicious" and not held and not case.bad:
+            case.unsure.append("history: suspiciously slow tonight; it takes a second valid night to be sure")
         elif trend and latency is None:
-            fine.append("history: no change of level" if len(points) > 1 else "history: the first valid night")
+            case.fine.append("history: no change of level" if len(points) > 1 else "history: the first valid night")
             if len(points) < 2 * history.MINIMUM_SEGMENT:
-                unsure.append(f"{len(points)} valid nights are too few for change points, and nothing ran side by side")
+                few = f"{len(points)} valid nights are too few for change points, and nothing ran side by side"
+                case.unsure.append(few)
+
+    def _hear_answers(self, tonight: Reading, case: "_Case") -> None:
+        """Layer 3: tonight's answers beside the baseline's."""
+        accuracy = case.accuracy = self.accuracy(tonight)
         if accuracy and accuracy.word == "WORSE":
-            bad.append(f"answers are worse: {accuracy.text}")
-            first_bad = first_bad or self._first(self._is_worse)
-            stage = stage or "answers"
+            case.bad.append(f"answers are worse: {accuracy.text}")
+            case.first_bad = case.first_bad or self._first(self._is_worse)
+            case.stage = case.stage or "answers"
         elif accuracy:
-            fine.append(accuracy.text)
-        code = REGRESSION if bad else UNCLEAR if unsure else SAME
-        return self._say(code, tonight, [*bad, *unsure, *fine], notices, stage, first_bad, latency, accuracy, trend)
+            case.fine.append(accuracy.text)
 
     def _trend(self, points: Sequence[Reading]) -> Trend | None:
         medians = [point.median_ns for point in points if point.median_ns]
@@ -205,39 +207,45 @@ class Judge:
         found = self.accuracy(reading) if reading.state in ("valid", "invalid") else None
         return None if found is None or found.word == "NOT SCORED" else found.word == "WORSE"
 
-    def _say(
-        self,
-        code: int,
-        tonight: Reading,
-        lines: Sequence[str],
-        notices: Sequence[str],
-        stage: str = "",
-        first_bad: str = "",
-        latency: Latency | None = None,
-        accuracy: Accuracy | None = None,
-        trend: Trend | None = None,
-    ) -> Verdict:
+    def _say(self, tonight: Reading, case: "_Case", code: int) -> Verdict:
         names = [reading.night for reading in self.readings if reading.state == "valid"]
-        earlier = [name for name in names if first_bad and nights.natural(name) < nights.natural(first_bad)]
+        first = case.first_bad
         own = next((one for one in self.readings if one.night == self.baseline), None)
-        compared = [(tonight.night, _measured_on(tonight.candidate))]
-        if tonight.night != self.baseline:
-            theirs = (
-                tonight.baseline if tonight.baseline and tonight.baseline.records else own.candidate if own else None
-            )
-            compared.append((self.baseline, _measured_on(theirs)))
         for one in {id(one): one for one in (own, tonight) if one and one.changed}.values():
-            notices = [
-                *notices,
-                f"{one.night} was measured before as something else ({one.changed}): not compared with that",
-            ]
+            changed = f"{one.night} was measured before as something else ({one.changed}): not compared with that"
+            case.notices.append(changed)
+        earlier = [name for name in names if first and nights.natural(name) < nights.natural(first)]
         title = f"{WORDS[code]}: {tonight.night} against {self.baseline}"
         if tonight.night == self.baseline:
             title = f"{WORDS[code]}: {tonight.night} is the baseline"
         return Verdict(
-            code, tonight.night, self.baseline, title, tuple(lines), tuple(dict.fromkeys(notices)), stage, first_bad,
-            earlier[-1] if earlier else "", latency, accuracy, trend, tuple((n, c) for n, c in compared if c),
+            code, tonight.night, self.baseline, title, (*case.bad, *case.unsure, *case.fine),
+            tuple(dict.fromkeys(case.notices)), case.stage, first, earlier[-1] if earlier else "",
+            case.latency, case.accuracy, case.trend, self._compared(tonight, own),
         )  # fmt: skip
+
+    def _compared(self, tonight: Reading, own: Reading | None) -> tuple[tuple[str, str], ...]:
+        """Return tonight's checkpoint and the baseline with what was measured of each, where that is known."""
+        compared = [(tonight.night, _measured_on(tonight.candidate))]
+        if tonight.night != self.baseline:
+            beside = tonight.baseline if tonight.baseline and tonight.baseline.records else None
+            compared.append((self.baseline, _measured_on(beside or (own.candidate if own else None))))
+        return tuple((name, what) for name, what in compared if what)
+
+
+@dataclass(slots=True)
+class _Case:
+    """What the layers have said of a night so far: for and against it, and in what they are not sure."""
+
+    notices: list[str]
+    bad: list[str] = field(default_factory=list)
+    unsure: list[str] = field(default_factory=list)
+    fine: list[str] = field(default_factory=list)
+    stage: str = ""
+    first_bad: str = ""
+    latency: Latency | None = None
+    accuracy: Accuracy | None = None
+    trend: Trend | None = None
 
 
 def _measured_on(frame: Frame | None) -> str:

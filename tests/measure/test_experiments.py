@@ -9,8 +9,9 @@ from harness.clock import Scripted
 from harness.errors import SettingError
 from harness.images import blank, png
 from harness.machine.devices import fake
-from harness.measure import experiments, trials
-from harness.measure.trials import Ratio
+from harness.measure import experiments
+from harness.measure.experiments import Ratio
+from harness.measure.passes import Bench
 from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
 from harness.models.protocol import Event, Options, Request
@@ -32,10 +33,10 @@ def conduct(
 ) -> tuple[list[Ratio], bool]:
     card = load_model_card("fake")
     model = FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
-    rounds = list(experiments.pairs(kind, model, fake.Fake("fake"), clock, EXAMPLES, 20, stage, share))
+    rounds = list(experiments.pairs(kind, model, Bench(fake.Fake("fake"), clock), EXAMPLES, 20, stage, share))
     names = list(rounds[0].a_ns)
-    ratios = [trials.ratio(n, [p.a_ns[n] for p in rounds], [p.b_ns[n] for p in rounds], len(names)) for n in names]
-    return ratios, trials.judge(kind, tuple(ratios), stage, share)[0]
+    ratios = [experiments.ratio(n, [p.a_ns[n] for p in rounds], [p.b_ns[n] for p in rounds], len(names)) for n in names]
+    return ratios, experiments.judge(kind, tuple(ratios), stage, share)[0]
 
 
 @pytest.mark.parametrize("stage", ["preprocess", "encode", "project", "prefill"])
@@ -66,7 +67,7 @@ def test_in_virtual_time_the_instrument_costs_nothing(clock: Scripted) -> None:
 
 def test_overhead_beyond_the_bound_fails() -> None:
     dear = Ratio("ttft", 0.97, 0.96, 0.98, 20, 1.0)  # the bare loop takes 97 % of the instrumented one
-    assert not trials.judge("overhead", (dear,), "prefill", 0.05)[0]
+    assert not experiments.judge("overhead", (dear,), "prefill", 0.05)[0]
 
 
 def test_a_stage_that_the_model_has_not_is_named(clock: Scripted) -> None:
@@ -86,7 +87,7 @@ def test_freeing_what_the_model_held_is_outside_the_bare_loops_time(clock: Scrip
 
     card = load_model_card("fake")
     model = Heavy(card, Options(side=1024, settings=card.settings))
-    rounds = list(experiments.pairs("overhead", model, fake.Fake("fake"), clock, EXAMPLES, 6))
+    rounds = list(experiments.pairs("overhead", model, Bench(fake.Fake("fake"), clock), EXAMPLES, 6))
     assert all(pair.a_ns == pair.b_ns for pair in rounds)
 
 
@@ -96,6 +97,6 @@ def test_five_ratios_of_a_perfect_machine_seldom_raise_a_false_alarm() -> None:
     alarms = 0
     for _ in range(400):
         pairs = [[round(random.gauss(1e6, 1e4)) for _ in range(20)] for _ in range(10)]
-        ratios = tuple(trials.ratio(str(n), pairs[2 * n], pairs[2 * n + 1], 5) for n in range(5))
-        alarms += not trials.judge("aa", ratios, "prefill", 0.05)[0]
+        ratios = tuple(experiments.ratio(str(n), pairs[2 * n], pairs[2 * n + 1], 5) for n in range(5))
+        alarms += not experiments.judge("aa", ratios, "prefill", 0.05)[0]
     assert alarms / 400 < 0.07

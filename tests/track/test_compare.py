@@ -20,6 +20,7 @@ from harness.measure.asked import Asked
 from harness.runlog import log as runlog
 from harness.track import answers, arms, history, nights, outputs, ratios, track
 from harness.track.interleave import alternate
+from harness.track.jobs import Night
 from harness.track.nights import Reading
 from harness.track.verdict import BROKEN, REGRESSION, SAME, UNCLEAR, Judge
 
@@ -381,11 +382,10 @@ def test_only_the_newest_is_measured_and_the_first_bad_is_found_by_halving(
         (tmp_path / "nights" / str(number) / "nightly.toml").write_text('weights = "random"\n')
     measured: list[str] = []
 
-    def play(
-        asked: Asked, expected: nights.Expected, name: str, folder: Path, beside: object, *rest: object
-    ) -> Reading:
-        measured.append(name)
-        return night(name, rounds=3 if beside else 0, **({"encode": 1.2} if int(name) >= 8 else {}))
+    def play(asked: Asked, wanted: Night, *rest: object) -> Reading:
+        measured.append(wanted.name)
+        slower = {"encode": 1.2} if int(wanted.name) >= 8 else {}
+        return night(wanted.name, rounds=3 if wanted.baseline else 0, **slower)
 
     monkeypatch.setattr(track.jobs, "night", play)
     monkeypatch.setattr(answers, "compare", lambda a, b: None)

@@ -1,5 +1,6 @@
 """A report of tables, landscape: its number and one figure in large type, a small table, a large one, notes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.suites.pages import words
@@ -63,7 +64,7 @@ def compose(sheet: Sheet) -> None:
     pitch = min((bottom - y) // (number + 1), round(1.5 * detail.line_px))
     rows = sorted(draw.shuffled(subject.rows)[:number])
     columns = subject.columns[: draw.between(4, 6)]
-    _grid(sheet, "detail", sheet.margin, y, sheet.inner, rows, columns, pitch, banded, 4)
+    _grid(sheet, Grid("detail", sheet.margin, y, sheet.inner, pitch, banded, 4), rows, columns)
 
 
 def _head(sheet: Sheet, subject: Subject) -> int:
@@ -112,26 +113,28 @@ def _summary(sheet: Sheet, y: int, subject: Subject, banded: str) -> int:
     question = f"What number is given under '{subject.figure}'?"
     sheet.ask("headline", "headline", question, "layout", shown, lead)
     left = x + wide + 40
-    _grid(
-        sheet, "summary", left, y, x + sheet.inner - left, subject.short_rows, subject.short_columns, pitch, banded, 2
-    )
+    place = Grid("summary", left, y, x + sheet.inner - left, pitch, banded, 2)
+    _grid(sheet, place, subject.short_rows, subject.short_columns)
     return y + high + 30
 
 
-def _grid(
-    sheet: Sheet,
-    group: str,
-    x: int,
-    y: int,
-    wide: int,
-    rows: tuple[str, ...] | list[str],
-    columns: tuple[str, ...],
-    pitch: int,
-    manner: str,
-    asked: int,
-) -> None:
-    """Print a table with `asked` questions, each about another row and column."""
-    draw = sheet.draw
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where a table is printed, in pixels, how (`manner`), and how many questions are asked about it."""
+
+    group: str
+    x: int
+    y: int
+    wide: int
+    pitch: int
+    manner: str
+    asked: int
+
+
+def _grid(sheet: Sheet, grid: Grid, rows: Sequence[str], columns: tuple[str, ...]) -> None:
+    """Print a table with its questions, each about another row and column."""
+    draw, x, y, wide, pitch = sheet.draw, grid.x, grid.y, grid.wide, grid.pitch
+    group, manner, asked = grid.group, grid.manner, grid.asked
     plain = sheet.style(group)
     ahead = max(plain.width(row) for row in rows) + 50
     each = (wide - ahead) // len(columns)
