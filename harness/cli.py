@@ -198,8 +198,8 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
     with console.Progress() as progress:
         paths = progress.follow_all(sweep.run_all(wanted, again, executor), len(wanted))
         progress.say(f"{len(paths)} of {len(wanted)} cells have a log; next: harness report pareto --logs {asked.out}")
-    for path in paths:
-        say(str(path))
+    if paths:
+        _show(paths, as_json=False, long=False)
     return 0 if len(paths) == len(wanted) else 1
 
 
@@ -389,15 +389,16 @@ def choose(
 
 @program.command()
 @click.argument("logs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def show(logs: tuple[Path, ...], as_json: bool) -> int:
+@click.option("--long", is_flag=True, help="All there is to say of each. [default: of one cell]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON: a list.")
+def show(logs: tuple[Path, ...], long: bool, as_json: bool) -> int:
     """Print the table of run logs that are there already."""
     from harness.runlog import log
 
-    return _show([path for folder in logs for path in log.find(folder)], as_json)
+    return _show([path for folder in logs for path in log.find(folder)], as_json, long)
 
 
-def _show(paths: list[Path], as_json: bool) -> int:
+def _show(paths: list[Path], as_json: bool, long: bool = True) -> int:
     from harness import console
     from harness.reports import result as outcome
 
@@ -405,11 +406,9 @@ def _show(paths: list[Path], as_json: bool) -> int:
     for line in skipped:
         click.echo(f"harness: {line}", err=True)
     if as_json:
-        say(
-            json.dumps([result.as_dict() for result in results] if len(results) > 1 else results[0].as_dict(), indent=2)
-        )
+        say(json.dumps([result.as_dict() for result in results], indent=2))
     else:
-        say(console.table(results))
+        say(console.table(results) if long or len(results) == 1 else console.compact(results))
         for path in paths:
             say(str(path))
     for line in dict.fromkeys(line for result in results for line in result.failures):
@@ -475,6 +474,34 @@ def models(form: str, names: tuple[str, ...]) -> None:
 @program.group()
 def export() -> None:
     """Write a model, or a part of it, in another program's format."""
+
+
+def tracker(name: str, told: str, example: str) -> None:
+    """Add `harness export NAME`: the cells of run logs, told to another program."""
+
+    @click.argument("logs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+    @click.option("--to", required=True, help=example)
+    @click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="A tag for every cell.")
+    def command(logs: tuple[Path, ...], to: str, tags: tuple[str, ...]) -> None:
+        from harness import plugins
+        from harness.reports import measured
+
+        data = measured.of(*logs)
+        for skipped in data.frame.skipped:
+            click.echo(f"harness: {skipped}", err=True)
+        named = {key: str(value) for key, value in map(_setting, tags)}
+        exporter = plugins.load("exporters", name.replace("-", "_"))
+        for line in exporter.export(data.cells, to, sources=data.frame.records, **named):
+            say(str(line))
+
+    export.command(name=name, help=told)(command)
+
+
+tracker("mlflow", "A run per cell in MLflow; the same cell is the same run.", "A tracking URI, as sqlite:///runs.db.")
+tracker("wandb", "A run per cell in Weights & Biases; the same cell is the same run.", "The project.")
+tracker("trackio", "A run per cell in Trackio.", "The project.")
+tracker("hud", "PyTorch HUD's benchmark JSON.", "The file to write.")
+tracker("github-benchmark", "github-action-benchmark's JSON.", "The file to write.")
 
 
 @export.command()

@@ -1,6 +1,9 @@
 """How things look in a terminal: progress on stderr (no thread refreshes it: that would be timed), tables as text."""
 
 import io
+import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.reports import marks
 from harness.runlog.records import Failure, Footer, Sample
 from harness.units import milliseconds, size
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from harness.reports.result import Outcome
 
 WIDTH = 118
+"""Of tables that no terminal shows: in files and pipes."""
+NARROWEST = 60
 PLAIN_EVERY_S = 10.0
 """How often progress is said where stderr is no terminal."""
 
@@ -114,8 +120,15 @@ def _line(sample: Sample, timed: int, total: int, elapsed_s: float) -> str:
     return f"[{elapsed_s:5.0f} s] {phase}  {what} {milliseconds(ttft_ns)}{answer}{refused}"
 
 
+def width() -> int:
+    """Return how wide tables may be: as the terminal, or as COLUMNS says."""
+    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
+        return WIDTH
+    return max(NARROWEST, shutil.get_terminal_size((WIDTH, 24)).columns)
+
+
 def _text(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=WIDTH, highlight=False)
+    console = Console(file=io.StringIO(), width=width(), highlight=False)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").split("\n"))
@@ -124,6 +137,13 @@ def _text(table: Table) -> str:
 def table(results: Sequence["Outcome"]) -> str:
     """Return the table that `harness run` ends with: one block for each result."""
     return "\n\n".join(_result(result.as_dict()) for result in results)
+
+
+def compact(results: Sequence["Outcome"]) -> str:
+    """Return one line for each result, and what its signs mean."""
+    carried = marks.legend(mark for result in results for mark in result.cell.marks)
+    doubted = ["! doubts: `harness show --long` says which"] if any(one.cell.doubts for one in results) else []
+    return "\n".join([rows([result.as_line() for result in results]), *carried, *doubted])
 
 
 def _result(result: Mapping[str, Any]) -> str:

@@ -88,7 +88,7 @@ def test_a_run_ends_with_one_table_and_the_logs_path(harness: Run, tmp_path: Pat
     assert "measured already" in again.stderr
     assert again.stdout == done.stdout
     shown = harness("show", lines[-1], "--json")
-    stages = {row["stage"]: row["median_ms"] for row in json.loads(shown.stdout)["stages"]}
+    stages = {row["stage"]: row["median_ms"] for row in json.loads(shown.stdout)[0]["stages"]}
     assert stages["encode"] >= 2.0  # the fake is never early; how late it is, this machine's load decides
     assert stages["prefill"] >= 3.0
     assert stages["TTFT"] >= 5.7
@@ -210,7 +210,7 @@ def test_a_local_checkpoint_gives_scored_answers(harness: Run, tmp_path: Path, s
     arguments += ["--data", str(shared / "data" / "docvqa_mini"), "--res", "256", "--limit", "5", "--max-seconds", "10"]
     done = harness(*arguments, "--json")
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    (result,) = json.loads(done.stdout)
     assert result["accuracy"]["metric"] == "ANLS"
     assert result["accuracy"]["n"] == 5
     assert 0.0 <= result["accuracy"]["value"] <= 1.0

@@ -1,9 +1,12 @@
 """What of a cell a tracker is told: names, numbers with their units, and every mark and doubt."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from harness.files import digest_bytes
 from harness.models.protocol import STAGES
 from harness.reports.summary import CellSummary
+from harness.runlog.log import Log
 
 
 class Metric(NamedTuple):
@@ -50,6 +53,30 @@ def facts(one: CellSummary) -> dict[str, str]:
     found |= {"not_scored": one.accuracy.reason}
     found = {name: text for name, text in found.items() if text}
     return found | {"marks": " ".join(one.marks), "doubts": "; ".join(one.doubts)}
+
+
+def numbers(one: CellSummary) -> dict[str, float]:
+    """Return all numbers of the cell by name, bounds as `<name>_low` and `<name>_high`."""
+    found = {"resolution_px": float(one.cell.resolution), "samples": float(one.times.n)}
+    for metric in metrics(one):
+        bounds = {"": metric.value, "_low": metric.low, "_high": metric.high}
+        found |= {f"{metric.name}{part}": value for part, value in bounds.items() if value is not None}
+    return found
+
+
+def key(one: CellSummary) -> str:
+    """Return what a cell's run is found again by, however often it is exported."""
+    return digest_bytes(one.cell.name.encode(), 8)
+
+
+def origin(one: CellSummary, sources: Mapping[str, Log]) -> dict[str, str]:
+    """Return by what code and when the cell was measured: version, commit, start."""
+    logs = [sources[name] for name in one.logs if name in sources]
+    found = {"measured_at": one.process.started_at}
+    for name in ("version", "commit"):
+        said = sorted({log.header.harness.get(name, "") for log in logs} - {""})
+        found |= {f"harness_{name}": ", ".join(said)} if said else {}
+    return found
 
 
 def title(one: CellSummary) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.errors import LogError
 from harness.models.protocol import STAGES, Work
-from harness.reports import accuracy, configuration, frame, served, summary
+from harness.reports import accuracy, configuration, frame, served, summary, wording
 from harness.reports.summary import CellSummary, Timed
 from harness.runlog.log import Log
 from harness.units import milliseconds, size
@@ -43,7 +43,24 @@ class Outcome:
             "also": {**_also(one), **({"under load": "; ".join(self.load)} if self.load else {})},
             "doubts": list(one.doubts),
             "accuracy": _accuracy(one),
+            "numbers": _numbers(one),
+            "marks": list(one.marks),
             "logs": list(one.logs),
+        }
+
+    def as_line(self) -> dict[str, str]:
+        """Return the cell in one line of a compact table."""
+        one = self.cell
+        marked = f"{one.cell.label}{one.mark}" + " !" * bool(one.doubts)
+        known = one.accuracy.estimate
+        return {
+            "model": marked,
+            "suite": one.cell.suite,
+            "px": str(one.cell.resolution),
+            "protocol": one.cell.protocol,
+            "TTFT ms": wording.estimate(one.times.of("ttft"), 1e-6),
+            "n": str(one.times.n),
+            "accuracy": "not scored" if known is None else wording.estimate(known),
         }
 
     def _stage(self, name: str) -> dict[str, Any]:
@@ -195,6 +212,31 @@ def _hardware(one: CellSummary) -> dict[str, str]:
             f"{', '.join(drawn)} (stages repeated back to back, less the idle device's draw{idle})"
         )
     return also
+
+
+def _numbers(one: CellSummary) -> dict[str, str | float | int | None]:
+    """Return as numbers what `facts` and `also` say in words; the unit is in the name."""
+    about, times, tokens = one.cell, one.times, one.tokens
+    found: dict[str, str | float | int | None] = {
+        "model": about.label,
+        "suite": about.suite,
+        "resolution_px": about.resolution,
+        "visual_tokens": tokens.visual,
+        "text_tokens": tokens.text,
+        "tiles": tokens.tiles,
+        "content_px_per_visual_token": tokens.content_px_per_token,
+        "samples": times.n,
+        "refused": times.refused,
+        "residual_percent": times.residual_percent,
+        "cold_ttft_ms": _ms(times.ns("cold_ttft")),
+        "decode_ms_per_token": _ms(times.ns("tpot")),
+        "peak_memory_bytes": one.memory.peak_bytes,
+        "between_process_percent": times.between_process_percent,
+    }
+    for at in times.ttft_percentiles:
+        found[f"ttft_p{100 * at.q:g}_ms"] = _ms(at.value)
+        found[f"ttft_p{100 * at.q:g}_bound_ms"] = _ms(at.bound)
+    return found | {f"{stage}_energy_mj": energy for stage, energy in times.energy_mj.items()}
 
 
 def _accuracy(one: CellSummary) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def _dashboards(folder: Path, tonight: Reading, verdict: Verdict) -> list[Path]:
     facts = {"checkpoint": verdict.night, "baseline": verdict.baseline, "verdict": verdict.word}
     written: list[Path] = []
     for name, file in (
-        ("pytorch_hud", "pytorch-hud.json"),
-        ("github_action_benchmark", "github-action-benchmark.json"),
+        ("hud", "pytorch-hud.json"),
+        ("github_benchmark", "github-action-benchmark.json"),
     ):
         written += plugins.load("exporters", name).export(cells, folder / file, **facts)
     return written
@@ -162,11 +162,13 @@ def junit(verdict: Verdict, title: str) -> str:
     cases: list[tuple[str, str, str]] = [
         ("loads", "failure" if verdict.code == BROKEN else "", "; ".join(verdict.lines))
     ]
+    took_ns: dict[str, float] = {}
     latency, accuracy, trend = verdict.latency, verdict.accuracy, verdict.trend
     slow = {r.name for r in latency.slower} if latency else set()
     for r in latency.ratios if latency else ():
         kind = "failure" if r.name in slow else "skipped" if r.word == "AMBIGUOUS" else ""
         cases.append((f"latency.{r.name}", kind, f"{r.word}: {r.change}"))
+        took_ns[f"latency.{r.name}"] = r.b_ns or 0.0
     if accuracy:
         kind = {"WORSE": "failure", "NOT SCORED": "skipped"}.get(accuracy.word, "")
         cases.append(("accuracy", kind, accuracy.text))
@@ -180,6 +182,7 @@ def junit(verdict: Verdict, title: str) -> str:
     suite.set("skipped", str(sum(kind == "skipped" for _, kind, _ in cases)))
     for name, kind, message in cases:
         case = ElementTree.SubElement(suite, "testcase", classname=verdict.night, name=name)
+        case.set("time", f"{took_ns.get(name, 0.0) / 1e9:.6f}")
         if kind:
             ElementTree.SubElement(case, kind, message=message)
     ElementTree.indent(suite)

@@ -1,38 +1,70 @@
 """MLflow: a run per cell. `target` is a tracking URI: a server's, or `sqlite:///x.db` (with sqlalchemy and alembic)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from importlib.util import find_spec
 from typing import Any
 
 from harness.errors import MissingPackage, SettingError
 from harness.reports import metrics
 from harness.reports.summary import CellSummary
+from harness.runlog.log import Log
 
 
-def export(cells: Iterable[CellSummary], target: str, experiment: str = "vlm-pareto", **options: Any) -> list[str]:
-    """Log every cell as a finished run; return the run ids. `options` become tags."""
+def export(
+    cells: Iterable[CellSummary],
+    target: str,
+    sources: Mapping[str, Log] | None = None,
+    experiment: str = "vlm-pareto",
+    **options: str,
+) -> list[str]:
+    """Log every cell as a finished run and return the run ids; a cell that was exported before keeps its run.
+
+    The run starts when the measurement did. `sources` are the run logs by name: they become artifacts, and version and
+    commit become tags. `options` become tags.
+    """
+    client, experiment_id = _opened(target, experiment)
+    ids = []
+    for one in cells:
+        facts = metrics.facts(one) | metrics.origin(one, sources or {})
+        tags = {"cell_key": metrics.key(one), "cell": one.cell.name, **facts, **options}
+        run_id = _run(client, experiment_id, one, tags)
+        for name, value in metrics.numbers(one).items():
+            client.log_metric(run_id, name, value)
+        for name in one.logs:
+            if sources and name in sources:
+                client.log_artifact(run_id, str(sources[name].path), "run_logs")
+        client.set_terminated(run_id)
+        ids.append(run_id)
+    return ids
+
+
+def _opened(target: str, experiment: str) -> tuple[Any, str]:
     try:
-        import mlflow
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
     except ModuleNotFoundError as error:
         raise MissingPackage("mlflow", "the exporter mlflow", extra="mlflow") from error
-    mlflow.set_tracking_uri(target)
+    if target.startswith("sqlite:") and not find_spec("sqlalchemy"):
+        raise MissingPackage("sqlalchemy", f"an MLflow store at {target}")
     try:
-        mlflow.set_experiment(experiment)
+        client = MlflowClient(tracking_uri=target)
+        known = client.get_experiment_by_name(experiment)
+        return client, known.experiment_id if known else client.create_experiment(experiment)
     except ModuleNotFoundError as error:
         raise MissingPackage(str(error.name), f"an MLflow store at {target}") from error
-    except mlflow.exceptions.MlflowException as error:  # newer versions refuse plain folders
+    except MlflowException as error:  # newer versions refuse plain folders
         told = str(error).splitlines()[0]
         raise SettingError(f"MLflow refuses {target}: {told}; next: give sqlite:///mlflow.db or a server") from error
-    ids = []
-    for row in cells:
-        with mlflow.start_run(run_name=metrics.title(row)) as run:
-            facts = metrics.facts(row)
-            marks = {"marks": facts.pop("marks"), "doubts": facts.pop("doubts")}
-            mlflow.log_params(facts)
-            mlflow.set_tags({**marks, "cell": row.cell.name, **{key: str(value) for key, value in options.items()}})
-            numbers: dict[str, float] = {}
-            for metric in metrics.metrics(row):
-                bounds = {"": metric.value, "_low": metric.low, "_high": metric.high}
-                numbers |= {f"{metric.name}{part}": value for part, value in bounds.items() if value is not None}
-            mlflow.log_metrics(numbers)
-            ids.append(str(run.info.run_id))
-    return ids
+
+
+def _run(client: Any, experiment_id: str, one: CellSummary, tags: Mapping[str, str]) -> str:
+    found = client.search_runs([experiment_id], f"tags.cell_key = '{tags['cell_key']}'")
+    if found:
+        run_id = str(found[0].info.run_id)
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+        return run_id
+    started_ms = int(datetime.fromisoformat(one.process.started_at).timestamp() * 1000)
+    run = client.create_run(experiment_id, start_time=started_ms, tags=dict(tags), run_name=metrics.title(one))
+    return str(run.info.run_id)

@@ -1,32 +1,43 @@
-"""Weights & Biases, or Trackio, which has the same calls: a run per cell. `target` is the project."""
+"""Weights & Biases: a run per cell. `target` is the project; WANDB_MODE=offline keeps all on this machine."""
 
-import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.errors import MissingPackage
 from harness.reports import metrics
 from harness.reports.summary import CellSummary
+from harness.runlog.log import Log
 
 
-def export(cells: Iterable[CellSummary], target: str, library: str = "wandb", **options: Any) -> list[str]:
-    """Log every cell as a finished run; return the runs' names. `library` is `wandb` or `trackio`.
+def export(
+    cells: Iterable[CellSummary], target: str, sources: Mapping[str, Log] | None = None, **options: Any
+) -> list[str]:
+    """Log every cell as a finished run and return the runs' ids; a cell that was exported before keeps its run.
 
-    `options` go to `init` (`entity`, `group`, `mode="offline"` of wandb; `space_id` of Trackio).
+    `sources` are the run logs by name: they become an artifact. `options` go to the run's configuration, but for
+    `entity` and `mode`, which go to `init`.
     """
     try:
-        tracker = importlib.import_module(library)
+        import wandb
     except ModuleNotFoundError as error:
-        raise MissingPackage(library, f"the exporter {library}", extra=library) from error
-    names = []
-    for row in cells:
-        name = metrics.title(row)
-        run = tracker.init(project=target, name=name, config={**metrics.facts(row), "cell": row.cell.name}, **options)
-        numbers: dict[str, float] = {}
-        for metric in metrics.metrics(row):
-            bounds = {"": metric.value, "_low": metric.low, "_high": metric.high}
-            numbers |= {f"{metric.name}{part}": value for part, value in bounds.items() if value is not None}
-        tracker.log(numbers)
-        tracker.finish()
-        names.append(str(getattr(run, "name", name)))
-    return names
+        raise MissingPackage("wandb", "the exporter wandb", extra="wandb") from error
+    opening = {name: options.pop(name) for name in ("entity", "mode") if name in options}
+    ids = []
+    for one in cells:
+        key = metrics.key(one)
+        facts = metrics.facts(one) | metrics.origin(one, sources or {})
+        run = wandb.init(
+            project=target, id=key, resume="allow", name=metrics.title(one), group=one.cell.suite,
+            job_type=one.cell.protocol, tags=[one.cell.model, *one.marks],
+            config={**facts, "resolution": one.cell.resolution, "cell": one.cell.name, **options}, **opening,
+        )  # fmt: skip
+        run.log(metrics.numbers(one))
+        paths = [sources[name].path for name in one.logs if name in sources] if sources else []
+        if paths:
+            artifact = wandb.Artifact(f"run-logs-{key}", type="run-logs")
+            for path in paths:
+                artifact.add_file(str(path))
+            run.log_artifact(artifact)
+        run.finish()
+        ids.append(str(run.id))
+    return ids

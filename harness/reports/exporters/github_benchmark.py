@@ -1,16 +1,19 @@
 """github-action-benchmark: its custom JSON, one file where smaller is better and one where bigger is."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.reports import metrics
 from harness.reports.metrics import Metric
 from harness.reports.summary import CellSummary
+from harness.runlog.log import Log
 
 
-def export(cells: Iterable[CellSummary], target: str | Path, **options: Any) -> list[Path]:
+def export(
+    cells: Iterable[CellSummary], target: str | Path, sources: Mapping[str, Log] | None = None, **options: Any
+) -> list[Path]:
     """Write `target` (times, memory: tool `customSmallerIsBetter`) and `<target>-accuracy` (`customBiggerIsBetter`).
 
     The second file is written only if anything was scored. `options` are added to each entry's `extra`.
@@ -18,7 +21,7 @@ def export(cells: Iterable[CellSummary], target: str | Path, **options: Any) -> 
     smaller: list[dict[str, Any]] = []
     bigger: list[dict[str, Any]] = []
     for row in cells:
-        facts = {**metrics.facts(row), **options}
+        facts = {**metrics.facts(row), **metrics.origin(row, sources or {}), **options}
         extra = "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None))
         for metric in metrics.metrics(row):
             if metric.name != "visual_tokens":

@@ -1,19 +1,26 @@
 """PyTorch HUD: the benchmark JSON of PyTorch's CI, a record per cell and metric, as vLLM writes it too."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.reports import metrics
 from harness.reports.summary import CellSummary
+from harness.runlog.log import Log
 
 
-def export(cells: Iterable[CellSummary], target: str | Path, name: str = "vlm-pareto", **options: Any) -> list[Path]:
+def export(
+    cells: Iterable[CellSummary],
+    target: str | Path,
+    sources: Mapping[str, Log] | None = None,
+    name: str = "vlm-pareto",
+    **options: Any,
+) -> list[Path]:
     """Write the records of every cell to the file `target`. `options` go into each `extra_info`."""
     records = []
     for row in cells:
-        facts = metrics.facts(row)
+        facts = metrics.facts(row) | metrics.origin(row, sources or {})
         for metric in metrics.metrics(row):
             bounds: dict[str, float | str | None] = {"unit": metric.unit}
             bounds |= {"low": metric.low, "high": metric.high} if metric.low is not None else {}

@@ -1,0 +1,103 @@
+"""The Python face: `harness.load`, `harness.summary`, `harness.run`. DataFrames with units in the columns' names."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.reports.summary import CellSummary
+
+Place = str | Path
+Setting = str | int | float | bool | None
+
+
+def load(*places: Place | Iterable[Place]) -> "pd.DataFrame":
+    """Return a row per sample of all run logs at or below `places` (files, folders; texts or paths; one or many).
+
+    Cold, warm-up and refused samples are there too: filter by `phase` and `valid`. Logs that cannot be used are named
+    in `attrs["skipped"]`. Raises `LogError` for a place that does not exist.
+    """
+    from harness.reports import frame
+
+    found = frame.load(*_paths(places))
+    samples = found.samples
+    samples.attrs["skipped"] = [str(one) for one in found.skipped]
+    return samples
+
+
+def summary(*places: Place | Iterable[Place], scores: bool = True) -> "pd.DataFrame":
+    """Return a row per cell: medians in ms with 95 % bounds, tokens, memory, accuracy, `marks` and `doubts`.
+
+    Without `scores` nothing is scored, which is quicker. Raises `LogError` for a place that does not exist.
+    """
+    import pandas as pd
+
+    from harness.reports import accuracy, frame, measured
+
+    logs = frame.load(*_paths(places))
+    cells = measured.gather(logs, accuracy.of(logs) if scores else {}).cells
+    table = pd.DataFrame([_row(one) for one in cells])
+    table.attrs["skipped"] = [str(one) for one in logs.skipped]
+    return table
+
+
+def run(model: str, suite: str = "docvqa", res: int | None = None, **options: Setting) -> "pd.DataFrame":
+    """Measure one cell in a process of its own, as `harness run` does, and return its summary.
+
+    `options` are the command's: `weights="random"`, `limit=12`, `device="cpu"`, `out="results"`; True is a flag.
+    Raises `HarnessError` with the command's own message where it could not be measured.
+    """
+    import json
+    import subprocess
+    import sys
+
+    from harness.errors import HarnessError
+
+    out = str(options.pop("out", None) or "results")
+    command = [sys.executable, "-m", "harness", "run", "--model", model, "--suite", suite, "--out", out, "--json"]
+    command += [] if res is None else ["--res", str(res)]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        command += [] if value is None or value is False else [flag] if value is True else [flag, str(value)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1) or not done.stdout.strip():
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise HarnessError(last.removeprefix("harness: "))
+    logs = [name for result in json.loads(done.stdout) for name in result["logs"]]
+    return summary(*(path for name in logs for path in Path(out).rglob(Path(name).name)))
+
+
+def _paths(places: Iterable[Place | Iterable[Place]]) -> list[Path]:
+    flat: list[Path] = []
+    for place in places:
+        flat += [Path(place)] if isinstance(place, str | Path) else [Path(each) for each in place]
+    return flat
+
+
+def _row(one: "CellSummary") -> Mapping[str, object]:
+    from dataclasses import asdict
+
+    row: dict[str, object] = asdict(one.cell)
+    for name, found in one.times.median_ns.items():
+        for part, value in (("", found.value), ("_low", found.low), ("_high", found.high)):
+            row[f"{name}{part}_ms"] = None if value is None else value / 1e6
+    row |= {
+        "samples": one.times.n,
+        "refused": one.times.refused,
+        "residual_percent": one.times.residual_percent,
+        "visual_tokens": one.tokens.visual,
+        "text_tokens": one.tokens.text,
+        "peak_memory_bytes": one.memory.peak_bytes,
+        "accuracy": one.accuracy.value,
+        "accuracy_low": one.accuracy.low,
+        "accuracy_high": one.accuracy.high,
+        "metric": one.accuracy.metric,
+        "not_scored": one.accuracy.reason,
+        "marks": one.marks,
+        "doubts": one.doubts,
+        "cell": one.cell.name,
+        "logs": one.logs,
+    }
+    return row

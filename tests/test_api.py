@@ -1,0 +1,47 @@
+"""The Python face: its page's code runs, and what it returns has units and marks."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import synthetic_logs
+
+import harness
+from harness.errors import HarnessError, LogError
+
+PAGE = Path(__file__).parents[1] / "docs" / "python.md"
+
+
+def test_the_pages_code_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "emulated" in done.stdout
+
+
+def test_a_text_a_folder_and_many(tmp_path: Path) -> None:
+    first = synthetic_logs.write(tmp_path / "a.jsonl", resolution=256)
+    second = synthetic_logs.write(tmp_path / "b.jsonl", resolution=512)
+    (tmp_path / "junk.jsonl").write_text("x")
+    whole = harness.load(str(tmp_path))
+    assert len(whole) == len(harness.load([first, str(second)])) == len(harness.load(first, second))
+    assert "junk.jsonl: skipped" in whole.attrs["skipped"][0]
+    cells = harness.summary(tmp_path, scores=False)
+    assert list(cells["resolution"]) == [256, 512]
+    assert (cells["ttft_low_ms"] <= cells["ttft_ms"]).all()
+    assert list(cells["not_scored"]) == ["scores were not asked for"] * 2
+    with pytest.raises(LogError, match="no such file"):
+        harness.load(tmp_path / "nowhere")
+
+
+def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="unknown model"):
+        harness.run("no-such-model", out=str(tmp_path))
+
+
+def test_importing_it_is_cheap() -> None:
+    code = "import harness, sys; print([name for name in ('pandas', 'torch', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
