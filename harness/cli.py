@@ -300,10 +300,7 @@ def compare(
               help="Folder for the verdict: Markdown, JUnit, annotations, JSON, history page.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @measuring
-def track(
-    folder: Path | None, repo: str | None, baseline: str | None, min_effect: float, alone: bool, latest: bool,
-    again: tuple[str, ...], to: Path, as_json: bool, **options: Any,
-) -> int:  # fmt: skip
+def track(folder: Path | None, repo: str | None, min_effect: float, to: Path, as_json: bool, **options: Any) -> int:
     """Measure the nightly checkpoints that are new, and say whether the newest is slower or worse than the baseline.
 
     Exit codes: 0 same or better, 1 regression, 2 could not tell (or an error), 3 the newest cannot be loaded.
@@ -315,6 +312,7 @@ def track(
     if (folder is None) == (repo is None):
         raise SettingError("harness track: give either a FOLDER of checkpoints or --repo ID")
     found = nights.Discovered(tuple(nights.of_repo(repo))) if repo else nights.discover(folder or Path())
+    baseline, alone, latest, again = (options.pop(name) for name in ("baseline", "alone", "latest", "again"))
     asked, nightly = _asked(_finer(options, min_effect)), Path(options["out"]) / "nightly"
     wish = tracking.Wish(asked, found.nights, nightly, baseline, min_effect, not alone, latest, again, found.notices)
     with console.Progress() as progress:
@@ -364,17 +362,14 @@ def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], ev
 @click.option("--logs", default="results", show_default=True, type=click.Path(path_type=Path), help="Run logs.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw the choice into this file (png, svg, pdf).")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def choose(
-    ttft: str | None, accuracy: str | None, memory: str | None, energy: str | None, suite: str | None, logs: Path,
-    figure: Path | None, as_json: bool,
-) -> int:  # fmt: skip
+def choose(suite: str | None, logs: Path, figure: Path | None, as_json: bool, **limits: str | None) -> int:
     """Name the checkpoint and resolution for a budget, how sure that is, and what would make it surer.
 
     Exit codes: 0 there is a choice, 1 the logs cannot tell.
     """
     from harness.reports import choice, measured
 
-    answers = choice.choose(measured.of(logs), choice.parse(ttft, accuracy, memory, energy), suite)
+    answers = choice.choose(measured.of(logs), choice.parse(**limits), suite)
     if figure:
         from harness.reports.figures import pareto
 

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.models.card import load_model_card
+from harness.models.card import ModelCard, load_model_card
 from training import lessons, vocabulary
 from training.exercises import IGNORED, PLACES, Exercise, exercise, in_cells
 from training.network import LOOKING, STRIDES, Form, Network, export
@@ -242,15 +242,8 @@ def drawn(plan: Plan, first: int) -> Iterator[list[lessons.Lesson]]:
             yield ready
 
 
-@click.command()
-@click.option("--plan", "path", type=click.Path(path_type=Path), default=Path(__file__).with_name("fastvlm-nano.toml"))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for log, state and checkpoints.")
-@click.option("--stop-at", type=int, default=None, help="Stop after this step (to compare two runs' first steps).")
-def main(path: Path, out: Path, stop_at: int | None) -> None:
-    """Train, or go on training."""
-    plan = msgspec.toml.decode(path.read_bytes(), type=Plan)
-    torch.set_num_threads(plan.threads)
-    card = load_model_card(plan.model)
+def _tokenizer(plan: Plan, card: ModelCard, out: Path) -> Tokenizer:
+    """Return the tokenizer of the run in `out`, made when it begins; refuse one that the card does not describe."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "tokenizer.json").is_file():
         vocabulary.save(vocabulary.build(plan.seed, plan.vocabulary_pages), out)
@@ -262,6 +255,19 @@ def main(path: Path, out: Path, stop_at: int | None) -> None:
             f"{plan.model}: the tokenizer has {tokenizer.get_vocab_size()} ids and ends with {end}; "
             "next: say so in the card"
         )
+    return tokenizer
+
+
+@click.command()
+@click.option("--plan", "path", type=click.Path(path_type=Path), default=Path(__file__).with_name("fastvlm-nano.toml"))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for log, state and checkpoints.")
+@click.option("--stop-at", type=int, default=None, help="Stop after this step (to compare two runs' first steps).")
+def main(path: Path, out: Path, stop_at: int | None) -> None:
+    """Train, or go on training."""
+    plan = msgspec.toml.decode(path.read_bytes(), type=Plan)
+    torch.set_num_threads(plan.threads)
+    card = load_model_card(plan.model)
+    tokenizer = _tokenizer(plan, card, out)
     network = Network(card, plan.seed)
     step = 0
     optimisers = _optimisers(network, plan)

@@ -191,32 +191,35 @@ def clock_gap(host_ns: ArrayLike, device_ns: ArrayLike) -> Doubt | None:
     return Doubt("clock_gap", f"host and device clocks differ by {gap:+.1%}: {what}", "quote the host clock", gap)
 
 
-def examine(
-    ttft_ns: ArrayLike = (),
-    stage_sum_ns: ArrayLike = (),
-    *,
-    others_ns: Mapping[str, ArrayLike] | None = None,
-    valid: Sequence[bool] = (),
-    reasons: Iterable[Sequence[str]] = (),
-    cold_ns: float | None = None,
-    host_ns: ArrayLike = (),
-    device_ns: ArrayLike = (),
-    finished: bool = True,
-    torn_bytes: int = 0,
-) -> list[Doubt]:
-    """Return every doubt about one cell. `ttft_ns` and `stage_sum_ns` are its valid samples, pair by pair; `valid` and
-    `reasons` all its samples; `host_ns` and `device_ns` the same stages on both clocks.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one cell's run logs have to be doubted. `ttft_ns` and `stage_sum_ns`: valid samples, pair by pair."""
 
-    A cell without an end-to-end pass is known by other series: `others_ns`, by what they are called in the text.
-    """
-    headlines = {"TTFT": ttft_ns} if others_ns is None else others_ns
+    ttft_ns: ArrayLike = ()
+    stage_sum_ns: ArrayLike = ()
+    others_ns: Mapping[str, ArrayLike] | None = None
+    """Without an end-to-end pass a cell is known by other series, by what they are called in the text."""
+    valid: Sequence[bool] = ()
+    """Of all samples, as are `reasons`."""
+    reasons: Iterable[Sequence[str]] = ()
+    cold_ns: float | None = None
+    host_ns: ArrayLike = ()
+    """The same stages as in `device_ns`, on the host's clock."""
+    device_ns: ArrayLike = ()
+    finished: bool = True
+    torn_bytes: int = 0
+
+
+def examine(cell: Measured) -> list[Doubt]:
+    """Return every doubt about one cell."""
+    headlines = {"TTFT": cell.ttft_ns} if cell.others_ns is None else cell.others_ns
     found = [
-        torn(finished, torn_bytes),
-        *refused(valid, reasons),
+        torn(cell.finished, cell.torn_bytes),
+        *refused(cell.valid, cell.reasons),
         *(doubt for what, values in headlines.items() for doubt in of_series(values, what)),
-        residual(ttft_ns, stage_sum_ns),
-        cold(cold_ns, ttft_ns),
-        clock_gap(host_ns, device_ns),
+        residual(cell.ttft_ns, cell.stage_sum_ns),
+        cold(cell.cold_ns, cell.ttft_ns),
+        clock_gap(cell.host_ns, cell.device_ns),
     ]
     return [doubt for doubt in found if doubt is not None]
 

@@ -406,14 +406,14 @@ def _doubts(about: Configuration, process: Process, times: Times, logs: Sequence
 def _examined(about: Configuration, process: Process, times: Times, logs: Sequence[Log]) -> list[checks.Doubt]:
     everything = [sample for log in logs for sample in log.samples if sample.phase == "timed"]
     if not everything:
-        return checks.examine(finished=not process.torn)
+        return checks.examine(checks.Measured(finished=not process.torn))
     good = timed(logs)
     pairs = [] if times.additive else [(one.ns("ttft"), one.ns("stages")) for one in good]
     both = [(whole, stages) for whole, stages in pairs if whole is not None and stages is not None]
     host, device = _clocks(good)
     if about.endpoint:  # no stages to compare TTFT with
         both = [(whole, 0) for whole, _ in pairs if whole is not None]
-    return checks.examine(
+    cell = checks.Measured(
         [whole for whole, _ in both],
         [] if about.endpoint else [stages for _, stages in both],
         others_ns=None if both else _headlines(about, good),
@@ -424,6 +424,7 @@ def _examined(about: Configuration, process: Process, times: Times, logs: Sequen
         device_ns=device,
         finished=not process.torn,
     )
+    return checks.examine(cell)
 
 
 def _headlines(about: Configuration, good: Sequence[Timed]) -> dict[str, list[float]]:

@@ -123,7 +123,7 @@ def test_throttling_is_caught_by_name():
     assert set(bad) == {("throttled",)}
     assert all(ttft == 33 * MS for ttft, verdict in judged if verdict.valid)
     assert any(ttft > 40 * MS for ttft, verdict in judged if not verdict.valid)
-    doubts = checks.examine(valid=[v.valid for _, v in judged], reasons=[v.reasons for _, v in judged])
+    doubts = checks.examine(checks.Measured(valid=[v.valid for _, v in judged], reasons=[v.reasons for _, v in judged]))
     assert doubts[0].name == "throttled"
 
 
@@ -139,19 +139,19 @@ def test_drift_is_caught_by_gate_and_checks():
     bench = Rig(drift=0.02)
     judged = [bench.judged() for _ in range(30)]
     assert judged[-1][1].reasons == ("drift",)
-    assert "drift" in [doubt.name for doubt in checks.examine([ttft for ttft, _ in judged])]
+    assert "drift" in [doubt.name for doubt in checks.examine(checks.Measured([ttft for ttft, _ in judged]))]
     steady = Rig(jitter=0.02)
     judged = [steady.judged() for _ in range(30)]
     assert all(verdict.valid for _, verdict in judged)
-    assert checks.examine([ttft for ttft, _ in judged]) == []
+    assert checks.examine(checks.Measured([ttft for ttft, _ in judged])) == []
 
 
 def test_a_slow_first_run_is_caught_by_name():
     bench = Rig(slow_first=3.0)
     times = [bench.ttft() for _ in range(10)]
     assert times[0] == 3 * times[1]
-    assert [doubt.name for doubt in checks.examine(times[1:], cold_ns=times[0])] == ["cold_start"]
-    assert "slow_first" in [doubt.name for doubt in checks.examine(times)]
+    assert [doubt.name for doubt in checks.examine(checks.Measured(times[1:], cold_ns=times[0]))] == ["cold_start"]
+    assert "slow_first" in [doubt.name for doubt in checks.examine(checks.Measured(times))]
 
 
 @pytest.mark.parametrize(("settings", "sign"), [({"sample_ms": 4.0}, 1), ({"launch_ms": 3.0}, -1)])
@@ -159,7 +159,7 @@ def test_residuals_of_both_signs_are_caught(settings, sign):
     bench = Rig(**settings)
     ttft = [bench.ttft() for _ in range(8)]
     sums = [sum(bench.stages().stage_ns.values()) for _ in range(8)]
-    (doubt,) = checks.examine(ttft, sums)
+    (doubt,) = checks.examine(checks.Measured(ttft, sums))
     assert doubt.name == "residual"
     assert doubt.amount * sign > 0
     assert (ttft[0] - sums[0]) * sign > 0

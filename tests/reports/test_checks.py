@@ -11,7 +11,7 @@ QUIET = np.random.default_rng(0).normal(100e6, 1e6, 50)
 
 
 def names(*arguments, **options):
-    return [doubt.name for doubt in checks.examine(*arguments, **options)]
+    return [doubt.name for doubt in checks.examine(checks.Measured(*arguments, **options))]
 
 
 def test_a_good_run_raises_no_doubt():
@@ -38,7 +38,7 @@ def test_a_good_run_raises_no_doubt():
     ],
 )
 def test_each_doubt_by_name(name, arguments, options):
-    found = checks.examine(*arguments, **options)
+    found = checks.examine(checks.Measured(*arguments, **options))
     assert name in [doubt.name for doubt in found]
     assert all(doubt.text and doubt.advice for doubt in found)
 
@@ -92,7 +92,7 @@ def _at_an_edge(values):
     """Rounding may tip a value that lies exactly on a threshold."""
     return any(
         abs(doubt.amount - limit) < 1e-9
-        for doubt in checks.examine(values)
+        for doubt in checks.examine(checks.Measured(values))
         if doubt.amount is not None
         for limit in (checks.UNSTABLE_CV, checks.PRECISION, checks.SLOW_FIRST, checks.DRIFT)
     )
