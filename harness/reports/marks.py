@@ -27,6 +27,9 @@ MARKS = {
         "the FastVLM paper's protocol: encoder and prefill of the visual tokens, timed apart and added up",
         "encoder + prefill, added",
     ),
+    "auto": Mark(
+        "∘", "run by transformers' own classes (route auto), not by an adapter of the family", "transformers' own code"
+    ),
     "emulated": Mark("◇", "predicted or emulated time, not a measurement of this machine", "predicted, not measured"),
     "served": Mark(
         "@",

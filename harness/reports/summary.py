@@ -4,7 +4,7 @@ Fresh processes of one cell (repetitions) are one summary; so are the parts of a
 up.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,8 @@ class Process:
     trained: bool
     emulated: str
     """Why the times are not a real machine's, or nothing."""
+    route: str
+    """By which code: `own`, `auto` (transformers' classes), or nothing where the log does not say."""
     torn: bool
     failures: int
     count: int
@@ -321,6 +323,7 @@ def _process(logs: Sequence[Log]) -> Process:
     return Process(
         trained=all(logs_.trained(log) for log in logs),
         emulated=next(filter(None, map(logs_.emulation, logs)), ""),
+        route=str(first.effective.get("route") or ""),
         torn=any(logs_.torn(log) for log in logs),
         failures=sum(len(log.lasting) for log in logs),
         count=len({configuration.repetition(log) for log in logs}),
@@ -377,6 +380,7 @@ def _marks(about: Configuration, process: Process, times: Times) -> tuple[str, .
         "embedded": about.data == "embedded",
         "isolated": about.isolate,
         "paper": about.protocol == "paper",
+        "auto": process.route == "auto",
         "emulated": bool(process.emulated),
         "served": bool(about.endpoint),
         "torn": process.torn,
@@ -385,11 +389,17 @@ def _marks(about: Configuration, process: Process, times: Times) -> tuple[str, .
     return tuple(mark for mark in MARKS if present.get(mark))
 
 
+def _stage_names(logs: Sequence[Log]) -> Iterator[Iterable[str]]:
+    return (sample.stages.stage_ns for log in logs for sample in log.samples if sample.stages)
+
+
 def _doubts(about: Configuration, process: Process, times: Times, logs: Sequence[Log]) -> tuple[str, ...]:
     """Return in words what makes the cell doubtful."""
     found = []
     if times.missing:
         found.append(f"incomplete: {times.missing} not measured")
+    for joined in sorted({name for one in _stage_names(logs) for name in one if "+" in name}):
+        found.append(f"{joined.replace('+', ' and ')} are timed as one: nothing in this model divides them")
     if process.failures:
         found.append(f"{process.failures} examples failed")
     if times.n == 0:

@@ -130,6 +130,24 @@ def test_marks(tmp_path: Path) -> None:
     assert one.accuracy.reason == "random weights are never scored"
 
 
+def test_a_plot_of_two_routes_marks_the_one_that_is_transformers_own(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "own.jsonl", effective={"route": "own"})
+    synthetic_logs.write(tmp_path / "auto.jsonl", settings={"route": "auto"}, effective={"route": "auto"})
+    marks = {one.process.route: one.marks for one in cells_of(tmp_path)}
+    assert "auto" in marks["auto"]
+    assert "auto" not in marks["own"]
+
+
+def test_stages_that_nothing_divides_are_told_as_one_and_never_zero(tmp_path: Path) -> None:
+    times = {"preprocess": 5.0, "encode+project": 100.0, "prefill": 50.0}
+    synthetic_logs.write(tmp_path / "log.jsonl", times_ms=times)
+    (one,) = cells_of(tmp_path)
+    assert one.times.ns("encode") is None
+    assert one.times.ns("project") is None
+    assert any("encode and project are timed as one" in doubt for doubt in one.doubts)
+    assert not any("miss TTFT" in doubt for doubt in one.doubts), "the sum of all stages is still TTFT"
+
+
 def test_different_weights_are_different_rows(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", weights="random")
     synthetic_logs.write(tmp_path / "b.jsonl", weights="local", seed=1)

@@ -37,6 +37,7 @@ def write(
     schema: int = 1,
     doc: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    effective: dict[str, Any] | None = None,
 ) -> Path:
     """Write one log with log-normal noise on every stage; the medians are `times_ms` up to that noise."""
     rng = random.Random(f"{seed}-{model}-{resolution}-{part}-{repetition}-{protocol}")
@@ -60,7 +61,7 @@ def write(
             environment={"machine": machine, "cpu": "Two-Core 3000"},
             device={"name": device},
             requested={},
-            effective={},
+            effective=effective or {},
             cards={"model": "m0", "suite": "s0"},
             weights={"source": weights, "digest": "w0", "notice": ""},
             data={"origin": data, "name": suite, "digest": "d0", "examples": str(n), "notice": ""},
