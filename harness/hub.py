@@ -1,37 +1,100 @@
-"""A data set's Parquet files from the Hub, or from its cache: only those of the split, only as many as are needed.
+"""The one place that asks the Hub: weights, a data set's files, a repository's history; and the rule of when not to.
 
-`datasets` knows which files a configuration and split consist of; the Hub's own client fetches them, resumes what was
-broken off, and keeps them where every other program looks for them.
+The Hub's own client fetches, resumes what was broken off, and keeps files where every other program looks for them.
+Which files a configuration and split of a data set consist of, `datasets` knows; whoever wants them asks it.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from harness.errors import DataError
 from harness.files import FULL, hub_folder, hub_revision
+
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HARNESS_OFFLINE")
+"""Any of these set to 1, on, yes or true means what `--offline` means: nothing is asked, only caches are read."""
+
+PROBE_SECONDS = 4.0
+"""How long the first, small question may take: the downloader itself retries for minutes where there is no network."""
 
 Wanted = Sequence[tuple[str | None, str, int | None]]
 """(configuration, split, number of rows needed or None for all)."""
 
 
-def fetch(repo: str, wanted: Wanted, count_rows: Callable[[Path], int]) -> tuple[str, list[Path]]:
-    """Return the revision and the local paths of the files, fetched where they are not here yet. Raises `DataError`.
+def is_offline(asked: bool = False) -> bool:
+    """Return whether the Hub must not be asked: by `--offline`, or by the environment."""
+    return asked or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE)
 
-    The revision is the cache's `refs/main` where there is one: what was fetched for another suite of the repository,
-    or by another program, is what this suite, too, is read from. Without one it is the Hub's, and becomes `refs/main`.
+
+def cached_model(repo: str, revision: str | None, files: Sequence[str]) -> Path | None:
+    """Return the folder of a model's repository in the Hub's cache, or None; asks nothing."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files), local_files_only=True))
+    except Exception:  # noqa: BLE001 - not in the cache; the library's exceptions differ between its versions
+        return None
+
+
+def fetch_model(
+    repo: str, revision: str | None, files: Sequence[str], offline: bool = False
+) -> tuple[Path | None, str]:
+    """Return the folder with a model's files, downloaded where they are not here yet, or None and why."""
+    missing = f"{repo} is not (or not all) in the Hub cache"
+    if is_offline(offline):
+        return None, f"{missing} and the Hub is not asked (offline)"
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        HfApi().model_info(repo, revision=revision, timeout=PROBE_SECONDS)
+    except Exception as error:  # noqa: BLE001 - unreachable, gated or gone, in the library's many ways of saying so
+        return None, f"{missing} and the Hub cannot be reached or does not give it ({type(error).__name__})"
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files))), ""
+    except Exception as error:  # noqa: BLE001 - as above, and a full disk
+        first = next(iter(str(error).strip().splitlines()), "")
+        return None, f"{missing} and its download failed ({type(error).__name__}: {first})"
+
+
+def commits(repo: str, revision: str | None = None) -> list[tuple[datetime, str]]:
+    """Return the commits of a model's repository, oldest first: (when, id). Raises `DataError`."""
+    if is_offline():
+        raise DataError(f"--repo {repo}: the Hub is not asked (offline); next: unset {' and '.join(OFFLINE)}")
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().list_repo_commits(repo, revision=revision)
+    except Exception as error:
+        raise DataError(
+            f"--repo {repo}: its revisions cannot be listed ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "next: check the name and the network, or give a folder"
+        ) from error
+    return [(one.created_at, str(one.commit_id)) for one in sorted(found, key=lambda one: one.created_at)]
+
+
+def fetch(
+    repo: str,
+    wanted: Wanted,
+    addresses: Callable[[str | None, str, str], Sequence[str]],
+    count_rows: Callable[[Path], int],
+) -> tuple[str, list[Path]]:
+    """Return a data set's revision and the local paths of the files, fetched where they are not here yet.
+
+    `addresses` says of (configuration, split, revision) which files it consists of; only as many as are needed are
+    fetched. The revision is the cache's `refs/main` where there is one: what was fetched for another suite of the
+    repository, or by another program, is what this suite, too, is read from. Without one it is the Hub's, and becomes
+    `refs/main`. Raises `DataError`.
     """
-    import datasets
     import huggingface_hub
 
     try:
         revision = hub_revision(repo) or str(huggingface_hub.HfApi().dataset_info(repo, timeout=10).sha)
         files: list[Path] = []
         for config, split, rows in wanted:
-            builder: Any = datasets.load_dataset_builder(repo, config, revision=revision)
             have = 0
-            for address in builder.config.data_files[split]:
+            for address in addresses(config, split, revision):
                 match = re.fullmatch(r"hf://datasets/[^@]+@[^/]+/(.+\.parquet)", str(address))
                 if not match:
                     raise DataError(f"{repo}: {address} is not Parquet; next: convert it and give --data PATH")

@@ -134,7 +134,7 @@ def fetch(program: str) -> list[Any]:
     """Run `program` where the libraries see the environment from the start; return what it printed, line by line."""
     head = (
         "import json\nfrom harness import hub\nfrom harness.errors import DataError\n"
-        "from harness.suites.builder import count_rows\n"
+        "from harness.suites.builder import addresses, count_rows\n"
         "def say(found): print(json.dumps([found[0], [path.name for path in found[1]]]))\n"
         "def told(act):\n"
         "    try: say(act())\n"
@@ -148,11 +148,11 @@ def fetch(program: str) -> list[Any]:
 def test_only_what_is_needed_is_fetched_and_a_part_of_a_cache_is_not_the_data_set(hub: Hub) -> None:
     first, part, both, whole, wrong = fetch(
         f"def wanted(rows): return [('DocVQA', 'validation', rows)]\n"
-        f"told(lambda: hub.fetch('{REPO}', wanted(2), count_rows))\n"
+        f"told(lambda: hub.fetch('{REPO}', wanted(2), addresses('{REPO}'), count_rows))\n"
         f"told(lambda: hub.cached('{REPO}', wanted(2)))\n"
-        f"told(lambda: hub.fetch('{REPO}', wanted(None), count_rows))\n"
+        f"told(lambda: hub.fetch('{REPO}', wanted(None), addresses('{REPO}'), count_rows))\n"
         f"told(lambda: hub.cached('{REPO}', wanted(None)))\n"
-        f"told(lambda: hub.fetch('{REPO}X', wanted(None), count_rows))\n"
+        f"told(lambda: hub.fetch('{REPO}X', wanted(None), addresses('{REPO}X'), count_rows))\n"
     )
     names = [f"validation-0000{at}-of-00002.parquet" for at in (0, 1)]
     assert first == [REVISION, names[:1]]

@@ -109,7 +109,7 @@ def _source(settled: cell.Settled) -> Source:
     if asked.endpoint:
         served: Source = cell.engine(asked.engine).source(asked.model, asked.endpoint, asked.weights)
         return served
-    return weights.resolve(settled.card, asked.weights, asked.offline)
+    return weights.resolve(settled.card, asked.weights, asked.offline, settled.settings)
 
 
 def afresh(job: Job, taken: Collection[Path] = ()) -> Job:

@@ -68,6 +68,9 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
             raise
         what = f"{job.cell.model} in {job.cell.dtype} does not fit into the memory of {job.cell.device}"
         raise DeviceError(f"{what}; next: {backend.less_memory(job.cell.device)}") from error
+    told = model.describe().get("configuration", "")
+    if "checkpoint" in told:
+        notify(f"note: {job.source.folder}: its own configuration counts where the card differs: {told}")
     try:
         if isinstance(model, Examined):
             notify("asking the server what it does with requests")

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+import msgspec
+
 from harness import cards
 from harness.cards import Card, Facts
 from harness.errors import SettingError, UnknownName
@@ -141,6 +143,13 @@ class ModelCard(Card, frozen=True, kw_only=True):
 def load_model_card(name: str) -> ModelCard:
     """Load the model card `name`, or the card file that `name` is a path of."""
     return cards.load("models", name, ModelCard)
+
+
+def with_settings(card: ModelCard, **settings: object) -> ModelCard:
+    """Return the card with these settings of its first encoder."""
+    first = card.encoders[0]
+    encoder = msgspec.structs.replace(first, settings={**first.settings, **settings})
+    return msgspec.structs.replace(card, encoders=(encoder, *card.encoders[1:]))
 
 
 def check_side(card: ModelCard, side: int) -> None:

@@ -5,7 +5,7 @@ field and both values. The card's value stands only where the checkpoint states 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -16,12 +16,17 @@ from harness.errors import WeightsError
 from harness.models.card import Llm
 
 T = TypeVar("T")
+RGB = tuple[float, float, float]
 Fields = Mapping[str, object]
 
 TEXT = ("text_config", "llm_config", "language_config")
 """Names of the language model's section in a nested configuration; a flat one has its fields at the top."""
 
 VISION = ("vision_config", "vision_tower_config")
+TIED = "tie_word_embeddings"
+
+BICUBIC = 3
+"""Pillow's number of the one way of resizing that the families know."""
 
 POINTER = b"version https://git-lfs"
 """How a file begins that git-lfs left in place of a large one."""
@@ -298,13 +303,15 @@ def _token(configuration: Configuration, name: str) -> object:
     return None
 
 
-def _eos(configuration: Configuration, card: Llm, comparison: Comparison) -> tuple[int, ...]:
-    """Return the ids that end an answer: of generation_config.json, else of config.json, in any order."""
+def ends(configuration: Configuration) -> list[int]:
+    """Return the ids that the checkpoint says end an answer: generation_config.json's, else config.json's."""
     stated = _token(configuration, "eos")
-    ids = stated if isinstance(stated, list) else [stated] if isinstance(stated, int) else []
-    if sorted(ids) == sorted(card.eos):
-        return card.eos
-    return comparison.obey("eos_token_id", ids or None, card.eos)
+    return [one for one in (stated if isinstance(stated, list) else [stated]) if isinstance(one, int)]
+
+
+def _eos(configuration: Configuration, card: Llm, comparison: Comparison) -> tuple[int, ...]:
+    ids = ends(configuration)
+    return card.eos if sorted(ids) == sorted(card.eos) else comparison.obey("eos_token_id", ids or None, card.eos)
 
 
 def _extras(stated: Fields, card: Llm, comparison: Comparison) -> dict[str, object]:
@@ -325,3 +332,83 @@ def _extras(stated: Fields, card: Llm, comparison: Comparison) -> dict[str, obje
                 result[name] = stated[name]
                 comparison.obeyed.append(Difference(name, "none", stated[name]))
     return result
+
+
+def vocabulary(card: Llm, names: Iterable[str], shape: Callable[[str], tuple[int, ...]], comparison: Comparison) -> Llm:
+    """Return the card's language model with as many words as the checkpoint's embedding has rows, tied as it is tied.
+
+    Checkpoints pad the vocabulary to a multiple, add `<image>`, or cut it to the tokenizer's size. A head that is not
+    there is the embedding, if the configuration says so; one that is there is its own where the configuration says so.
+    """
+    names = list(names)
+    table = next((name for name in names if name.endswith("embed_tokens.weight")), None)
+    if table is None:
+        return card
+    rows = shape(table)[0]
+    vocab = comparison.obey("vocab_size (rows of the embedding)", rows, card.vocab)
+    model, text = comparison.configuration.model, comparison.configuration.text
+    said = {value for value in (model.get(TIED), text.get(TIED)) if isinstance(value, bool)}
+    head = any(name.endswith("lm_head.weight") for name in names)
+    stated = next(iter(said)) if len(said) == 1 else None
+    if not head and True in said:  # two sections that disagree: without a head there is one way
+        stated = True
+    tied = comparison.obey(TIED, stated, card.tied)
+    return msgspec.structs.replace(card, vocab=vocab, tied=tied)
+
+
+# --- the image's way ---
+
+
+def llava_projector(comparison: Comparison, width: int, aspect: str, merge: str) -> None:
+    """Refuse what LLaVA's configurations say of projector and image where it is not what the families run.
+
+    `aspect` is how an image becomes a square or tiles, `merge` how tiles' tokens are put together.
+    """
+    model = comparison.configuration.model
+    comparison.demand("mm_projector_type", model.get("mm_projector_type"), "mlp2x_gelu")
+    comparison.demand("mm_hidden_size", model.get("mm_hidden_size"), width)
+    comparison.demand("mm_use_im_start_end", model.get("mm_use_im_start_end"), False)
+    comparison.demand("mm_patch_merge_type", model.get("mm_patch_merge_type"), merge)
+    comparison.demand("projector_hidden_act", model.get("projector_hidden_act"), "gelu")
+    comparison.demand("multimodal_projector_bias", model.get("multimodal_projector_bias"), True)
+    if aspect:
+        comparison.demand("image_aspect_ratio", model.get("image_aspect_ratio"), aspect)
+
+
+def pixels(comparison: Comparison, mean: RGB, std: RGB) -> tuple[RGB, RGB]:
+    """Return mean and standard deviation of the pixels as the image processor's file has them."""
+    given = comparison.configuration.preprocessor
+    if given.get("do_normalize") is False:
+        given = {**given, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    factor = given.get("rescale_factor")
+    if given.get("do_rescale") is False or (isinstance(factor, (int, float)) and abs(factor * 255 - 1) > 1e-6):
+        comparison.demand("rescale_factor", factor if given.get("do_rescale") is not False else "none", 1 / 255)
+    comparison.demand("resample", given.get("resample"), BICUBIC)
+    return (
+        comparison.obey("image_mean", _rounded(given.get("image_mean"), mean), mean),
+        comparison.obey("image_std", _rounded(given.get("image_std"), std), std),
+    )
+
+
+def _rounded(stated: object, ours: RGB) -> object:
+    """Return `ours` where a file writes the same numbers with other digits."""
+    if isinstance(stated, list) and len(stated) == len(ours):
+        if all(isinstance(a, (int, float)) and abs(a - b) < 1e-6 for a, b in zip(stated, ours, strict=True)):
+            return ours
+        return stated
+    return None if stated is None else stated
+
+
+def transformer(fields: Fields, comparison: Comparison, settings: Fields, sizes: Fields) -> dict[str, object]:
+    """Return an encoder's settings as its own configuration has them: heads, activation and eps are obeyed.
+
+    `sizes` are the fields, by the configuration's names, whose values the checkpoint must share with the card.
+    """
+    for name, value in sizes.items():
+        comparison.demand(f"vision {name}", fields.get(name), value)
+    heads = comparison.obey("vision num_attention_heads", fields.get("num_attention_heads"), settings["heads"])
+    changed = {**settings, "heads": heads}
+    for name in ("hidden_act", "layer_norm_eps"):
+        if name in settings:
+            changed[name] = comparison.obey(f"vision {name}", fields.get(name), settings[name])
+    return changed

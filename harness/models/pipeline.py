@@ -9,18 +9,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
 from harness.errors import ExampleError, OutputError, SettingError
-from harness.models import llms, tokenizers, weights
+from harness.models import configuration, llms, tokenizers, weights
 from harness.models.card import ModelCard
+from harness.models.checkpoints import Tensors
+from harness.models.configuration import Comparison, Configuration, Difference
 from harness.models.protocol import Done, Event, Foreseen, Options, Piece, Request, Seen, Work
 from harness.models.weights import Source, Target
+
+NOT_READ = Configuration(Path())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,11 @@ class VisionLanguageModel(ABC):
     template = ""
     """The chat template's name, for the log."""
 
+    configuration = NOT_READ
+    """The checkpoint's own configuration; empty with random weights."""
+    obeyed: tuple[Difference, ...] = ()
+    """The fields in which the checkpoint's configuration differs from the card, and counts."""
+
     def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
         """Build the modules (all, or `options.only`), fill them, and find the tokenizer."""
         self.card, self.source, self.options = card, source, options
@@ -63,6 +74,9 @@ class VisionLanguageModel(ABC):
         with weights.empty():
             built = self.build()
         self.parts = nn.ModuleDict({name: module for name, module in built.items() if self._wanted(name)})
+        if source.trained and card.llm and source.folder:
+            ends = configuration.ends(self.configuration)
+            tokenizers.check(self.tokenizer, source.folder, card.llm.vocab, "".join(self.turns()), ends)
         if source.trained and options.device != "meta":
             assert source.folder
             self.load(source)
@@ -72,7 +86,37 @@ class VisionLanguageModel(ABC):
         self._largest: list[Any] = []
         """Of the last answer: each token's largest logit, still on the device; of an encoder alone, its features."""
 
+    def configured(self, card: ModelCard, source: Source, options: Options) -> tuple[ModelCard, Options]:
+        """Return card and options as the checkpoint's own configuration has them; every family begins with this.
+
+        A setting that was asked for (`--set`) stays as asked. Raises `WeightsError` by field for what cannot be obeyed.
+        """
+        if not source.trained or not source.folder:
+            return card, options
+        self.options = options
+        self.configuration = configuration.read(source.folder)
+        comparison = Comparison(self.configuration, card.name)
+        ours = card
+        if card.llm:
+            tensors = Tensors(source.folder)
+            llm = configuration.language_model(card.llm, comparison)
+            card = msgspec.structs.replace(card, llm=configuration.vocabulary(llm, tensors, tensors.shape, comparison))
+        card = self.obey(card, source, comparison)
+        comparison.close()
+        self.obeyed = tuple(comparison.obeyed)
+        kept = {name: value for name, value in options.settings.items() if value != ours.settings.get(name)}
+        given = {name: card.settings.get(name, value) for name, value in options.settings.items()}
+        return card, replace(options, settings={**given, **kept})
+
     # --- what a family says ---
+
+    def obey(self, card: ModelCard, source: Source, comparison: Comparison) -> ModelCard:
+        """Return the card with what the checkpoint says of its encoder, projector and images; extended by families."""
+        return card
+
+    @abstractmethod
+    def turns(self) -> tuple[str, str]:
+        """Return the chat template's text before and after the image, for an empty question (no LLM: nothing)."""
 
     @abstractmethod
     def build(self) -> dict[str, nn.Module]:
@@ -189,6 +233,13 @@ class VisionLanguageModel(ABC):
     def embed(self, visual: Tensor, before: list[int], after: list[int]) -> Tensor:
         """Return the input embeddings (1, sequence, hidden): text before, visual tokens, text after."""
         table = self.parts["llm"].get_input_embeddings()  # type: ignore[operator]
+        rows = table.num_embeddings
+        beyond = [i for i in before + after if i >= rows]
+        if beyond:
+            raise ExampleError(
+                f"the question has the token {self.tokenizer.decode(beyond[:1])!r} ({beyond[0]}), which is beyond the "
+                f"{rows} rows of the embedding; next: leave this example out"
+            )
         ids = torch.tensor(before + after, dtype=torch.long, device=self.device)
         text: Tensor = table(ids)
         return torch.cat([text[: len(before)], visual.to(text.dtype), text[len(before) :]])[None]
@@ -270,7 +321,18 @@ class VisionLanguageModel(ABC):
             "template": self.template or self.card.prompt,
             "tokenizer": self.tokenizer.name,
             "parts": self.options.only or "all",
+            **self._describe_configuration(),
         }
+
+    def _describe_configuration(self) -> dict[str, str]:
+        if not self.source.trained or not self.source.folder:
+            return {}
+        told = {"configuration": "; ".join(map(str, self.obeyed)) or "as the card's"}
+        if not self.configuration.model:
+            told["configuration"] += " (no config.json)"
+        penalty = self.configuration.generation.get("repetition_penalty", 1.0)
+        told["decoding"] = "greedy" + (f"; repetition_penalty {penalty} is not applied" if penalty != 1.0 else "")
+        return told
 
     @torch.inference_mode()
     def work(self, seen: Seen, /) -> dict[str, Work]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from harness import cards, files
+from harness import cards, files, hub
 from harness.errors import SettingError, WeightsError, guess
 from harness.models import configuration
 from harness.models.card import Hub, ModelCard, Resolution, load_model_card
@@ -78,19 +78,8 @@ def _of_repo(repo: str, offline: bool) -> ModelCard:
 
 def _fetched(repo: str, patterns: Sequence[str], offline: bool) -> tuple[Path | None, str]:
     """Return the folder with these files of a model's repository, fetched if need be; or None, and why."""
-    import huggingface_hub
-
-    wanted = list(patterns)
-    try:
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=wanted, local_files_only=True)), ""
-    except Exception as error:  # noqa: BLE001 - not in the cache; the library's exceptions differ between its versions
-        if offline or huggingface_hub.constants.HF_HUB_OFFLINE:
-            return None, f"{repo} is not in the Hub's cache, and the Hub is not asked (offline; {type(error).__name__})"
-    try:  # one quick question first: the downloader itself retries for minutes where there is no network
-        huggingface_hub.HfApi().model_info(repo, timeout=4.0)
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=wanted)), ""
-    except Exception as error:  # noqa: BLE001 - unreachable, gated or gone, in the library's many ways of saying so
-        return None, f"the Hub cannot be reached or does not give {repo} ({type(error).__name__})"
+    kept = hub.cached_model(repo, None, patterns)
+    return (kept, "") if kept else hub.fetch_model(repo, None, patterns, offline)
 
 
 def of_folder(folder: Path, name: str = "") -> ModelCard:

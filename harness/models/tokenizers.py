@@ -44,6 +44,9 @@ class Own:
         except Exception as error:
             raise _unreadable(folder, error) from error
         self.name = f"{type(self._tokenizer).__name__} of {folder.name}"
+        self.words = int(self._tokenizer.vocab_size)
+        """Size of the vocabulary without added tokens; `size` is one more than the largest id, of added ones too."""
+        self.size = max(self.words, 1 + max(self._tokenizer.added_tokens_decoder, default=0))
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
@@ -77,6 +80,8 @@ class SentencePiece:
         self._special = special
         self._pattern = re.compile("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")")
         self.name = f"sentencepiece of {folder.name}"
+        self.words = self._size
+        self.size = max(self.words, 1 + max(special.values(), default=0))
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -126,6 +131,43 @@ def find(folder: Path | None, vocab: int, trained: bool = False) -> Tokenizer:
             "files into that folder"
         )
     return StandIn(vocab)
+
+
+PADDED = 4096
+"""Rows that a small vocabulary's embedding may have beyond twice its words."""
+
+SPECIAL = re.compile(r"<\|[^|<>]+\|>")
+"""How the templates' special tokens are written."""
+
+
+def check(tokenizer: Tokenizer, folder: Path, vocab: int, template: str, eos: Sequence[int]) -> None:
+    """Raise `WeightsError` where the tokenizer is not the model's: its ids would mean something else, or nothing.
+
+    `vocab` is the number of rows of the embedding, `template` the chat template's text, `eos` what the checkpoint's
+    configuration says ends an answer.
+    """
+    if not isinstance(tokenizer, (Own, SentencePiece)):
+        return
+    wrong = ""
+    if tokenizer.words > vocab:
+        wrong = f"has {tokenizer.words} words, the embedding has {vocab} rows"
+    elif 2 * tokenizer.words + PADDED < vocab:
+        wrong = f"has only {tokenizer.words} words, the embedding has {vocab} rows"
+    special = dict.fromkeys(SPECIAL.findall(template))
+    ids = {word: tokenizer.encode(word) for word in special}
+    broken = [word for word, made in ids.items() if len(made) != 1]
+    beyond = [word for word, made in ids.items() if made and max(made) >= vocab]
+    if broken:
+        wrong = wrong or f"makes {len(ids[broken[0]])} tokens of the template's {broken[0]}"
+    elif beyond:
+        wrong = wrong or f"gives {beyond[0]} the id {ids[beyond[0]][0]}, the embedding has {vocab} rows"
+    elif eos and min(eos) >= tokenizer.size:
+        wrong = wrong or f"has {tokenizer.size} tokens, and none at the ids that end an answer ({min(eos)})"
+    if wrong:
+        raise WeightsError(
+            f"{folder}: its tokenizer is not this model's: it {wrong}; next: put the tokenizer files of the model "
+            "itself into that folder"
+        )
 
 
 def _class_name(folder: Path) -> str:

@@ -6,23 +6,26 @@ Deciding (`resolve`) needs no torch and takes seconds where there is no network.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness import cards
+import msgspec
+
+from harness import cards, hub
 from harness.errors import WeightsError
-from harness.models.card import ModelCard, load_model_card
+from harness.files import digest_bytes, digest_file
+from harness.models.card import Hub, ModelCard, load_model_card
 from harness.models.checkpoints import Tensors as Tensors
-from harness.models.checkpoints import is_complete
+from harness.models.checkpoints import is_complete, refusal, visible
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Settings = Mapping[str, str | int | float | bool]
 Kind = Literal["local", "shipped", "cache", "hub", "random", "served"]
 
 SHIPPED_MODEL = "fastvlm-nano"
@@ -38,6 +41,10 @@ class Source:
     """The checkpoint's folder; with random weights, a folder that only lends its tokenizer, or None."""
     digest: str = ""
     notice: str = ""
+    repository: str = ""
+    """The Hub repository and, after an @, its commit; empty for what is local, shipped or random."""
+    towers: Mapping[str, "Source"] | None = None
+    """Encoders whose weights lie elsewhere, by the encoder's name; None: nobody has looked yet."""
 
     @property
     def trained(self) -> bool:
@@ -49,35 +56,116 @@ class Source:
         folder = self.folder
         if folder and folder.is_relative_to(cards.ROOT):
             folder = folder.relative_to(cards.ROOT)
-        return {"source": self.kind, "location": str(folder or ""), "digest": self.digest, "notice": self.notice}
+        told = {"source": self.kind, "location": str(folder or ""), "digest": self.digest, "notice": self.notice}
+        if self.repository:
+            told["repository"] = self.repository
+        for name, tower in (self.towers or {}).items():
+            told[f"tower_{name}"] = f"{tower.repository or tower.folder} ({tower.digest})"
+        return told
 
 
-def resolve(card: ModelCard, asked: str | None, offline: bool = False) -> Source:
-    """Decide where the weights of `card` come from.
+def resolve(card: ModelCard, asked: str | None, offline: bool = False, settings: Settings | None = None) -> Source:
+    """Decide where the weights of `card` come from, and those of encoders that have a repository of their own.
 
-    `asked` is the value of `--weights`: a folder, `random`, or None for the stated order.
+    `asked` is the value of `--weights`: a folder, `random`, or None for the stated order. `settings` are those asked
+    for with `--set`: one of them can send an encoder to its own repository.
     """
     if asked is None and card.folder:
         asked = card.folder
+    source = _resolve(card, asked, offline)
+    if not source.trained or not source.folder:
+        return source
+    reason = refusal(source.folder)
+    if reason:
+        raise WeightsError(f"{source.folder}: {reason}")
+    towers = find_towers(card, source.folder, offline, settings)
+    if not towers:
+        return replace(source, towers={})
+    # the cell's identity is of every file that the number depends on
+    parts = [source.digest, *(f"{name} {tower.digest}" for name, tower in sorted(towers.items()))]
+    return replace(source, digest=digest_bytes("\n".join(parts).encode()), towers=towers)
+
+
+def _resolve(card: ModelCard, asked: str | None, offline: bool) -> Source:
     if asked == "random":
         return Source(
             "random", folder=_kept(card), notice="random weights, as asked: timings are honest, answers are not"
         )
     if asked is not None:
         folder = Path(asked).expanduser()
+        if folder.is_file():
+            raise WeightsError(f"--weights {asked}: a file, not a folder; next: give the checkpoint's folder")
         if not folder.is_dir():
             raise WeightsError(f"--weights {asked}: no such folder; next: give a checkpoint's folder, or `random`")
         return Source("local", folder, digest=digest(folder))
     kept = _kept(card)
     if kept and is_complete(kept):
-        return Source("shipped", kept, digest=digest(kept)) if card.shipped else Source("cache", kept, digest=kept.name)
-    fetched, reason = _from_hub(card, offline)
+        return Source("shipped", kept, digest=digest(kept)) if card.shipped else _of_hub("cache", card, kept)
+    fetched, reason = None, "the card names no Hub repository"
+    if card.hub:
+        fetched, reason = hub.fetch_model(card.hub.repo, card.hub.revision, card.hub.files, offline)
     if fetched:
-        return Source("hub", fetched, digest=fetched.name)
+        return _of_hub("hub", card, fetched)
     notice = f"{reason}: random weights of the exact architecture (timings are honest, answers are not)"
     if card.hub and present(small := load_model_card(SHIPPED_MODEL)):
         notice += f"; for answers that can be scored: --model {small.name}, a small model that ships with the package"
     return Source("random", folder=kept, notice=notice)
+
+
+def _of_hub(kind: Kind, card: ModelCard, snapshot: Path) -> Source:
+    assert card.hub
+    return Source(kind, snapshot, digest=snapshot.name, repository=f"{card.hub.repo}@{snapshot.name}")
+
+
+TOWER_FOLDER = "vision_tower"
+"""The subfolder of a checkpoint's folder that may hold its one tower's own repository."""
+
+
+def find_towers(card: ModelCard, folder: Path, offline: bool, settings: Settings | None = None) -> dict[str, Source]:
+    """Return where the encoders lie whose weights are not in the checkpoint's own files, by the encoder's name.
+
+    An encoder's folder inside the checkpoint's comes first: `<its name>`, or `vision_tower` where there is one encoder.
+    Else, unless the checkpoint has the encoder's tensors, it is its repository in the Hub's cache or on the Hub; one
+    that is in neither is left out, for it may not be needed.
+    """
+    found = {}
+    names: list[str] | None = None
+    settings = settings or {}
+    for encoder in card.encoders:
+        places = [folder / encoder.name, *([folder / TOWER_FOLDER] if len(card.encoders) == 1 else [])]
+        inside = next((place for place in places if place.is_dir()), None)
+        if inside:
+            found[encoder.name] = Source("local", inside, digest=digest(inside))
+        elif encoder.repo:
+            names = list(Tensors(folder)) if names is None else names
+            own = any(name.startswith(("vision_tower.", "model.vision_tower.")) for name in names)
+            if own and settings.get("tower", card.settings.get("tower", "checkpoint")) == "checkpoint":
+                continue
+            tower = _tower(card, encoder.repo, offline)
+            if tower:
+                found[encoder.name] = tower
+    return found
+
+
+def towers_of(card: ModelCard, source: Source, settings: Settings) -> Mapping[str, Source]:
+    """Return the towers that `resolve` found, or where nobody has looked yet those on this machine."""
+    if source.towers is not None or not source.folder:
+        return source.towers or {}
+    return find_towers(card, source.folder, offline=True, settings=settings)
+
+
+def _tower(card: ModelCard, repo: str, offline: bool) -> Source | None:
+    """Return the tower's repository, with its safetensors or else its pickles: both would be fetched twice over."""
+    for pattern in ("*.safetensors", "*.bin"):
+        files = (pattern, "*.json")
+        asked = msgspec.structs.replace(card, hub=Hub(repo=repo, files=files), shipped="")
+        kept = hub.cached_model(repo, None, files)
+        if kept and visible(kept, pattern) and is_complete(kept):
+            return _of_hub("cache", asked, kept)
+        fetched, _ = hub.fetch_model(repo, None, files, offline)
+        if fetched and visible(fetched, pattern):
+            return _of_hub("hub", asked, fetched)
+    return None
 
 
 def present(card: ModelCard) -> bool:
@@ -86,66 +174,25 @@ def present(card: ModelCard) -> bool:
     return bool(kept and is_complete(kept))
 
 
-def _from_hub(card: ModelCard, offline: bool) -> tuple[Path | None, str]:
-    """Return the folder that was downloaded, or None and why."""
-    if not card.hub:
-        return None, "the card names no Hub repository"
-    missing = f"{card.hub.repo} is not (or not all) in the Hub cache"
-    if offline or _offline():
-        return None, f"{missing} and the Hub is not asked (offline)"
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:  # one quick question first: the downloader itself retries for minutes where there is no network
-        HfApi().model_info(card.hub.repo, revision=card.hub.revision, timeout=4.0)
-    except Exception as error:  # noqa: BLE001 - unreachable, gated or gone, in the library's many ways of saying so
-        return None, f"{missing} and the Hub cannot be reached or does not give it ({type(error).__name__})"
-    try:
-        return Path(
-            snapshot_download(card.hub.repo, revision=card.hub.revision, allow_patterns=list(card.hub.files))
-        ), ""
-    except Exception as error:  # noqa: BLE001 - as above, and a full disk
-        return None, f"{missing} and its download failed ({type(error).__name__}: {_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
-
-
-def _offline() -> bool:
-    return any(
-        os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in ("HF_HUB_OFFLINE", "HARNESS_OFFLINE")
-    )
-
-
 def _kept(card: ModelCard) -> Path | None:
     """Return the folder on this machine that has the card's weights, or some of them."""
     if card.folder:
         return Path(card.folder)
-    return cards.ROOT / "models" / card.shipped if card.shipped else _cached(card)
+    if card.shipped:
+        return cards.ROOT / "models" / card.shipped
+    return hub.cached_model(card.hub.repo, card.hub.revision, card.hub.files) if card.hub else None
 
 
-def _cached(card: ModelCard) -> Path | None:
-    if not card.hub:
-        return None
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                card.hub.repo, revision=card.hub.revision, allow_patterns=list(card.hub.files), local_files_only=True
-            )
-        )
-    except Exception:  # noqa: BLE001 - not in the cache; the library's exceptions differ between its versions
-        return None
+DIGESTED = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 def digest(folder: Path) -> str:
-    """Return the digest of all weight and configuration files of a checkpoint's folder."""
+    """Return the digest of all weight, configuration and tokenizer files of a checkpoint's folder."""
     total = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json", ".model", ".txt")):
-        total.update(path.name.encode())
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+    for path in visible(folder, "*"):
+        if path.suffix in DIGESTED:
+            total.update(path.name.encode())
+            total.update(bytes.fromhex(digest_file(path)))
     return total.hexdigest()
 
 
@@ -190,7 +237,9 @@ def fill(
                 problems["unexpected"].append(f"{name} (given twice)" if goal in given else name)
                 continue
             value, old = change(tensors[name]()), wanted[goal]
-            if value.shape != old.shape or value.is_floating_point() != old.is_floating_point():
+            if goal.endswith(COUNTER):  # some programs save it as a float, some not at all; nothing is computed of it
+                value = value.to(old.dtype)
+            if value.shape != old.shape or not _same_kind(value, old):
                 problems["wrong shape or kind"].append(
                     f"{name}: {_form(value)}, the model has {_form(old.to(dtype) if old.is_floating_point() else old)}"
                 )
@@ -201,13 +250,28 @@ def fill(
                     problems["NaN or infinite"].append(name)
                 _put(parts, goal, value)
             given.add(goal)
+    for name in wanted:
+        if name.endswith(COUNTER) and name not in given:
+            _put(parts, name, torch.zeros((), dtype=torch.int64, device=device))
+            given.add(name)
     problems["missing"] = [name for name in wanted if name not in given]
-    _refuse(problems, tensors.folder)
+    _refuse(problems, tensors.folder, tensors.made_by)
     _finish(parts, shared, device)
     for name, (goal, change) in twice:  # a checkpoint may repeat a tied tensor, but not give it another value
         if not torch.equal(change(tensors[name]()).to(device=device, dtype=dtype), parts.get_parameter(goal)):
             problems[f"different from {shared[goal]}, to which the card ties it"] = [name]
-    _refuse(problems, tensors.folder)
+    _refuse(problems, tensors.folder, tensors.made_by)
+
+
+COUNTER = ".num_batches_tracked"
+"""A batch norm's count of training steps."""
+
+
+def _same_kind(value: "torch.Tensor", old: "torch.Tensor") -> bool:
+    """Return whether both are numbers of one kind; 8-bit floats have scales beside them, and are no numbers alone."""
+    return value.is_floating_point() == old.is_floating_point() and not (
+        value.is_floating_point() and value.element_size() < 2
+    )
 
 
 Tying = tuple[str, Callable[["torch.Tensor"], "torch.Tensor"]]
@@ -238,14 +302,15 @@ def _is_finite(tensor: "torch.Tensor") -> bool:
     )
 
 
-def _refuse(problems: Mapping[str, list[str]], folder: Path) -> None:
+def _refuse(problems: Mapping[str, list[str]], folder: Path, made_by: str = "") -> None:
     told = "; ".join(
         f"{len(names)} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
         for what, names in problems.items()
         if names
     )
     if told:
-        raise WeightsError(f"{folder}: not the weights of this model: {told}; next: check --model and --weights")
+        what = "an MLX conversion, and not" if made_by == "mlx" else "not"
+        raise WeightsError(f"{folder}: {what} the weights of this model: {told}; next: check --model and --weights")
 
 
 BLOCK = (1 << 24) - 3

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -303,10 +303,22 @@ def published(order: Order) -> tuple[list[Path], Order]:
     if order.offline:
         revision, files = hub.cached(definition.repo, wanted)
     else:
-        revision, files = hub.fetch(definition.repo, wanted, count_rows)
+        revision, files = hub.fetch(definition.repo, wanted, addresses(definition.repo), count_rows)
     found = {"kind": "hub", "repo": definition.repo, "revision": revision}
     digest = builds.digest(order.task, found)
     return files, replace(order, source=found, digest=digest)
+
+
+def addresses(repo: str) -> Callable[[str | None, str, str], Sequence[str]]:
+    """Return what says which files a configuration and split of `repo` consist of: `datasets` reads its layout."""
+
+    def listed(config: str | None, split: str, revision: str) -> Sequence[str]:
+        import datasets
+
+        builder: Any = datasets.load_dataset_builder(repo, config, revision=revision)
+        return [str(address) for address in builder.config.data_files[split]]
+
+    return listed
 
 
 def parquet_rows(files: list[Path]) -> Rows:

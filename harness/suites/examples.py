@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from harness import hub
 from harness.errors import CardError, DataError
 from harness.files import cache_folder, hub_folder, hub_revision
 from harness.suites import cache as builds
@@ -207,8 +208,7 @@ def _hub(card: SuiteCard, limit: int | None, offline: bool) -> tuple[Build | Non
         return build, ""
     kept = builds.remembered(card.task, None, any_size=True)
     some = f" (only its first {kept.count} examples are built: --limit {kept.count} uses them)" if kept else ""
-    asked = offline or any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in _OFFLINE)
-    unreachable = "we are asked to stay offline" if asked else _unreachable()
+    unreachable = "we are asked to stay offline" if hub.is_offline(offline) else _unreachable()
     if unreachable and not any((hub_folder(repo) / "snapshots").rglob("*.parquet")):
         return None, f"{repo} is not in the cache ({cache_folder()}){some}, and {unreachable}"
     order = Order(task=card.task, suite=card.name, source={"kind": "hub"}, limit=limit, offline=bool(unreachable))
@@ -219,9 +219,6 @@ def _hub(card: SuiteCard, limit: int | None, offline: bool) -> tuple[Build | Non
         if build is not None:
             return build, f"{card.name}: of revision {build.revision[:12]}, as the one in the Hub's cache fails: {why}"
         return None, f"{why}{some}" + (f", and {unreachable}" if unreachable else "")
-
-
-_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HARNESS_OFFLINE")
 
 
 def _unreachable() -> str:

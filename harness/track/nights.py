@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
+from harness import hub
 from harness.errors import DataError, SettingError
 from harness.machine import environment
 from harness.measure import cell as cells
@@ -169,18 +170,9 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 def of_repo(repo: str, revision: str | None = None) -> list[Night]:
     """Return the commits of a Hub repository, oldest first, as nights named by date and commit."""
-    from huggingface_hub import HfApi
-
-    try:
-        commits = HfApi().list_repo_commits(repo, revision=revision)
-    except Exception as error:
-        raise DataError(
-            f"--repo {repo}: its revisions cannot be listed ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "next: check the name, the network and HF_HUB_OFFLINE, or give a folder"
-        ) from error
-    ordered = sorted(commits, key=lambda commit: commit.created_at)
     return [
-        Night(f"{each.created_at:%Y-%m-%d-%H%M}-{each.commit_id[:8]}", None, repo, each.commit_id) for each in ordered
+        Night(f"{made_at:%Y-%m-%d-%H%M}-{commit[:8]}", None, repo, commit)
+        for made_at, commit in hub.commits(repo, revision)
     ]
 
 

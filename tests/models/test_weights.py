@@ -165,8 +165,9 @@ def test_two_tensors_for_one_place_are_refused(tmp_path: Path) -> None:
     save_file(numbers() | {"again.first.bias": torch.ones(4)}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="given twice"):
         weights.fill(parts(), Tensors(tmp_path), lambda name: name.replace("again.", "net."), "cpu", torch.float32)
+    (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
     save_file({"net.first.bias": torch.ones(4)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=r"net\.first\.bias is in model\.safetensors and in other\.safetensors"):
+    with pytest.raises(WeightsError, match=r"net\.first\.bias is in a\.safetensors and in other\.safetensors"):
         Tensors(tmp_path)
 
 
@@ -176,7 +177,7 @@ def test_a_lost_shard_and_a_lying_index_are_named(tmp_path: Path) -> None:
     told = json.loads(index.read_text())
     lying = {**told, "weight_map": {**told["weight_map"], "net.more": "model-00001-of-00002.safetensors"}}
     index.write_text(json.dumps(lying))
-    with pytest.raises(WeightsError, match=r"1 tensors are not where .* says, e\.g\. net\.more of model-00001"):
+    with pytest.raises(WeightsError, match=r"1 tensors are not where .* says, .* net\.more of model-00001"):
         Tensors(tmp_path)
     index.write_text(json.dumps(told))
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
@@ -397,7 +398,8 @@ def test_a_folder_comes_before_the_cache_and_the_cache_before_the_hub(tmp_path: 
     snapshot = cache_with(tmp_path / "cache", *ALL, source=sharded)
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     cached = resolve(tmp_path / "cache", **nowhere)
-    assert cached.source == {"source": "cache", "location": str(snapshot), "digest": COMMIT, "notice": ""}
+    told = {"source": "cache", "location": str(snapshot), "digest": COMMIT, "notice": ""}
+    assert cached.source == {**told, "repository": f"apple/FastVLM-0.5B@{COMMIT}"}
     assert not cached.torch_imported
     local = resolve(tmp_path / "cache", asked=str(sharded), **nowhere)
     assert (local.source["source"], local.source["location"]) == ("local", str(sharded))

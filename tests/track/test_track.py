@@ -269,8 +269,8 @@ def test_the_cron_example_uses_options_that_exist() -> None:
 def test_no_hub_is_one_line(tmp_path: Path, cache: Path) -> None:
     done = run(tmp_path, cache, "track", "--repo", "apple/FastVLM-0.5B", "--device", "cpu")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("harness: --repo apple/FastVLM-0.5B: its revisions cannot be listed")
-    assert "next: check the name, the network and HF_HUB_OFFLINE" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("harness: --repo apple/FastVLM-0.5B: the Hub is not asked (offline)")
+    assert "next: unset HF_HUB_OFFLINE" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import ConvNextConfig, ConvNextModel
 
-from harness.models.card import ModelCard
+from harness.models.card import ModelCard, with_settings
+from harness.models.configuration import Comparison, Fields
 from harness.models.families.llava import Llava
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Model, Options
@@ -18,6 +19,21 @@ from harness.models.weights import Source, Target
 class ConvLlava(Llava):
     """A ConvNeXt without its final norm and pooling in place of CLIP's transformer."""
 
+    usual_layer = -1
+
+    def obey_tower(self, card: ModelCard, vision: Fields, comparison: Comparison) -> ModelCard:
+        """Refuse another ConvNeXt; its eps is that of the pooled output's norm, which is not used."""
+        settings = card.encoders[0].settings
+        for name, ours in (("depths", "depths"), ("hidden_sizes", "widths"), ("patch_size", "patch")):
+            comparison.demand(f"vision {name}", vision.get(name), settings[ours])
+        act = comparison.obey("vision hidden_act", vision.get("hidden_act"), settings.get("hidden_act", "gelu"))
+        return with_settings(card, hidden_act=act)
+
+    def check_feature(self, card: ModelCard, layer: object, feature: object, comparison: Comparison) -> None:
+        """Refuse any feature but the last stage's map."""
+        comparison.demand("feature layer", layer, -1)
+        comparison.demand("feature", feature, "patch")
+
     def build_tower(self) -> nn.Module:
         encoder = self.card.encoders[0]
         config = ConvNextConfig(
@@ -25,7 +41,7 @@ class ConvLlava(Llava):
             depths=list(encoder.settings["depths"]),
             hidden_sizes=list(encoder.settings["widths"]),
             patch_size=encoder.settings["patch"],
-            hidden_act="gelu",
+            hidden_act=encoder.settings.get("hidden_act", "gelu"),
             layer_norm_eps=1e-12,
         )
         tower: Any = ConvNextModel(config)

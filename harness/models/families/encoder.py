@@ -16,12 +16,18 @@ from harness import images
 from harness.cards import Facts
 from harness.errors import CardError, ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
 from harness.models import templates, weights
-from harness.models.card import Encoder, ModelCard
+from harness.models.card import Encoder, ModelCard, with_settings
+from harness.models.configuration import Comparison
 from harness.models.pipeline import Prepared, VisionLanguageModel, mlp, to_device
 from harness.models.protocol import Options
 from harness.models.weights import Source, Target
 
 PROMPTS: dict[str, Callable[[str], tuple[str, str]]] = {"qwen_2": templates.qwen_2, "vicuna_v1": templates.vicuna_v1}
+
+
+FOLLOWED = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+UNUSED = ("projection_dim", "vision_use_head", "out_features", "out_indices", "use_mask_token")
+"""Fields of an encoder's configuration that are obeyed, and those that its features do not depend on."""
 
 
 class Settings(Facts, frozen=True):
@@ -55,8 +61,6 @@ class EncoderModel(VisionLanguageModel):
             raise CardError(f"{card.name}: adapter 'encoder' takes one encoder, the card has {len(card.encoders)}")
         if options.only == "llm" and not card.llm:
             raise SettingError(f"{card.name} has no LLM; its only part is {card.encoders[0].name!r}")
-        self.encoder = card.encoders[0]
-        self.settings = read_settings(card)
         if card.llm and card.prompt not in PROMPTS:
             raise UnknownName(f"prompt of {card.name}", card.prompt, PROMPTS)
         if card.llm and source.trained:
@@ -64,6 +68,9 @@ class EncoderModel(VisionLanguageModel):
                 f"{source.folder}: {card.name} pairs two models that no one released together, so no checkpoint can be "
                 "its weights; next: --weights random"
             )
+        card, options = self.configured(card, source, options)
+        self.encoder = card.encoders[0]
+        self.settings = read_settings(card)
         fixed = card.resolution.rule == "fixed"
         self.side = card.resolution.default if fixed else options.side
         self.side_note = f"fixed {self.side} px, asked for {options.side}" if self.side != options.side else ""
@@ -112,6 +119,26 @@ class EncoderModel(VisionLanguageModel):
         # older releases of transformers keep the towers of CLIP and SigLIP one level down
         inner = "vision_model." if hasattr(self.parts[self.encoder.name], "vision_model") else ""
         return f"{self.encoder.name}.{inner}{name}"
+
+    def obey(self, card: ModelCard, source: Source, comparison: Comparison) -> ModelCard:
+        """Follow heads, activation and eps of a transformers' encoder; refuse another size or another timm model."""
+        encoder, settings = card.encoders[0], read_settings(card)
+        own = comparison.configuration
+        fields = own.vision or own.model
+        if encoder.library == "timm":
+            named = fields.get("architecture")
+            comparison.demand("architecture", str(named).partition(".")[0] if named else None, encoder.architecture)
+            return card
+        obeyed = {}
+        for name, ours in settings.config.items():
+            if name in FOLLOWED:
+                obeyed[name] = comparison.obey(name, fields.get(name), ours)
+            elif name not in UNUSED:
+                comparison.demand(name, fields.get(name), ours)
+        return with_settings(card, config={**settings.config, **obeyed})
+
+    def turns(self) -> tuple[str, str]:
+        return PROMPTS[self.card.prompt]("") if self.card.llm else ("", "")
 
     def prepare(self, pictures: list[images.Picture]) -> Prepared:
         """Pad to a square with the mean colour, resize (bicubic), normalise: LLaVA-1.5's `pad`."""

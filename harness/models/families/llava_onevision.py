@@ -7,10 +7,12 @@ In the layout of the `llava-hf` repositories. Source: arXiv:2408.03326, and tran
 picks a pinpoint for that size. Cost is a step function of R, so what is logged is R, pinpoint, tiles and tokens.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil, sqrt
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from PIL import Image
@@ -19,12 +21,15 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from harness import images
 from harness.errors import ExampleError, UnknownName
-from harness.models.card import ModelCard
+from harness.models.card import ModelCard, with_settings
+from harness.models.configuration import Comparison, llava_projector, pixels, transformer
 from harness.models.pipeline import Prepared, VisionLanguageModel, mlp, to_device
 from harness.models.protocol import Options
 from harness.models.weights import Source, Target
 
 HALF = (0.5, 0.5, 0.5)
+SIGLIP: dict[str, Any] = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+"""What SigLIP's own configuration says where the card says nothing."""
 
 
 def qwen_1_5(question: str) -> tuple[str, str]:
@@ -68,6 +73,37 @@ def pinpoint(size: tuple[int, int], choices: Iterable[tuple[int, int]]) -> tuple
     return max(choices, key=merit)
 
 
+def grid(largest: int, side: int) -> list[tuple[int, int]]:
+    """Return the released list of pinpoints (width, height): up to `largest` tiles along a side, sorted by height."""
+    steps = range(1, largest + 1)
+    return [(cols * side, rows * side) for rows in steps for cols in steps]
+
+
+def boxes(stated: object, side: int, height_first: bool) -> object:
+    """Return a configuration's pinpoints as (width, height), in its order; what is no list of pairs as it is.
+
+    Transformers lists (height, width), LLaVA-NeXT (width, height), or in words: "(1x1),...,(6x6)" tiles.
+    """
+    if isinstance(stated, str):
+        spans = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", stated)]
+        if len(spans) == 2 and "..." in stated:
+            (first, also), (last, too) = spans
+            return [(a * side, b * side) for a in range(first, last + 1) for b in range(also, too + 1)]
+        return [(a * side, b * side) for a, b in spans] if spans else stated
+    if not isinstance(stated, list) or not all(isinstance(one, list) and len(one) == 2 for one in stated):
+        return stated
+    return [(b, a) if height_first else (a, b) for a, b in stated]
+
+
+def largest(aspect: object, comparison: Comparison) -> int | None:
+    """Return the N of `anyres_max_N`, 0 for `anyres` alone, None where nothing is stated; refuse any other rule."""
+    text = str(aspect or "")
+    match = re.fullmatch(r"anyres(?:_max_(\d+))?", text)
+    if text and not match:
+        comparison.demand("image_aspect_ratio", text, "anyres_max_9")
+    return int(match[1] or 0) if match else None
+
+
 def inside(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     """Return the (width, height) of an image resized to fit `box` with its aspect kept, rounded up."""
     across, down = box[0] / size[0], box[1] / size[1]
@@ -99,7 +135,8 @@ class Layout(NamedTuple):
 def layout(size: tuple[int, int], box: tuple[int, int], side: int, per_tile: int, largest: int) -> Layout:
     """Return the layout of an image of `size` in the pinpoint `box` (both width, height) with tiles of `side` pixels.
 
-    More tokens than `largest` tiles have, by more than 1.1 along a side, are shrunk to that many (`anyres_max_9`).
+    More tokens than `largest` tiles have, by more than 1.1 along a side, are shrunk to that many (`anyres_max_9`); with
+    0 there is no such limit.
     """
     width, height = size
     grid = (box[1] // side, box[0] // side)
@@ -110,7 +147,7 @@ def layout(size: tuple[int, int], box: tuple[int, int], side: int, per_tile: int
     else:
         left = (cols - int(round(width * (rows / height), 7))) // 2
     rows, cols = rows - 2 * top, cols - 2 * left
-    ratio = sqrt(rows * cols / (largest * per_tile**2))
+    ratio = sqrt(rows * cols / (largest * per_tile**2)) if largest else 1.0
     shrunk = ratio > 1.1
     return Layout(
         grid, per_tile, top, left, (int(rows // ratio), int(cols // ratio)) if shrunk else (rows, cols), shrunk
@@ -143,17 +180,20 @@ class LlavaOnevision(VisionLanguageModel):
 
     def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
         """Read the settings: `native_size` leaves the image as it is and lets the model's rule alone decide."""
-        settings: dict[str, Any] = {**card.settings, **options.settings}
         if card.prompt not in TEMPLATES:
             raise UnknownName(f"prompt of {card.name}", card.prompt, TEMPLATES)
+        card, options = self.configured(card, source, options)
+        settings: dict[str, Any] = {**card.settings, **options.settings}
         self.encoder = card.encoders[0]
         self.tiles_one_by_one = bool(settings["tiles_one_by_one"])
         self.native_size = bool(settings["native_size"])
         self.largest_tiles = int(settings["largest_tiles"])
         self.tile_side = self.encoder.side or 0
         self.per_tile = self.tile_side // int(self.encoder.settings["patch"])
-        steps = range(1, int(settings["largest_grid"]) + 1)
-        self.pinpoints = [(cols * self.tile_side, rows * self.tile_side) for rows in steps for cols in steps]
+        told = self.encoder.settings
+        self.mean, self.std = tuple(told.get("mean", HALF)), tuple(told.get("std", HALF))
+        given = told.get("pinpoints") if settings["largest_grid"] == card.settings["largest_grid"] else None
+        self.pinpoints = [tuple(one) for one in given or grid(int(settings["largest_grid"]), self.tile_side)]
         super().__init__(card, source, options)
 
     def build(self) -> dict[str, nn.Module]:
@@ -168,6 +208,7 @@ class LlavaOnevision(VisionLanguageModel):
                 patch_size=self.encoder.settings["patch"],
                 image_size=self.tile_side,
                 vision_use_head=False,
+                **{name: self.encoder.settings.get(name, usual) for name, usual in SIGLIP.items()},
             )
         )
         tower = getattr(model, "vision_model", model)  # some versions of transformers keep it one level down
@@ -175,16 +216,56 @@ class LlavaOnevision(VisionLanguageModel):
         projector = Projector(self.encoder.width, self.card.llm.hidden)
         return {self.encoder.name: tower, "projector": projector, "llm": self.llm()}
 
+    def obey(self, card: ModelCard, source: Source, comparison: Comparison) -> ModelCard:
+        """Follow SigLIP's heads, activation and eps, the pinpoints, the most tiles' tokens, and the pixels' mean."""
+        encoder, model = card.encoders[0], comparison.configuration.model
+        settings, nested = encoder.settings, comparison.configuration.nested
+        llava_projector(comparison, encoder.width, "", "spatial_unpad")
+        tower = str(model.get("mm_vision_tower", "siglip"))
+        comparison.demand("mm_vision_tower", None if "siglip" in tower.lower() else tower, "siglip-so400m-patch14-384")
+        comparison.demand("vision_feature_layer", model.get("vision_feature_layer"), -1)
+        comparison.demand("vision_feature_select_strategy", model.get("vision_feature_select_strategy"), "full")
+        sizes = {
+            "hidden_size": encoder.width,
+            "intermediate_size": settings["ffn"],
+            "num_hidden_layers": settings["layers"],
+            "patch_size": settings["patch"],
+            "image_size": encoder.side,
+        }
+        changed = transformer(comparison.configuration.vision, comparison, {**SIGLIP, **settings}, sizes)
+        mean, std = pixels(comparison, settings.get("mean", HALF), settings.get("std", HALF))
+        side = encoder.side or 0
+        usual = settings.get("pinpoints") or grid(int(card.settings["largest_grid"]), side)
+        stated = boxes(model.get("image_grid_pinpoints"), side, height_first=nested)
+        chosen = comparison.obey("image_grid_pinpoints (width, height)", stated, usual)
+        wrong = [box for box in chosen if box[0] % side or box[1] % side]
+        if wrong or not chosen:
+            comparison.demand("image_grid_pinpoints", wrong or [], f"multiples of {side}")
+        processor = boxes(comparison.configuration.preprocessor.get("image_grid_pinpoints"), side, height_first=True)
+        if processor is not None and stated is not None:  # the tiles are cut by one file and put together by the other
+            comparison.demand("image_grid_pinpoints of the processor", processor, chosen)
+        aspect = model.get("vision_aspect_ratio", model.get("image_aspect_ratio"))
+        tiles = comparison.obey("anyres_max (tiles)", largest(aspect, comparison), int(card.settings["largest_tiles"]))
+        card = with_settings(card, **changed, mean=mean, std=std, pinpoints=chosen)
+        return msgspec.structs.replace(card, settings={**card.settings, "largest_tiles": tiles})
+
+    def turns(self) -> tuple[str, str]:
+        return TEMPLATES[self.card.prompt]("")
+
     def rename(self, name: str) -> Target:
-        """Return where a tensor belongs; both the released names and those with `model.` in front are known."""
+        """Return where a tensor belongs: by transformers' names, with or without `model.` in front, or lmms-lab's."""
         name = name.removeprefix("model.")
         if name.startswith("vision_tower."):
-            inner = name.removeprefix("vision_tower.").removeprefix("vision_model.")
+            inner = name.removeprefix("vision_tower.").removeprefix("vision_tower.").removeprefix("vision_model.")
             unused = inner.startswith(("post_layernorm.", "head.")) or inner.endswith(".position_ids")
             return None if unused else f"{self.encoder.name}.{inner}"
         if name.startswith("multi_modal_projector.linear_"):
             number, kind = name.removeprefix("multi_modal_projector.linear_").split(".")
             return f"projector.layers.{2 * int(number) - 2}.{kind}"
+        if name.startswith("mm_projector."):
+            return f"projector.layers.{name.removeprefix('mm_projector.')}"
+        if name.endswith(".rotary_emb.inv_freq"):
+            return None
         if name == "image_newline":
             return "projector.image_newline"
         inner = name.removeprefix("language_model.")
@@ -211,10 +292,10 @@ class LlavaOnevision(VisionLanguageModel):
         tiles = [images.resize(image, side, side)]
         for top in range(0, box[1], side):
             tiles += [sheet.crop((left, top, left + side, top + side)) for left in range(0, box[0], side)]
-        pixels = np.stack([images.normalise(tile, HALF, HALF) for tile in tiles])
+        values = np.stack([images.normalise(tile, self.mean, self.std) for tile in tiles])
         asked = "its own size" if self.native_size else f"{self.options.side}"
         return Prepared(
-            pixels={self.encoder.name: to_device(pixels, self.device, self.dtype)},
+            pixels={self.encoder.name: to_device(values, self.device, self.dtype)},
             original_px=picture.size,
             processed_px=(side, side * len(tiles)),
             content_px=side * side + content[0] * content[1],
@@ -258,5 +339,6 @@ class LlavaOnevision(VisionLanguageModel):
             **super().describe(),
             "tiles": "one by one" if self.tiles_one_by_one else "one batch",
             "image_size": "as given" if self.native_size else f"longer side {self.options.side}",
-            "anyres": f"{len(self.pinpoints)} pinpoints, anyres_max_{self.largest_tiles}",
+            "anyres": f"{len(self.pinpoints)} pinpoints, "
+            + (f"anyres_max_{self.largest_tiles}" if self.largest_tiles else "no limit of tokens"),
         }

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
 from harness.errors import ExampleError, UnknownName, WeightsError
-from harness.models import weights
-from harness.models.card import Encoder, Hub, ModelCard
+from harness.models import configuration, weights
+from harness.models.card import Encoder, ModelCard
+from harness.models.configuration import Comparison
 from harness.models.families.cambrian.aggregator import Connector, Sampler, Views, views, window
 from harness.models.families.cambrian.encoders import RGB, TOWERS, Tower
 from harness.models.families.cambrian.templates import TEMPLATES
@@ -29,6 +29,15 @@ from harness.models.pipeline import Prepared, VisionLanguageModel, parameter_byt
 from harness.models.protocol import Options, Seen, Work
 from harness.models.tokenizers import StandIn
 from harness.models.weights import Source, Target
+
+STATED = {
+    "image_position": "image_position",
+    "connector_depth": "connector_depth",
+    "start_of_vision_sampler_layers": "sampler_first",
+    "stride_of_vision_sampler_layers": "sampler_stride",
+    "num_of_vision_sampler_layers": "sampler_number",
+}
+"""Fields of the checkpoint's configuration, and the settings that they are here."""
 
 
 def load(card: ModelCard, source: Source, options: Options) -> "Cambrian":
@@ -49,9 +58,10 @@ class Cambrian(VisionLanguageModel):
 
     def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
         """Read the settings, and check that the image stands where the samplers look."""
-        settings: dict[str, Any] = {**card.settings, **options.settings}
         if card.prompt not in TEMPLATES:
             raise UnknownName(f"prompt of {card.name}", card.prompt, TEMPLATES)
+        card, options = self.configured(card, source, options)
+        settings: dict[str, Any] = {**card.settings, **options.settings}
         self.query_side = int(settings["query_side"])
         self.aggregator_width = int(settings["aggregator_width"])
         self.connector_depth = int(settings["connector_depth"])
@@ -103,11 +113,12 @@ class Cambrian(VisionLanguageModel):
             weights.fill(own, weights.Tensors(source.folder), self.rename, self.device, self.dtype)
         for encoder in self.card.encoders:
             if encoder.name in self.parts:
-                folder = self._encoder_folder(encoder, source.folder)
+                tower = self._encoder_source(encoder, source)
+                assert tower.folder
                 part = nn.ModuleDict({encoder.name: self.parts[encoder.name]})
                 rename = partial(self.rename_encoder, encoder)
-                weights.fill(part, weights.Tensors(folder), rename, self.device, self.dtype)
-                self.encoder_sources[encoder.name] = f"{encoder.repo} at {folder.name}"
+                weights.fill(part, weights.Tensors(tower.folder), rename, self.device, self.dtype)
+                self.encoder_sources[encoder.name] = f"{encoder.repo} at {tower.folder.name}"
 
     def rename(self, name: str) -> Target:
         """Return where a tensor of the Cambrian checkpoint belongs."""
@@ -129,20 +140,50 @@ class Cambrian(VisionLanguageModel):
             return f"{encoder.name}.{target}"
         return [(f"{encoder.name}.{goal}", change) for goal, change in target]
 
-    def _encoder_folder(self, encoder: Encoder, beside: Path) -> Path:
-        if (beside / encoder.name).is_dir():
-            return beside / encoder.name
-        assert encoder.repo, f"{self.card.name}: encoder {encoder.name} names no repository"
-        for pattern in ("*.safetensors", "*.bin"):  # repositories with both would be fetched twice
-            hub = Hub(repo=encoder.repo, files=(pattern,))
-            found = weights.resolve(msgspec.structs.replace(self.card, hub=hub), None)
-            if found.trained and found.folder and any(found.folder.glob(pattern)):
-                return found.folder
+    def _encoder_source(self, encoder: Encoder, source: Source) -> Source:
+        found = weights.towers_of(self.card, source, self.options.settings).get(encoder.name)
+        if found:
+            return found
+        assert source.folder
         raise WeightsError(
-            f"{self.card.name}: encoder {encoder.name!r} has no weights: no folder {beside / encoder.name}, and "
+            f"{self.card.name}: encoder {encoder.name!r} has no weights: no folder {source.folder / encoder.name}, and "
             f"{encoder.repo} is neither in the Hub cache nor to be fetched; next: `hf download {encoder.repo}`, or put "
             "its files into that folder"
         )
+
+    def obey(self, card: ModelCard, source: Source, comparison: Comparison) -> ModelCard:
+        """Follow the samplers' places and the connector's depth; refuse another aggregator and other encoders."""
+        model, settings = comparison.configuration.model, dict(card.settings)
+        grids = [encoder.settings["grid"] for encoder in card.encoders]
+        cells = int(settings["query_side"]) ** 2
+        demanded: dict[str, object] = {
+            "mm_projector_type": "sva",
+            "image_aspect_ratio": "pad",
+            "connector_only": False,
+            "mm_use_im_start_end": False,
+            "mm_vision_select_layer": -2,
+            "mm_vision_select_feature": "patch",
+            "num_query_group": 1,
+            "query_num_list": [cells],
+            "image_token_len": cells,
+            "vision_hidden_size": settings["aggregator_width"],
+            "mm_vision_tower_aux_token_len_list": [grid**2 for grid in grids],
+        }
+        for name, ours in demanded.items():
+            comparison.demand(name, model.get(name), ours)
+        for name, setting in STATED.items():
+            settings[setting] = comparison.obey(name, model.get(name), settings[setting])
+        towers = weights.towers_of(card, source, self.options.settings)
+        for encoder in card.encoders:
+            folder = towers[encoder.name].folder if encoder.name in towers else None
+            if folder:
+                own = configuration.read(folder)
+                for name, ours in self._tower(encoder).stated(encoder).items():
+                    comparison.demand(f"{encoder.name} {name}", (own.vision or own.model).get(name), ours)
+        return msgspec.structs.replace(card, settings=settings)
+
+    def turns(self) -> tuple[str, str]:
+        return TEMPLATES[self.card.prompt]("")
 
     def _check_position(self) -> None:
         """Refuse a tokenizer that puts the image where the samplers do not look: one off is wrong without an error."""

@@ -50,6 +50,22 @@ class Tower:
     padding: RGB
     mean: RGB
     std: RGB
+    act: str = ""
+    """The activation, where the repository's configuration states one."""
+
+    def stated(self, encoder: Encoder) -> dict[str, object]:
+        """Return what the encoder's own configuration must say, by the names of transformers' classes."""
+        settings = encoder.settings
+        told = {
+            "hidden_size": encoder.width,
+            "num_hidden_layers": settings.get("layers"),
+            "num_attention_heads": settings.get("heads"),
+            "intermediate_size": settings.get("ffn"),
+            "patch_size": settings.get("patch"),
+            "image_size": settings.get("trained_side", encoder.side),
+            "hidden_act": self.act,
+        }
+        return told if self.act else {}
 
 
 def on_grid(tokens: Tensor, side: int) -> Tensor:
@@ -249,8 +265,8 @@ def _chunk(parts: int, index: int, tensor: Tensor) -> Tensor:
 CLIP_MEAN, CLIP_STD = images.OPENAI_CLIP_MEAN, images.OPENAI_CLIP_STD
 TOWERS = {
     "SiglipVisionModel": Tower(_siglip, _run_siglip, _rename_siglip, CLIP_MEAN, HALF, HALF),
-    "CLIPVisionModel": Tower(_clip, _run_clip, _rename_clip, CLIP_MEAN, CLIP_MEAN, CLIP_STD),
-    "Dinov2Model": Tower(_dinov2, _run_dinov2, _rename_dinov2, IMAGENET_MEAN, IMAGENET_MEAN, IMAGENET_STD),
+    "CLIPVisionModel": Tower(_clip, _run_clip, _rename_clip, CLIP_MEAN, CLIP_MEAN, CLIP_STD, "quick_gelu"),
+    "Dinov2Model": Tower(_dinov2, _run_dinov2, _rename_dinov2, IMAGENET_MEAN, IMAGENET_MEAN, IMAGENET_STD, "gelu"),
     "ConvNextModel": Tower(_convnext, _run_convnext, _rename_convnext, CLIP_MEAN, CLIP_MEAN, CLIP_STD),
 }
 """By the `architecture` of the card's encoder."""

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from harness import images
 from harness.errors import CardError, ExampleError, SettingError, UnknownName
 from harness.models import pipeline, templates
-from harness.models.card import ModelCard, check_settings, check_side
+from harness.models.card import ModelCard, check_settings, check_side, with_settings
+from harness.models.configuration import Comparison, llava_projector, pixels, section
 from harness.models.pipeline import Prepared, VisionLanguageModel
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source, Target
@@ -27,7 +28,8 @@ STRIDE = 64
 """Pixels a side of the square that one visual token stands for."""
 
 BLACK = (0, 0, 0)
-"""FastVLM's pixels are not normalised (mean 0, std 1), so LLaVA's padding colour `int(255 * mean)` is black."""
+RAW: dict[str, tuple[float, float, float]] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+"""FastVLM's pixels are not normalised, so LLaVA's padding colour `int(255 * mean)` is black."""
 
 PROMPTS = {"qwen_2": templates.qwen_2, "vicuna_v1": templates.vicuna_v1}
 SETTINGS = ("tiles", "reparameterised")
@@ -77,7 +79,16 @@ class FastVlm(VisionLanguageModel):
             if name not in SETTINGS:
                 raise UnknownName(f"setting of {card.name}", name, SETTINGS)
         check_side(card, options.side)
+        asked = check_settings(card, dict(options.settings))
+        if source.trained and not asked.get("reparameterised", True):
+            raise SettingError(
+                f"{card.name}: released checkpoints are re-parameterised, the training form has random weights only; "
+                "next: --weights random, or without reparameterised=false"
+            )
+        card, options = self.configured(card, source, options)
         settings = check_settings(card, dict(options.settings))
+        self.mean, self.std = (tuple(card.encoders[0].settings.get(name, usual)) for name, usual in RAW.items())
+        self.padding = images.mean_colour(self.mean)
         self.tiles = int(settings.get("tiles", 1))
         self.reparameterised = bool(settings.get("reparameterised", True))
         self.encoder_name = card.encoders[0].name
@@ -86,19 +97,15 @@ class FastVlm(VisionLanguageModel):
                 f"tiles={self.tiles} of --res {options.side}: each tile must be a multiple of {STRIDE} pixels a side; "
                 f"next: a --res that is a multiple of {STRIDE * max(self.tiles, 1)}"
             )
-        if source.trained and not self.reparameterised:
-            raise SettingError(
-                f"{card.name}: released checkpoints are re-parameterised, the training form has random weights only; "
-                "next: --weights random, or without reparameterised=false"
-            )
         super().__init__(card, source, options)
         self.encoder_side = options.side // self.tiles
 
     def build(self) -> dict[str, nn.Module]:
         assert self.card.llm
         encoder = self.card.encoders[0]
+        arguments = {name: value for name, value in encoder.settings.items() if name not in RAW}
         tower: nn.Module = timm.create_model(
-            encoder.architecture, num_classes=0, inference_mode=self.reparameterised, **encoder.settings
+            encoder.architecture, num_classes=0, inference_mode=self.reparameterised, **arguments
         )
         if getattr(tower, "num_features", None) != encoder.width:
             raise CardError(
@@ -111,8 +118,39 @@ class FastVlm(VisionLanguageModel):
             "llm": self.llm(),
         }
 
+    def obey(self, card: ModelCard, source: Source, comparison: Comparison) -> ModelCard:
+        """Follow the pixels' mean and std; tower, projector and the square are FastVLM's or the checkpoint is not."""
+        encoder, configuration = card.encoders[0], comparison.configuration
+        model, vision = configuration.model, configuration.vision
+        llava_projector(comparison, encoder.width, "pad", "flat")
+        tower = str(model.get("mm_vision_tower", "mobileclip"))
+        comparison.demand("mm_vision_tower", None if "mobileclip" in tower else tower, "mobileclip_l_1024")
+        comparison.demand("vision_feature_layer", model.get("vision_feature_layer"), -1)
+        comparison.demand("vision_feature_select_strategy", model.get("vision_feature_select_strategy"), "full")
+        comparison.demand("vision architecture", vision.get("architecture"), encoder.architecture)
+        comparison.demand("vision hidden_size", vision.get("hidden_size"), encoder.width)
+        for name, value in section(vision, ("model_args",)).items():
+            comparison.demand(f"vision {name}", value, True if name == "inference_mode" else encoder.settings.get(name))
+        usual = [tuple(encoder.settings.get(name, value)) for name, value in RAW.items()]
+        mean, std = pixels(comparison, usual[0], usual[1])
+        if [mean, std] == usual:
+            return card
+        return with_settings(card, mean=mean, std=std)
+
+    def turns(self) -> tuple[str, str]:
+        return PROMPTS[self.card.prompt]("")
+
     def rename(self, name: str) -> Target:
-        """Map Apple's names; the unused CLIP projection `head.proj` is known and left out."""
+        """Map Apple's names and transformers'; the unused CLIP projection `head.proj` is known and left out."""
+        if ".timm_model." in name:
+            return f"{self.encoder_name}.{name.partition('.timm_model.')[2]}"
+        for layout in ("model.language_model.", "language_model.model."):
+            if name.startswith(layout):
+                return f"llm.model.{name.removeprefix(layout)}"
+        if ".linear_" in name and "multi_modal_projector." in name:
+            number, kind = name.partition(".linear_")[2].split(".")
+            return f"projector.{2 * int(number) - 2}.{kind}"
+        name = name.removeprefix("language_model.")
         if name.startswith(TOWER):
             rest = name.removeprefix(TOWER)
             return None if rest == "head.proj" else f"{self.encoder_name}.{_to_timm(rest)}"
@@ -126,16 +164,19 @@ class FastVlm(VisionLanguageModel):
             raise ExampleError(f"{len(pictures)} images: {self.card.name} was made for one; next: another suite")
         picture, side, tile = pictures[0], self.options.side, self.encoder_side
         if self.tiles == 1:
-            squares = [images.resize(images.pad_square(picture.image, BLACK), side, side)]
+            squares = [images.resize(images.pad_square(picture.image, self.padding), side, side)]
             width, height = images.fit(picture.size, side)
             content_px = width * height
         else:
-            canvas, content_px = _canvas(picture.image, side)
+            canvas, content_px = _canvas(picture.image, side, self.padding)
             corners = [(x, y) for y in range(0, side, tile) for x in range(0, side, tile)]
             squares = [images.resize(picture.image, tile, tile)]
             squares += [canvas.crop((x, y, x + tile, y + tile)) for x, y in corners]
             content_px += tile * tile
-        pixels = [pipeline.to_device(images.normalise(square)[None], self.device, self.dtype) for square in squares]
+        pixels = [
+            pipeline.to_device(images.normalise(square, self.mean, self.std)[None], self.device, self.dtype)
+            for square in squares
+        ]
         return Prepared(
             {self.encoder_name: torch.cat(pixels) if len(pixels) > 1 else pixels[0]},
             original_px=picture.size,
@@ -170,7 +211,9 @@ class FastVlm(VisionLanguageModel):
     def describe(self) -> dict[str, str]:
         """Return the effective settings for the log."""
         rule = (
-            "padded to a square with black" if self.tiles == 1 else f"an overview and {self.tiles}x{self.tiles} tiles"
+            f"padded to a square with {'black' if self.padding == (0, 0, 0) else self.padding}"
+            if self.tiles == 1
+            else f"an overview and {self.tiles}x{self.tiles} tiles"
         )
         form = "re-parameterised" if self.reparameterised else "training form"
         return {
@@ -187,11 +230,11 @@ def _to_timm(name: str) -> str:
     return ".".join(WORDS.get(word, word) for word in name.split("."))
 
 
-def _canvas(image: Image.Image, side: int) -> tuple[Image.Image, int]:
-    """Fit `image` into a black square of `side`, centred, as LLaVA's "anyres" does; and how many pixels show it."""
+def _canvas(image: Image.Image, side: int, padding: tuple[int, int, int]) -> tuple[Image.Image, int]:
+    """Fit `image` into a square of `side`, centred, as LLaVA's "anyres" does; and how many pixels show it."""
     scale = min(side / image.width, side / image.height)
     width, height = (min(math.ceil(length * scale), side) for length in image.size)
-    canvas = Image.new("RGB", (side, side), BLACK)
+    canvas = Image.new("RGB", (side, side), padding)
     canvas.paste(images.resize(image, width, height), ((side - width) // 2, (side - height) // 2))
     return canvas, width * height
 

@@ -47,10 +47,10 @@ class FastVlmMlx(FastVlm):
         super().__init__(card, source, replace(options, device="cpu", settings=plain))
         self.mlx: dict[str, Any] = {}
         if "llm" in self.parts:
-            assert card.llm
-            self.mlx["projector"] = mlx_llms.Projector(card.encoders[0].width, card.llm.hidden)
+            assert self.card.llm
+            self.mlx["projector"] = mlx_llms.Projector(card.encoders[0].width, self.card.llm.hidden)
             mlx_llms.take(self.parts["projector"], self.mlx["projector"], {"0": "first", "2": "second"})
-            self.mlx["llm"] = mlx_llms.build(card.llm)
+            self.mlx["llm"] = mlx_llms.build(self.card.llm)
             mlx_llms.take(self.parts["llm"], self.mlx["llm"])
             if self.bits < 16:
                 mlx_llms.quantise(self.mlx["llm"], self.bits)

@@ -10,21 +10,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from harness import images
 from harness.errors import ExampleError, WeightsError
-from harness.models import pipeline, templates, weights
-from harness.models.card import Hub, ModelCard, check_settings, check_side
+from harness.models import configuration, pipeline, templates, weights
+from harness.models.card import ModelCard, check_settings, check_side, with_settings
+from harness.models.configuration import Comparison, Configuration, Fields, llava_projector, pixels, transformer
 from harness.models.families.llava import token_reduction
 from harness.models.pipeline import Prepared, VisionLanguageModel
 from harness.models.protocol import Model, Options, Seen, Work
 from harness.models.weights import Source, Target, Tensors
 
-TOWER_FOLDER = "vision_tower"
-"""The subfolder of a checkpoint's folder that may hold the tower's own repository."""
+LAYER = -2
+"""LLaVA-1.5's feature: the last but one layer's output."""
+
+MEAN, STD = images.OPENAI_CLIP_MEAN, images.OPENAI_CLIP_STD
+CLIP: dict[str, Any] = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+"""What CLIP's own configuration says where the card says nothing."""
 
 PREFIXES = {
     "model.vision_tower.vision_tower.": "tower",  # the original layout, where the tower was trained too
@@ -50,9 +54,15 @@ class Llava(VisionLanguageModel):
     def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
         """Build and fill; raises `SettingError` for a setting or side that the card cannot take."""
         check_side(card, options.side)
+        check_settings(card, dict(options.settings))
+        card, options = self.configured(card, source, options)
         self.settings = check_settings(card, dict(options.settings))
         self.reduction = token_reduction.named(str(self.settings.get("reduction", "none")))
         self.tower_name = card.encoders[0].name
+        told = card.encoders[0].settings
+        self.mean, self.std = tuple(told.get("mean", MEAN)), tuple(told.get("std", STD))
+        self.feature_layer = int(told.get("feature_layer", LAYER))
+        self.first_token = 1 if told.get("feature", "patch") == "patch" else 0
         super().__init__(card, source, options)
         self.encoder_side = card.encoders[0].side or options.side
 
@@ -75,8 +85,7 @@ class Llava(VisionLanguageModel):
             num_attention_heads=encoder.settings["heads"],
             patch_size=encoder.settings["patch"],
             image_size=encoder.side,
-            hidden_act="quick_gelu",
-            layer_norm_eps=1e-5,
+            **{name: encoder.settings.get(name, usual) for name, usual in CLIP.items()},
         )
         model: Any = CLIPVisionModel(config)
         tower: nn.Module = getattr(model, "vision_model", model)  # transformers 5 dropped the inner module
@@ -90,36 +99,85 @@ class Llava(VisionLanguageModel):
         tensors = Tensors(source.folder)
         parts = self.parts
         if self.tower_name in parts:
-            folder = self._tower_folder(source, tensors)
+            tower = self._own_tower(source, tensors)
             self.tower_source = "the checkpoint"
-            if folder:
-                self.tower_source = f"{folder.folder} ({folder.digest})"
-                tower = nn.ModuleDict({self.tower_name: parts[self.tower_name]})
-                assert folder.folder
-                weights.fill(tower, Tensors(folder.folder), self._rename_own_tower, self.device, self.dtype)
+            if tower:
+                self.tower_source = f"{tower.folder} ({tower.digest})"
+                module = nn.ModuleDict({self.tower_name: parts[self.tower_name]})
+                assert tower.folder
+                weights.fill(module, Tensors(tower.folder), self._rename_own_tower, self.device, self.dtype)
                 parts = nn.ModuleDict({name: part for name, part in parts.items() if name != self.tower_name})
         if len(parts):
             weights.fill(parts, tensors, self.rename, self.device, self.dtype)
 
-    def _tower_folder(self, source: Source, tensors: Tensors) -> Source | None:
+    def _own_tower(self, source: Source, tensors: Tensors) -> Source | None:
         """Return where the tower's own repository lies, or None where the checkpoint has the tower in it."""
-        assert source.folder
-        inside = source.folder / TOWER_FOLDER
-        if inside.is_dir():
-            return Source("local", inside, digest=weights.digest(inside))
+        found = weights.towers_of(self.card, source, self.options.settings).get(self.tower_name)
         own = any(str(self.rename(name) or "").startswith(f"{self.tower_name}.") for name in tensors)
-        if own and self.settings.get("tower", "checkpoint") == "checkpoint":
-            return None
-        repo = self.card.encoders[0].repo
-        if repo:
-            found = weights.resolve(msgspec.structs.replace(self.card, hub=Hub(repo=repo)), None)
-            if found.trained:
-                return found
+        if found or (own and self.settings.get("tower", "checkpoint") == "checkpoint"):
+            return found
+        assert source.folder
+        repo, inside = self.card.encoders[0].repo, source.folder / weights.TOWER_FOLDER
         raise WeightsError(
             f"{source.folder}: the vision tower {self.tower_name} is not taken from it, and its repository {repo} is "
             f"neither in the Hub cache nor reachable; next: put that repository's files into {inside}, or run "
             f"`hf download {repo}`"
         )
+
+    # --- the checkpoint's own configuration ---
+
+    def obey(self, card: ModelCard, source: Source, comparison: Comparison) -> ModelCard:
+        """Follow the tower's heads, activation and eps, the layer and tokens that are used, and the pixels' mean."""
+        encoder = card.encoders[0]
+        llava_projector(comparison, encoder.width, "pad", "flat")
+        tower = weights.towers_of(card, source, self.options.settings).get(encoder.name)
+        vision, images_as = comparison.configuration.vision, comparison
+        if tower and tower.folder:
+            own = configuration.read(tower.folder)
+            vision = own.vision or own.model
+            if not comparison.configuration.preprocessor:
+                images_as = Comparison(own, card.name)
+            if tower.repository:
+                comparison.demand("mm_vision_tower", _last(comparison.configuration), encoder.repo)
+        card = self.obey_tower(card, vision, comparison)
+        settings = dict(card.encoders[0].settings)
+        layer, feature = feature_of(comparison.configuration)
+        changed = {
+            "feature_layer": comparison.obey("feature layer", layer, settings.get("feature_layer", self.usual_layer)),
+            "feature": comparison.obey("feature", feature, settings.get("feature", "patch")),
+        }
+        mean, std = pixels(images_as, settings.get("mean", MEAN), settings.get("std", STD))
+        if images_as is not comparison:
+            comparison.obeyed += images_as.obeyed
+            comparison.refused += images_as.refused
+        self.check_feature(card, changed["feature_layer"], changed["feature"], comparison)
+        return with_settings(card, **changed, mean=mean, std=std)
+
+    usual_layer = LAYER
+
+    def obey_tower(self, card: ModelCard, vision: Fields, comparison: Comparison) -> ModelCard:
+        """Return the card with the tower as its configuration `vision` has it."""
+        encoder = card.encoders[0]
+        settings = encoder.settings
+        sizes = {
+            "hidden_size": encoder.width,
+            "intermediate_size": settings["ffn"],
+            "num_hidden_layers": settings["layers"],
+            "patch_size": settings["patch"],
+            "image_size": encoder.side,
+        }
+        return with_settings(card, **transformer(vision, comparison, {**CLIP, **settings}, sizes))
+
+    def check_feature(self, card: ModelCard, layer: object, feature: object, comparison: Comparison) -> None:
+        """Refuse a layer that the tower lacks, and for a reduction of tokens any but the one that it was made for."""
+        layers = int(card.encoders[0].settings["layers"])
+        reduced = str(self.options.settings.get("reduction", card.settings.get("reduction", "none"))) != "none"
+        if reduced or not isinstance(layer, int) or not -layers - 1 <= layer <= layers:
+            comparison.demand("feature layer", layer, LAYER)
+        comparison.demand("feature", feature, "patch", *([] if reduced else ["cls_patch"]))
+
+    def turns(self) -> tuple[str, str]:
+        return templates.vicuna_v1("")
 
     def rename(self, name: str) -> Target:
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
@@ -130,8 +188,6 @@ class Llava(VisionLanguageModel):
             return self.rename_tower(rest)
         if part == "projector":
             return f"projector.{rest.replace('linear_1.', '0.').replace('linear_2.', '2.')}"
-        if rest in ("lm_head.weight", "embed_tokens.weight", "model.embed_tokens.weight") or part == "llm.lm_head":
-            return [(f"{part}.{rest}", self._without_added_words)]
         return f"{part}.{rest}"
 
     def rename_tower(self, name: str) -> Target:
@@ -144,11 +200,6 @@ class Llava(VisionLanguageModel):
         text = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
         return None if name.startswith(text) else self.rename_tower(name)
 
-    def _without_added_words(self, table: Tensor) -> Tensor:
-        """Cut the rows that transformers' layout adds to the vocabulary (`<image>`, `<pad>` and padding to 64 rows)."""
-        vocab = self.card.llm.vocab if self.card.llm else len(table)
-        return table[:vocab] if vocab < len(table) <= vocab + 64 else table
-
     # --- an answer ---
 
     def prepare(self, pictures: list[images.Picture]) -> Prepared:
@@ -156,11 +207,11 @@ class Llava(VisionLanguageModel):
         if len(pictures) != 1:
             raise ExampleError(f"{len(pictures)} images: {self.card.name} was made for one; next: another suite")
         picture, side = pictures[0], self.encoder_side
-        square = images.pad_square(picture.image, images.mean_colour(images.OPENAI_CLIP_MEAN))
-        pixels = images.normalise(images.resize(square, side, side), images.OPENAI_CLIP_MEAN, images.OPENAI_CLIP_STD)
+        square = images.pad_square(picture.image, images.mean_colour(self.mean))
+        values = images.normalise(images.resize(square, side, side), self.mean, self.std)
         width, height = images.fit(picture.size, side)
         return Prepared(
-            {self.tower_name: pipeline.to_device(pixels[None], self.device, self.dtype)},
+            {self.tower_name: pipeline.to_device(values[None], self.device, self.dtype)},
             original_px=picture.size,
             processed_px=(side, side),
             content_px=width * height,
@@ -172,7 +223,8 @@ class Llava(VisionLanguageModel):
         """Return the last but one hidden states without the class token (1, tokens, width), pruned where asked."""
         tower: Any = self.parts[name]
         if not self.reduction.adaptive:
-            features: Tensor = tower(prepared.pixels[name], output_hidden_states=True).hidden_states[-2][:, 1:]
+            states = tower(prepared.pixels[name], output_hidden_states=True).hidden_states
+            features: Tensor = states[self.feature_layer][:, self.first_token :]
             return features
         last = tower.encoder.layers[-1].self_attn
         with outputs_of({"queries": last.q_proj, "keys": last.k_proj}) as seen:
@@ -190,6 +242,7 @@ class Llava(VisionLanguageModel):
         encoder = self.card.encoders[0]
         height, width = prepared.pixels[self.tower_name].shape[-2:]
         tokens = (height // encoder.settings["patch"]) * (width // encoder.settings["patch"])
+        tokens += 1 - self.first_token
         return {self.tower_name: (1, self._stand_in_tokens if self.reduction.adaptive else tokens, encoder.width)}
 
     def project(self, features: Mapping[str, Tensor], prepared: Prepared) -> Tensor:
@@ -217,7 +270,8 @@ class Llava(VisionLanguageModel):
     def describe_tower(self) -> dict[str, str]:
         """Return what the log says of the features and of what becomes of them."""
         told = {
-            "features": "hidden_states[-2] without the class token; the last layer runs too, as in the original",
+            "features": f"hidden_states[{self.feature_layer}] {'without' if self.first_token else 'with'} the class "
+            "token; the last layer runs too, as in the original",
             "reduction": str(self.settings.get("reduction", "none")),
         }
         if self.reduction.adaptive:
@@ -252,6 +306,21 @@ def outputs_of(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def feature_of(of: Configuration) -> tuple[object, object]:
+    """Return which layer's output is used and whether with the class token: by transformers' names, else LLaVA's."""
+    strategy = of.model.get("vision_feature_select_strategy")
+    feature = {"default": "patch", "full": "cls_patch"}.get(str(strategy), strategy)
+    if "vision_feature_layer" in of.model or feature is not None:
+        return of.model.get("vision_feature_layer"), feature
+    return of.model.get("mm_vision_select_layer"), of.model.get("mm_vision_select_feature")
+
+
+def _last(of: Configuration) -> object:
+    """Return the repository that LLaVA's configuration names as its tower; a path is cut to its last two names."""
+    named = of.model.get("mm_vision_tower")
+    return "/".join(str(named).rstrip("/").split("/")[-2:]) if named else None
 
 
 def load(card: ModelCard, source: Source, options: Options) -> Model:
