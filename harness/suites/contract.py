@@ -7,8 +7,11 @@ one that the task reads; everything else is refused by row and column.
 
 import ast
 import contextlib
+import io
+import itertools
 import json
 import math
+import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +70,8 @@ class Contract:
             raise RowProblem("question", "is null" if made["question"] is None else "is empty")
         for name in self.lists:
             made[name] = _options(name, doc[name])
+        if self.read is _mmmu and isinstance(made.get("options"), list):  # its task wants the text of a list
+            made["options"] = repr(made["options"])
         return made
 
     def labelled(self, doc: Row) -> dict[str, Any]:
@@ -98,9 +103,9 @@ def absent(value: Any) -> bool:
     """Return whether references are none at all: null, empty, or what data sets write for them (-1, "?")."""
     if isinstance(value, str):
         text = value.strip()
-        return text in ("", "-1", "?", "[]") or (text[:1] == "[" and _listed(text) == [])
+        return text in ("", "-1", "?") or (text[:1] == "[" and (found := _listed(text)) is not None and absent(found))
     if isinstance(value, Mapping):
-        return absent(value.get("answer"))
+        return "answer" in value and absent(value["answer"])
     if isinstance(value, list | tuple):
         return all(item is None or (isinstance(item, str | Mapping) and absent(item)) for item in value)
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value == -1)
@@ -112,13 +117,19 @@ def _blank(value: Any) -> bool:
 
 def _listed(value: str) -> Any:
     """Return the list that a JSON text (or Python's own) spells, or None where it spells none."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            found = parse(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return found if isinstance(found, list) else None
-    return None
+    found = None
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(value)
+    if found is None:
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
+            found = None if _runs_together(value) else ast.literal_eval(value)
+    return found if isinstance(found, list) else None
+
+
+def _runs_together(value: str) -> bool:
+    """Return whether two texts stand without a comma between (numpy prints lists so): Python would make one of them."""
+    kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(value).readline) if token.type != tokenize.NL]
+    return any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(kinds))
 
 
 def _options(column: str, value: Any) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -168,6 +169,12 @@ ANYRES = {  # SHA-256 of the five uint8 images of 256 x 256 that ml-fastvlm's `p
     "640x480": "51ffb7a01476b9c63dd7f1e9cf153bdb8b2e82d524cb9393039974f7fcb8fcaa",
     "301x533": "1c27e152470146813aecbaf12ab17b516fe6c80fc9166742ae22f994e4c46b27",
 }
+ANYRES_BEFORE_PILLOW_13 = {
+    **ANYRES,
+    # Pillow 13 makes the overview (301 x 533 to 256 x 256) with up to 8 levels of difference in a fifth of the values;
+    # the tiles are the same. What the released code makes with an older Pillow is another image.
+    "301x533": "72a490513c8668780813d33fc2b80e8bbbf7524592f8371620399ff8f00c1f57",
+}
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +196,9 @@ def test_tiles_are_those_of_the_released_codes_anyres(
     picture = images.decode(images.png(Image.fromarray(made[f"{size}/image"].numpy())))
     model = tiled(tiny_card, Source("local", tiny_fastvlm.weights))
     shown = model.prepare([picture])
+    wanted = ANYRES if int(PIL.__version__.partition(".")[0]) >= 13 else ANYRES_BEFORE_PILLOW_13
     levels = (shown.pixels["fastvithd"].permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-    assert hashlib.sha256(np.ascontiguousarray(levels).tobytes()).hexdigest() == ANYRES[size]
+    assert hashlib.sha256(np.ascontiguousarray(levels).tobytes()).hexdigest() == wanted[size]
 
 
 def test_dynamic_runs_the_encoder_five_times_and_keeps_the_tiles_order(tiny_card: ModelCard, tiny_fastvlm: Any) -> None:

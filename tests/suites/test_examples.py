@@ -1,5 +1,6 @@
 """Examples are built once, from the data set's own bytes, whole or not at all, and read back without anything heavy."""
 
+import base64
 import errno
 import hashlib
 import json
@@ -348,3 +349,184 @@ def test_a_card_must_state_the_limit_that_its_task_does_not(tmp_path: Path) -> N
     with pytest.raises(CardError, match="states no limit on answers; next: max_new_tokens"):
         examples.open_suite(load_suite_card(str(card)), str(file))
     assert examples.open_suite(load_suite_card("textvqa"), str(file)).examples[0].max_new_tokens == 32
+
+
+# --- contracts ---
+
+PNG = b"\x89PNG not really"
+
+
+def page(question: Any = "What?", answers: Any = ("x",), **more: Any) -> dict[str, Any]:
+    """Return a row in the columns of DocVQA."""
+    answers = list(answers) if isinstance(answers, tuple) else answers
+    return {"questionId": "7", "question": question, "answers": answers, "image": {"bytes": PNG, "path": None}, **more}
+
+
+def opened(file: Path, suite: str = "docvqa", limit: int | None = None) -> examples.Suite:
+    """Open a file as a suite's data."""
+    return examples.open_suite(load_suite_card(suite), str(file), limit)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bad_row_is_one_failed_example_named_by_its_row_and_column(tmp_path: Path) -> None:
+    rows = [page(), page(question=None), page(question=""), page(answers=[]), page(image={"bytes": None, "path": None})]
+    suite = opened(write(tmp_path / "d" / "mine.parquet", rows))
+    assert [example.problem for example in suite.examples] == [
+        "",
+        "mine.parquet, row 1, column question: is null",
+        "mine.parquet, row 2, column question: is empty",
+        "mine.parquet, row 3, column answers: no references",
+        "mine.parquet, row 4, column image: no picture",
+    ]
+    assert [example.id for example in suite.examples] == [f"{at}-7" for at in range(5)]
+    assert suite.examples[4].images == ()
+    assert "5 rows; 4 of 5 rows cannot be asked" in suite.notice
+    assert suite.unscored == ""
+    with pytest.raises(DataError, match=r"none of 2 rows can be asked: bad\.parquet, row 0, column question: is null"):
+        opened(write(tmp_path / "bad.parquet", [page(question=None), page(question="")]))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_set_without_references_is_not_scored_and_says_so_before_the_run(tmp_path: Path) -> None:
+    bare = [{name: value for name, value in page().items() if name != "answers"}] * 2
+    for name, rows in {"column": bare, "null": [page(answers=None)] * 2, "empty": [page(answers=[""])] * 2}.items():
+        suite = opened(write(tmp_path / f"{name}.parquet", rows))
+        assert suite.unscored.startswith(f"not scored: no references ({name}.parquet, row 0, column answers: ")
+        assert suite.unscored in suite.notice
+        assert [example.problem for example in suite.examples] == ["", ""], "they can be timed"
+    half = write(tmp_path / "half.parquet", [page(answers=None), page()])
+    assert opened(half, limit=1).unscored
+    assert not opened(half).unscored
+
+
+@pytest.mark.usefixtures("quick")
+def test_shards_whose_references_differ_in_shape_come_out_alike(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "validation-00000-of-00002.parquet", [page(answers=["x"])])
+    write(tmp_path / "d" / "validation-00001-of-00002.parquet", [page(answers="x"), page(answers='["x"]')])
+    suite = opened(tmp_path / "d")
+    assert [example.doc["answers"] for example in suite.examples] == [["x"]] * 3
+    assert [example.references for example in suite.examples] == [("x",)] * 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_few_references_are_repeated_and_that_is_said(tmp_path: Path) -> None:
+    row = {"question": "what?", "question_id": 1, "answers": ["Juneau"], "image": {"bytes": PNG, "path": None}}
+    suite = opened(write(tmp_path / "t.parquet", [row]), "textvqa")
+    assert suite.examples[0].doc["answers"] == ["Juneau"] * 10
+    assert "1 questions have fewer than 10 references" in suite.notice
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        {"bytes": PNG},
+        [{"bytes": PNG, "path": None}],
+        PNG,
+        base64.b64encode(PNG).decode(),
+        f"data:image/png;base64,{base64.b64encode(PNG).decode()}",
+        "pictures/a.png",
+        {"bytes": None, "path": "pictures/a.png"},
+    ],
+    ids=["bytes alone", "list of one", "bare bytes", "base64", "data address", "path", "struct with a path"],
+)
+@pytest.mark.usefixtures("quick")
+def test_a_picture_is_read_in_every_form(tmp_path: Path, picture: Any) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(PNG)
+    suite = opened(write(tmp_path / "d.parquet", [page(image=picture)]))
+    assert suite.examples[0].images == (PNG,)
+
+
+@pytest.mark.parametrize(
+    ("picture", "told"),
+    [
+        ([[[0, 1, 2]]], "nested numbers are no picture file"),
+        ([{"bytes": PNG}, {"bytes": PNG}], "2 pictures where the task shows one"),
+        ({"bytes": None, "path": "https://example.org/a.png"}, "https://example.org/a.png is an address"),
+        ("nowhere.png", "nowhere.png: no such file"),
+    ],
+)
+@pytest.mark.usefixtures("quick")
+def test_what_is_no_picture_is_refused_by_its_row(tmp_path: Path, picture: Any, told: str) -> None:
+    with pytest.raises(DataError, match=rf"d\.parquet, row 0, column image: .*{told}"):
+        opened(write(tmp_path / "d.parquet", [page(image=picture)]))
+
+
+@pytest.mark.usefixtures("quick")
+def test_pictures_beside_the_table_are_part_of_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a.png", "b.png")
+    rows = [page(image={"bytes": None, "path": name}) for name in names]
+    file = write(tmp_path / "one" / "d.parquet", rows)
+    (file.parent / "a.png").write_bytes(PNG)
+    before = opened(file)
+    assert [example.problem for example in before.examples][1].endswith(
+        "b.png: no such file; next: put it there, relative to the table"
+    )
+    (file.parent / "b.png").write_bytes(PNG + b"b")
+    after = opened(file)
+    assert after.digest != before.digest
+    assert [example.images for example in after.examples] == [(PNG,), (PNG + b"b",)]
+    stat = (file.parent / "b.png").stat()
+    (file.parent / "b.png").write_bytes(PNG + b"c")
+    os.utime(file.parent / "b.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    repaired = opened(file)
+    assert repaired.examples[1].images == (PNG + b"c",), "repaired with the same size and date"
+    few = opened(file, limit=1)
+    assert few.digest == repaired.digest, "a limit is no part of the digest"
+    other = tmp_path / "two"
+    other.mkdir()
+    for name in ("d.parquet", *names):
+        (other / name).write_bytes((file.parent / name).read_bytes())
+    no_child(monkeypatch)
+    assert opened(other / "d.parquet").digest == repaired.digest, "nor is the place"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_cell_that_cannot_be_read_costs_its_row_alone(tmp_path: Path) -> None:
+    latin = pa.array([b"d\xe9j\xe0 vu?", b"What?"]).view(pa.string())
+    table = pa.Table.from_pylist([page(), page()]).set_column(1, "question", latin)
+    (tmp_path / "latin").mkdir()
+    parquet.write_table(table, tmp_path / "latin" / "d.parquet")
+    suite = opened(tmp_path / "latin" / "d.parquet")
+    assert suite.examples[0].problem.startswith("d.parquet, row 0, column question: cannot be read: 'utf-8' codec")
+    assert suite.examples[1].question == f"What?\n{WORD}"
+    binary = table.set_column(1, "question", pa.array([b"Qui?", b"What?"]))
+    parquet.write_table(binary, tmp_path / "latin" / "b.parquet")
+    assert [one.question for one in opened(tmp_path / "latin" / "b.parquet").examples] == [
+        f"Qui?\n{WORD}",
+        f"What?\n{WORD}",
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_whatever_a_tasks_code_raises_is_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.suites.task import Task
+
+    question = Task.question
+
+    def broken(task: Task, doc: Any) -> str:
+        if doc["question"] == "boom":
+            raise ZeroDivisionError("inside the task")
+        return question(task, doc)
+
+    monkeypatch.setattr(Task, "question", broken)
+    suite = opened(write(tmp_path / "d.parquet", [page(), page("boom"), page()]))
+    assert (
+        suite.examples[1].problem
+        == "d.parquet, row 1: task docvqa_val cannot read it: ZeroDivisionError: inside the task"
+    )
+    assert [bool(example.question) for example in suite.examples] == [True, False, True]
+
+
+def test_examples_are_read_one_at_a_time(cache: Path) -> None:
+    writer = builds.Writer()
+    for at in range(3):
+        line = {"id": str(at), "index": at, "question": "Q?", "references": ("3",), "doc": {}}
+        writer.add([bytes([at]) * 10], line)
+    build = builds.read(writer.finish("name", task="chartqa", source={}, complete=True))
+    assert build
+    taken = examples.Examples(build, 8, range(3), {1: "no"})
+    (cache / "examples" / "name" / "images" / builds.image_digest(bytes([2]) * 10)).unlink()
+    assert [taken[0].images, taken[1].images, taken[1].problem] == [(bytes(10),), (), "no"]
+    with pytest.raises(DataError, match="next: delete"):
+        taken[2]

@@ -156,6 +156,104 @@ def test_nothing_answered_is_no_score_and_not_zero() -> None:
     assert (scores.value, scores.failures, scores.reason) == (None, 1, score.NO_ANSWERS)
 
 
+def _vqa(answers: Any) -> dict[str, Any]:
+    return {"question": "What?", "question_id": 1, "answers": answers}
+
+
+@pytest.mark.parametrize(
+    ("suite", "rows"),
+    [
+        ("docvqa", [{"question": "What?", "answers": shape} for shape in (["M6"], "M6", '["M6"]')]),
+        ("textvqa", [_vqa(["M6"]), _vqa('["M6", "M6"]'), _vqa(["M6"] * 10)]),
+        ("vqav2", [_vqa([{"answer": "M6", "answer_confidence": "yes"}] * 10), _vqa(["M6"]), _vqa("M6")]),
+    ],
+)
+def test_a_right_answer_is_right_in_every_shape_of_its_references(suite: str, rows: list[dict[str, Any]]) -> None:
+    scores = score.score([Answered(str(at), row, "M6") for at, row in enumerate(rows)], load_suite_card(suite))
+    assert scores.values == (1.0,) * 3
+    wrong = score.score([Answered(str(at), row, "X9") for at, row in enumerate(rows)], load_suite_card(suite))
+    assert wrong.values == (0.0,) * 3
+
+
+def test_a_row_without_references_is_left_out_and_all_without_are_not_scored() -> None:
+    rows = [{"question": "What?", "answers": answers} for answers in (["x"], None, ["x"])]
+    samples = [Answered(str(at), row, "x") for at, row in enumerate(rows)]
+    scores = score.score(samples, load_suite_card("docvqa"))
+    assert (scores.value, scores.values, scores.n, scores.left_out) == (1.0, (1.0, None, 1.0), 2, 1)
+    assert scores.notes == ("1 answers left out: example 1, column answers: no references",)
+    none = score.score(samples[1:2], load_suite_card("docvqa"))
+    assert (none.value, none.reason) == (None, "not scored: no references")
+
+
+def _rotation(index: int, answer: str) -> dict[str, Any]:
+    facts = {"category": "c", "L2-category": "l", "source": "x", "split": "dev", "hint": None, "C": None, "D": None}
+    return {"index": index, "question": "Q?", "A": "x", "B": "y", "answer": answer, **facts}
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_question_without_one_of_its_rotations_is_left_out(lost: int) -> None:
+    rows = [_rotation(1, "A"), _rotation(1_000_001, "B"), _rotation(2, "A"), _rotation(1_000_002, "B")]
+    samples = [Answered(str(at), row, None if at == lost else row["answer"]) for at, row in enumerate(rows)]
+    scores = score.score(samples, load_suite_card("mmbench"))
+    assert (scores.value, scores.n, scores.left_out) == (1.0, 2, 1), "the other question is right, and is all there is"
+    assert scores.values[1 - lost] is None
+    assert "question 1: 1 of its 2 rotations are answered" in scores.notes[-1]
+    alone = score.score(samples[:2], load_suite_card("mmbench"))
+    assert (alone.value, alone.reason) == (None, "not scored: question 1: 1 of its 2 rotations are answered")
+
+
+def test_rows_without_any_rotation_count_by_themselves_and_say_so() -> None:
+    samples = [Answered("0", _rotation(1, "A"), "A"), Answered("1", _rotation(2, "A"), "B")]
+    scores = score.score(samples, load_suite_card("mmbench"))
+    assert scores.value == 0.5
+    assert "no rotations" in scores.notes[0]
+
+
+def test_guesses_are_counted_and_the_score_without_them_is_said() -> None:
+    row = {"question": "Which?", "question_type": "multiple-choice", "options": "['1', '2']", "answer": "B"}
+    answers = ["B", "(B)", "A", "no letter", "none"]
+    samples = [Answered(str(at), {**row, "id": f"validation_Math_{at}"}, answer) for at, answer in enumerate(answers)]
+    scores = score.score(samples, load_suite_card("mmmu"))
+    assert scores.guesses == 2
+    assert scores.notes[-1].startswith("2 of 5 answers by chance")
+    assert scores.notes[-1].endswith("without them 0.667 over 3")
+    only = score.score(samples[3:], load_suite_card("mmmu"))
+    assert only.value is None
+    assert "2 of 2 answers by chance" in only.reason
+
+
+def test_an_aggregate_of_points_is_no_share(tmp_path: Path) -> None:
+    card = tmp_path / "mme.toml"
+    card.write_text('title = "MME"\ntask = "mme"\nmetric = "mme_perception_score"\nunit = "points"\n')
+    row = {"question": "White?", "question_id": "a.png", "category": "color"}
+    rows = [{**row, "answer": "Yes"}, {**row, "answer": "No"}, {**row, "question_id": "b.png", "answer": "No"}]
+    samples = [Answered(str(at), one, one["answer"]) for at, one in enumerate(rows)]
+    scores = score.score(samples, load_suite_card(str(card)))
+    assert (scores.value, scores.own, scores.left_out) == (None, 200.0, 1)
+    assert scores.reason == "points 200.0 in its own unit, no share of the questions"
+
+
+def test_what_a_tasks_code_raises_costs_one_row_and_never_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.suites.task import Task
+
+    results = Task.results
+
+    def broken(task: Task, doc: Any, answer: Any) -> dict[str, Any]:
+        if answer == "boom":
+            raise ZeroDivisionError("inside the task")
+        return results(task, doc, answer)
+
+    monkeypatch.setattr(Task, "results", broken)
+    row = {"question": "What?", "answers": ["x"]}
+    samples = [Answered(str(at), row, answer) for at, answer in enumerate(["x", "boom", "y"])]
+    scores = score.score(samples, load_suite_card("docvqa"))
+    assert (scores.value, scores.n) == (0.5, 2)
+    assert scores.notes == ("1 answers left out: example 1: ZeroDivisionError: inside the task",)
+    monkeypatch.setattr(Task, "aggregate", lambda *_: float("nan"))
+    lost = score.score(samples[:1], load_suite_card("docvqa"))
+    assert (lost.value, lost.reason) == (None, "not scored: anls: the task's aggregate is nan")
+
+
 def test_a_row_of_another_data_set_names_its_columns() -> None:
     with pytest.raises(DataError, match=r"columns colour.*next: give data with the columns of lmms-lab-encoder/DocVQA"):
         score.score([Answered("1", {"colour": "red"}, "x")], load_suite_card("docvqa"))
