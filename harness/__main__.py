@@ -1,5 +1,28 @@
-"""`python -m harness` is `harness`."""
+"""`harness` and `python -m harness`: a signal is heard in one line from the first moment on."""
 
-from harness.cli import main
+import os
+import signal
+from types import FrameType
+from typing import NoReturn
 
-main()
+
+def main() -> NoReturn:
+    """Run the program. Importing it takes a while: what interrupts that has nothing to keep."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _early)
+    from harness import parent
+
+    parent.follow()
+    from harness import cli
+
+    cli.main()
+
+
+def _early(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"harness: interrupted before anything was measured; next: the same command\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

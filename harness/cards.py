@@ -7,10 +7,11 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from harness import files
 from harness.errors import CardError, UnknownName, guess
 
 SHIPPED = Path(__file__).parent / "_shipped"  # in the wheel; an editable install and a clone have the folders beside us
@@ -48,16 +49,31 @@ def load(kind: str, name: str, struct: type[C]) -> C:
 
 def read(path: Path, struct: type[C]) -> C:
     """Read one TOML file as `struct` and give it its name and digest."""
-    raw = path.read_bytes()
+    found, raw = table(path)
     try:
-        table = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CardError(f"{path}: not TOML: {error}; next: mend that line") from error
-    try:
-        card = msgspec.convert(table, struct)
-    except msgspec.ValidationError as error:
+        card = msgspec.convert(found, struct)
+    except (msgspec.ValidationError, RecursionError) as error:
         raise CardError(f"{path}: {explain(str(error), struct)}; next: mend the card, then `harness check`") from error
     return msgspec.structs.replace(card, name=path.stem, digest=hashlib.blake2b(raw, digest_size=8).hexdigest())
+
+
+MOST_BYTES = 1 << 20
+"""Of a TOML file that people write."""
+
+
+def table(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Read a TOML file that somebody wrote: its table and its bytes. Raises `CardError` for anything else."""
+    try:
+        raw = files.read_regular(path, MOST_BYTES)
+    except OSError as error:
+        raise CardError(f"{path}: {error.strerror}; next: give a TOML file") from error
+    try:
+        found = tomllib.loads(raw.decode())
+    except RecursionError as error:
+        raise CardError(f"{path}: not TOML: nested too deeply; next: mend it") from error
+    except ValueError as error:  # of TOML, of UTF-8, or of an integer with too many digits
+        raise CardError(f"{path}: not TOML: {error}; next: mend that line") from error
+    return found, raw
 
 
 def explain(message: str, struct: type[Facts]) -> str:

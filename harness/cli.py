@@ -7,7 +7,9 @@ Exit codes: 0 done; 1 done, but examples failed; 2 an error (one line says which
 pipe.
 """
 
+import io
 import json
+import math
 import os
 import signal
 import sys
@@ -22,15 +24,18 @@ from typing import Any, NoReturn
 import click
 
 from harness import __version__
-from harness.errors import LESS_MEMORY, HarnessError, SettingError
+from harness.errors import LESS_MEMORY, HarnessError, SettingError, cleaned, out_of_memory
 from harness.measure.asked import PROTOCOLS
-from harness.measure.command import option
+from harness.measure.command import Share, option
 from harness.models.protocol import STAGES
 
 
 def main() -> NoReturn:
     """Run the program; turn every foreseen error into one line and an exit code."""
+    _open_streams()
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _terminated)
     try:
         code = program(standalone_mode=False)
         sys.stdout.flush()
@@ -39,22 +44,55 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except HarnessError as error:
-        code = _say_error(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        code = _say_error("interrupted; what was measured is kept; next: the same command resumes", 130)
-    except ReaderGoneError:
-        # Say it once, and keep Python from complaining again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = _say_error("the reader of stdout has gone; the run log is complete; next: `harness show LOG`", 141)
-    except MemoryError:
-        code = _say_error(f"out of memory; what was measured is kept; next: {LESS_MEMORY}", 2)
-    except OSError as error:
-        code = _say_error(f"{error.filename or 'input/output'}: {error.strerror}; what was measured is kept", 2)
-    except Exception:  # noqa: BLE001 - a bug of ours: all of it, and no exit code that means anything else
-        traceback.print_exc()
-        code = _say_error("a bug of the harness, see above; what was measured is kept; next: please report it", 70)
+    except BaseException as error:  # noqa: BLE001 - some libraries raise what is no Exception, or try to end the program
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # once is enough: the line below is to be said
+        code = _say_error(*_in_words(error))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    if code not in (0, None):  # else Python would complain at exit about what cannot be flushed
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Make the standard streams writable: where one is closed, a run log would get its number, and its text."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if not number else "w", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a code page that has no `†` gets a question mark
+
+
+def _in_words(error: BaseException) -> tuple[str, int]:
+    """Return the one line that says what went wrong, and the exit code."""
+    kept = "what was measured is kept"
+    if isinstance(error, HarnessError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
+        return f"interrupted; {kept}; next: the same command resumes", 130
+    if isinstance(error, ReaderGoneError):
+        return "the reader of stdout has gone; the run log is complete; next: `harness show LOG`", 141
+    if out_of_memory(error):
+        return f"out of memory; {kept}; next: {LESS_MEMORY}", 2
+    if isinstance(error, OSError):
+        what = f"{error.filename or 'input/output'}: {error.strerror or error}"
+        return f"{what}; {kept}; next: check that place, its space and its rights", 2
+    if isinstance(error, SystemExit):
+        return f"a library ended the program ({error.code}); {kept}; next: HARNESS_TRACEBACK=1 shows which", 2
+    if not isinstance(error, Exception):
+        first = (str(error).splitlines() or [""])[0]
+        return f"{type(error).__name__} in a library: {first}; {kept}; next: HARNESS_TRACEBACK=1 shows where", 2
+    traceback.print_exc()  # a bug of ours: all of it, and no exit code that means anything else
+    return f"a bug of the harness, see above; {kept}; next: please report it", 70
 
 
 class ReaderGoneError(Exception):
@@ -62,9 +100,9 @@ class ReaderGoneError(Exception):
 
 
 def say(text: str) -> None:
-    """Print a line of the result on stdout."""
+    """Print the result on stdout."""
     try:
-        click.echo(text)
+        click.echo(cleaned(text, lines=True))
     except BrokenPipeError as error:  # click would leave with exit code 1 and not a word
         raise ReaderGoneError from error
 
@@ -77,7 +115,7 @@ def _say_error(text: str, code: int) -> int:
     if os.environ.get("HARNESS_TRACEBACK"):
         traceback.print_exc()
     with suppress(OSError):  # stderr may have gone as well
-        click.echo(f"harness: {text}", err=True)
+        click.echo(f"harness: {cleaned(text)}", err=True)
     return code
 
 
@@ -213,7 +251,7 @@ def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run
 )
 @click.option(
     "--share",
-    type=click.FloatRange(0, min_open=True),
+    type=Share(),
     default=0.05,
     show_default=True,
     help="How long, as a share of the stage.",
@@ -242,7 +280,9 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
 @option("suite")
 @option("res")
 @option("protocol")
-@click.option("--min-effect", default=0.03, show_default=True, help="The smallest change that counts, as a share.")
+@click.option(
+    "--min-effect", type=Share(), default=0.03, show_default=True, help="The smallest change that counts, as a share."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--bare", hidden=True, is_flag=True, help="Measure only: the process that asked compares.")
 @click.option("--alone", hidden=True, is_flag=True, help="With --bare: measure B alone.")
@@ -292,7 +332,9 @@ def compare(
 @option("suite")
 @option("res")
 @option("protocol")
-@click.option("--min-effect", default=0.03, show_default=True, help="The smallest change that counts, as a share.")
+@click.option(
+    "--min-effect", type=Share(), default=0.03, show_default=True, help="The smallest change that counts, as a share."
+)
 @click.option("--alone", is_flag=True, help="Do not measure the baseline beside each night: history alone decides.")
 @click.option("--latest", is_flag=True, help="Only the newest checkpoint; older new ones if it is bad, by halving.")
 @click.option("--again", multiple=True, metavar="NAME", help="Measure this checkpoint once more; may be repeated.")
@@ -399,7 +441,7 @@ def _show(paths: list[Path], as_json: bool, long: bool = True) -> int:
 
     results, skipped = outcome.of(paths)
     for line in skipped:
-        click.echo(f"harness: {line}", err=True)
+        click.echo(f"harness: {cleaned(line)}", err=True)
     if as_json:
         say(json.dumps([result.as_dict() for result in results], indent=2))
     else:
@@ -407,7 +449,7 @@ def _show(paths: list[Path], as_json: bool, long: bool = True) -> int:
         for path in paths:
             say(str(path))
     for line in dict.fromkeys(line for result in results for line in result.failures):
-        click.echo(f"harness: {line}", err=True)
+        click.echo(f"harness: {cleaned(line)}", err=True)
     return 1 if skipped or any(result.failed for result in results) else 0
 
 
@@ -561,6 +603,8 @@ def _setting(text: str) -> tuple[str, str | int | float | bool]:
         raise SettingError(f"--set {text}: write NAME=VALUE")
     try:
         parsed = json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # not JSON, or digits and brackets without end: a text
         parsed = value
+    if isinstance(parsed, float) and not math.isfinite(parsed):
+        raise SettingError(f"--set {text[:80]}: not a finite number; next: give one, or quotation marks for a text")
     return name, parsed if isinstance(parsed, str | int | float | bool) else value

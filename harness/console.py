@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.errors import cleaned
 from harness.reports import marks
 from harness.runlog.records import Failure, Footer, Sample
 from harness.units import milliseconds, size
@@ -53,7 +54,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print one line."""
         self._end_line()
-        self._console.print(escape(text))
+        self._console.print(escape(cleaned(text)))
 
     def follow(self, job: "Job", run_job: Callable[["Job", Callable[[str], None]], Iterator[Any]]) -> Path:
         """Measure `job` while telling how far it is; return its log."""

@@ -15,6 +15,7 @@ HarnessError                 every error we foresee; its text names the file or 
 """
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -120,6 +121,22 @@ PASSING = (
 def passes(name: str, message: str) -> bool:
     """Return whether a failure is trouble that may pass (memory, a device, a disk), and not the content's own."""
     return name in PASSING or (name in ("RuntimeError", "ImportError") and any(w in message.lower() for w in NO_MEMORY))
+
+
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories of what is not seen but does something: control characters, text directions, halves of pairs."""
+
+
+def cleaned(text: str, lines: bool = False) -> str:
+    """Return `text` with what a terminal would obey (newlines, escape codes, text directions) written out.
+
+    Names of files, tensors and checkpoints come from elsewhere. With `lines` the text may have several.
+    """
+    keep = "\n\t" if lines else ""
+    return "".join(
+        letter if letter in keep or unicodedata.category(letter) not in HIDDEN else ascii(letter)[1:-1]
+        for letter in text
+    )
 
 
 def guess(name: str, known: Iterable[str]) -> str:

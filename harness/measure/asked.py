@@ -69,6 +69,14 @@ class Asked:
     )
     out: str = wish("results", "Folder for run logs.")
 
+    def __post_init__(self) -> None:
+        """Refuse a number that no machine could mean, whoever says it: the command line, a plan, a program."""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:  # NaN is neither
+                flag = "--" + (FIELDS[name].metadata["flag"] or name.replace("_", "-"))
+                raise SettingError(f"{flag} {str(value)[:40]}: must be from {least} to {most}")
+
     @property
     def load_levels(self) -> tuple[int, ...]:
         """The numbers of requests at a time of `--load`; raises `SettingError` for what is none."""
@@ -88,6 +96,13 @@ class Asked:
             precision=self.precision,
         )
 
+
+RANGES = {
+    "res": (1, 65536), "limit": (1, 10**9), "seed": (-(2**63), 2**63 - 1), "repetition": (0, 10**6),
+    "decode_tokens": (1, 100_000), "threads": (1, 4096), "minimum_samples": (0, 10**9), "maximum_samples": (1, 10**9),
+    "minimum_seconds": (0, 10**7), "maximum_seconds": (0, 10**7), "precision": (0, 10**3), "concurrency": (1, 10**5),
+}  # fmt: skip
+"""What a number may be; what the model or the machine can take is asked of them."""
 
 FIELDS = {field.name: field for field in dataclasses.fields(Asked)}
 """The wishes by name, with their defaults and their words."""

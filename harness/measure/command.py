@@ -4,6 +4,8 @@ A flag, its default and its help are said once, in `asked.py`.
 """
 
 import json
+import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,6 +20,36 @@ STATED = ("model", "suite", "device")
 
 DECIDED_LATER = ("model", "device")
 """Their default depends on what is here, so the option has none."""
+
+
+class Whole(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A whole number in plain digits: `int` also takes underscores and the digits of other scripts."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch(r"[+-]?[0-9]{1,30}", str(value)):
+            self.fail(f"{str(value)[:60]!r} is not a whole number", param, ctx)
+        return int(value)
+
+
+class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A finite number above 0: `float` also takes nan, and a range does not refuse it."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"{str(value)[:60]!r} must be a finite number above 0, e.g. 0.03 for 3 %", param, ctx)
+        return number
 
 
 def flag(name: str) -> str:
@@ -43,7 +75,7 @@ def _type(name: str) -> Any:
     field = FIELDS[name]
     if "choices" in field.metadata:
         return click.Choice(field.metadata["choices"])
-    kinds: dict[Any, Any] = {int: int, float: float, int | None: int}
+    kinds: dict[Any, Any] = {int: Whole(), float: float, int | None: Whole()}
     return kinds.get(field.type, str)
 
 

@@ -4,7 +4,7 @@ Finished cells are skipped, failures do not stop the others, and a killed sweep 
 run logs themselves.
 """
 
-import tomllib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from harness import plugins
+from harness import cards, plugins
 from harness.errors import CardError, HarnessError, SettingError, UnknownName
 from harness.machine import backend
 from harness.measure import cell, command
@@ -22,6 +22,10 @@ from harness.measure.job import Job, afresh, expand, prepare
 
 AXES = ("model", "suite", "res", "device", "engine", "protocol", "dtype")
 """What a plan may list several of, in the order in which cells run."""
+
+
+MOST_CELLS = 10_000
+"""Of one sweep: a month of them, at five minutes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,9 @@ def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -
         if name not in AXES:
             raise UnknownName("axis of a sweep", name, AXES)
     names = [name for name in AXES if axes.get(name)]
+    cells = math.prod(len(axes[name]) for name in names)
+    if cells * processes > MOST_CELLS:
+        raise SettingError(f"a grid of {cells * processes} cells; next: at most {MOST_CELLS} at a time")
     wanted: list[Asked] = []
     refused: list[Refused] = []
     seen = set()
@@ -63,13 +70,13 @@ def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -
 
 def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
     """Read a TOML plan: each `[[grid]]` lists axes and its own options; what stands above is common to all grids."""
-    try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise CardError(f"{path}: not a readable plan: {error}; next: see docs/sweep.md") from error
+    table, _ = cards.table(path)
     grids = table.pop("grid", [{}])
+    grids = [grids] if isinstance(grids, dict) else grids
+    if not isinstance(grids, list) or not all(isinstance(one, dict) for one in grids):
+        raise CardError(f"{path}: grid must be a table or a list of tables, as [[grid]]; next: see docs/sweep.md")
     result = []
-    for one in [grids] if isinstance(grids, dict) else grids:
+    for one in grids:
         axes = {name: one[name] if isinstance(one[name], list) else [one[name]] for name in AXES if name in one}
         options = {**table, **{name: value for name, value in one.items() if name not in AXES}}
         for name in options:
@@ -78,7 +85,7 @@ def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
         try:
             options = _typed(options)
             axes = {name: [_typed({name: value})[name] for value in values] for name, values in axes.items()}
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, SettingError) as error:
             raise CardError(f"{path}: {error}; next: see docs/sweep.md") from error
         result.append((axes, options))
     return result

@@ -1,5 +1,6 @@
 """What a model card may say: one checkpoint, or one exact architecture, as facts."""
 
+import json
 from typing import Any, Literal
 
 import msgspec
@@ -164,4 +165,20 @@ def check_settings(card: ModelCard, given: dict[str, str | int | float | bool]) 
     for name in given:
         if name not in card.settings:
             raise UnknownName(f"setting of {card.name}", name, card.settings)
-    return {**card.settings, **given}
+    return {**card.settings, **{name: _like(card, name, value) for name, value in given.items()}}
+
+
+def _like(card: ModelCard, name: str, value: str | int | float | bool) -> str | int | float | bool:
+    """Return a setting in the type that the card has for it; a number is never below 0."""
+    usual, given = card.settings[name], f"setting {name} of {card.name}: {str(value)[:60]!r}"
+    if isinstance(usual, str):
+        return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(usual, bool):
+        if not isinstance(value, bool):
+            raise SettingError(f"{given} must be true or false, as {name}=true")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SettingError(f"{given} must be a number, as {name}={usual}")
+    if not 0 <= value < 1e15 or (isinstance(usual, int) and value != int(value)):
+        raise SettingError(f"{given} must be a {'whole ' * isinstance(usual, int)}number, 0 or more, as {name}={usual}")
+    return type(usual)(value)

@@ -4,7 +4,6 @@ A checkpoint's folder may hold a `nightly.toml` with `weights = "random"` and `[
 this checkpoint needs beside what the command line says.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,10 +42,7 @@ def read_own(folder: Path) -> Mapping[str, Any]:
     path = folder / OWN
     if not path.is_file():
         return {}
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CardError(f"{path}: not a readable TOML file: {error}; next: mend or remove it") from error
+    table, _ = cards.table(path)
     for name, value in table.items():
         if name not in FIELDS:
             raise UnknownName(f"field in {path}", name, FIELDS)

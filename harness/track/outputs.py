@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from harness import plugins
+from harness.errors import cleaned
 from harness.reports import accuracy as scoring
 from harness.reports import summary
 from harness.reports.document import Entry, Heading, Report, Table
@@ -64,7 +65,7 @@ def text(verdict: Verdict) -> str:
     for change in verdict.accuracy.changed[:5] if verdict.accuracy else ():
         lines.append(f"  {change.example}: {change.before!r} → {change.after!r}{_scores(change)}")
     lines += [f"  {name}: {what}" for name, what in verdict.compared]
-    return "\n".join([*lines, *(f"! {notice}" for notice in verdict.notices)])
+    return "\n".join(cleaned(line) for line in [*lines, *(f"! {notice}" for notice in verdict.notices)])
 
 
 def _scores(change: object) -> str:
@@ -150,7 +151,7 @@ def annotations(verdict: Verdict) -> list[str]:
 
 
 def _data(value: str) -> str:
-    return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return cleaned(value).replace("%", "%25")
 
 
 def _property(value: str) -> str:

@@ -1,0 +1,48 @@
+"""A child process ends with the process that started it: a killed sweep must not leave a run that holds the device.
+
+The parent says its number in the environment; the child asks the kernel to be killed when that process ends. Run logs
+are made to be torn: what was measured is kept. No thread watches, which would be timed.
+"""
+
+import os
+import sys
+import threading
+from contextlib import suppress
+
+NAME = "HARNESS_PARENT"
+PR_SET_PDEATHSIG = 1
+SIGKILL = 9
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a child that is to end with this process."""
+    return {**os.environ, NAME: str(os.getpid())}
+
+
+def follow() -> None:
+    """End with the process that started this one, if it asked for that."""
+    number = os.environ.pop(NAME, "")
+    if not number.isdecimal():
+        return
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+    elif hasattr(sys.modules.get("select") or __import__("select"), "kqueue"):
+        threading.Thread(target=_wait, args=(int(number),), daemon=True).start()  # asleep in the kernel until then
+    if sys.platform != "win32" and os.getppid() != int(number):
+        os._exit(128 + SIGKILL)  # it has ended already
+
+
+def _wait(number: int) -> None:
+    """Wait on macOS and BSD for the process to end, then end."""
+    import select
+
+    queue = select.kqueue()  # type: ignore[attr-defined,unused-ignore]
+    watched = select.kevent(  # type: ignore[attr-defined,unused-ignore]
+        number, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT  # type: ignore[attr-defined,unused-ignore]
+    )  # fmt: skip
+    with suppress(OSError):  # it has ended already
+        queue.control([watched], 1)
+    os._exit(128 + SIGKILL)
