@@ -15,6 +15,9 @@ from harness.reports.summary import CellSummary, Timed
 from harness.runlog.log import Log
 from harness.units import milliseconds, size
 
+MOST_OF_ROOFLINE = 1.05
+"""Five per cent above the measured peak are the peak's own scatter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -41,7 +44,7 @@ class Outcome:
             "facts": _facts(one),
             "stages": [self._stage(name) for name in (*STAGES, "ttft") if one.times.of(name)],
             "also": {**_also(one), **({"under load": "; ".join(self.load)} if self.load else {})},
-            "doubts": list(one.doubts),
+            "doubts": [*one.doubts, *self._peak_doubts()],
             "accuracy": _accuracy(one),
             "numbers": _numbers(one),
             "marks": list(one.marks),
@@ -62,6 +65,16 @@ class Outcome:
             "n": str(one.times.n),
             "accuracy": "not scored" if known is None else wording.estimate(known),
         }
+
+    def _peak_doubts(self) -> Iterator[str]:
+        """Doubt a peak that a stage surpasses: nothing is faster than the machine."""
+        above = {stage: share for stage, share in self.of_roofline.items() if share > MOST_OF_ROOFLINE}
+        if above:
+            which = ", ".join(f"{stage} reaches {share:.0%}" for stage, share in above.items())
+            yield (
+                f"{which} of the roofline: the peak was measured too low, while the machine was busy or slowed down; "
+                "next: remove the folder `peaks` of the cache folder, and measure again on a quiet machine"
+            )
 
     def _stage(self, name: str) -> dict[str, Any]:
         found = self.cell.times.median_ns[name]

@@ -159,6 +159,15 @@ def test_a_launch_bound_cell_says_so(asked: Asked, clock: Scripted) -> None:
     assert "21% of encode" in found.as_dict()["also"]["device busy"]
 
 
+def test_a_stage_above_the_roofline_is_a_doubt_about_the_peak(asked: Asked, clock: Scripted) -> None:
+    job = prepare(asked)
+    list(run.run_job(job, lambda _: None, clock))
+    (found,), _ = result.of([job.path])
+    fast = replace(found, of_roofline={"encode": 0.9, "prefill": 6.1}).as_dict()["doubts"]
+    assert [text for text in fast if text.startswith("prefill reaches 610% of the roofline")]
+    assert not [text for text in replace(found, of_roofline={"encode": 1.0}).as_dict()["doubts"] if "roofline" in text]
+
+
 def test_a_cell_that_is_not_launch_bound_has_no_such_doubt(asked: Asked, clock: Scripted) -> None:
     fake.POWER[:] = [Power(40.0, 300.0, 20 * MS)]
     job = prepare(asked)
