@@ -405,27 +405,28 @@ def mean_interval_clustered(
 ) -> Estimate:
     """Return the mean score with an interval that knows that questions about one image are not independent.
 
-    The variance is the cluster-robust one (CR1, Student's t with clusters - 1 degrees of freedom). Scores within [0, 1]
-    get a Wilson interval at the effective sample size that this variance implies, so that 10 right answers of 10 are
-    not "100 %, surely". An empty mean is None, not 0.0; one cluster has no bounds. Nothing is drawn: `seed` is there so
-    that every interval is called alike.
+    The variance is the cluster-robust one with Bell and McCaffrey's correction for few and unequal clusters (CR2, and
+    degrees of freedom that a page with half of the questions takes away). Scores within [0, 1] get a Wilson interval at
+    the effective sample size that this variance implies, so that 10 right answers of 10 are not "100 %, surely". An
+    empty mean is None, not 0.0; one cluster has no bounds. Nothing is drawn: `seed` is there so that every interval is
+    called alike.
     """
     values = as_values(scores)
     n = len(values)
     if not n:
         return Estimate(None, None, None, 0, level)
     mean = float(values.mean())
-    groups, variance = _cluster_variance(values, clusters)
-    if groups < 2:
+    spread_ = cluster_spread(values, clusters)
+    if spread_.groups < 2:
         return Estimate(mean, None, None, n, level)
-    t = student_t((1 + level) / 2, groups - 1)
+    t = student_t((1 + level) / 2, spread_.df)
     if values.min() >= 0 and values.max() <= 1:
         within = mean * (1 - mean)
         # Without any variance the clusters, not the questions, are what we have seen.
-        size = within / variance if variance > 0 and within > 0 else float(groups)
+        size = within / spread_.variance if spread_.variance > 0 and within > 0 else spread_.effective_groups
         low, high = _wilson(mean, size, t)
     else:
-        half = t * math.sqrt(variance)
+        half = t * math.sqrt(spread_.variance)
         low, high = mean - half, mean + half
     return Estimate(mean, low, high, n, level)
 
@@ -449,15 +450,15 @@ def paired_difference(
     if not n:
         return Estimate(None, None, None, 0, level)
     mean = float(difference.mean())
-    groups, variance = _cluster_variance(difference, np.arange(n) if clusters is None else clusters)
-    if groups < 2:
+    spread_ = cluster_spread(difference, np.arange(n) if clusters is None else clusters)
+    if spread_.groups < 2:
         return Estimate(mean, None, None, n, level)
-    half = student_t((1 + level) / 2, groups - 1) * math.sqrt(variance)
+    half = student_t((1 + level) / 2, spread_.df) * math.sqrt(spread_.variance)
     return Estimate(mean, mean - half, mean + half, n, level)
 
 
 @lru_cache(maxsize=1024)
-def student_t(probability: float, df: int) -> float:
+def student_t(probability: float, df: float) -> float:
     """Return the quantile of Student's t: with x = sqrt(df) tan(u) its density is cos(u)^(df - 1), summed on a grid."""
     if df > 2000:  # the normal quantile is then within 0.1 %, and a fixed grid would grow coarse
         df = 2000
@@ -468,17 +469,40 @@ def student_t(probability: float, df: int) -> float:
     return float(math.sqrt(df) * math.tan(np.interp(probability, share, edges)))
 
 
-def _cluster_variance(values: Array, clusters: Sequence[Any] | NDArray[Any]) -> tuple[int, float]:
-    """Return the number of clusters and the CR1 variance of the mean: G/(G-1) Σ_g (Σ_i residual)² / n²."""
-    if len(clusters) != len(values):
-        raise ValueError(f"{len(clusters)} cluster names for {len(values)} values")
-    known: dict[Any, int] = {}
-    index = np.array([known.setdefault(name, len(known)) for name in clusters], dtype=np.intp)
-    groups = len(known)
+@dataclass(frozen=True, slots=True)
+class ClusterSpread:
+    """How well a mean over clusters is known: the variance of the mean, and the degrees of freedom of its estimate."""
+
+    groups: int
+    variance: float
+    df: float
+    effective_groups: float
+    """As many clusters of equal size would say as much: 1 / Σ share²."""
+
+
+def cluster_spread(values: ArrayLike, clusters: Sequence[Any] | NDArray[Any]) -> ClusterSpread:
+    """Return the CR2 variance of the mean of `values` and its degrees of freedom.
+
+    Each cluster's sum of residuals is divided by √(1 - its share of the values), which undoes the pull it has on the
+    mean. Source: Bell and McCaffrey 2002, with independent errors as the working model.
+    """
+    array = as_values(values)
+    n = len(array)
+    index = _numbered(clusters, n)
+    sizes = np.bincount(index).astype(float)
+    groups = len(sizes)
     if groups < 2:
-        return groups, 0.0
-    sums = np.bincount(index, weights=values - values.mean(), minlength=groups)
-    return groups, float(groups / (groups - 1) * np.sum(sums**2) / len(values) ** 2)
+        return ClusterSpread(groups, 0.0, 1.0, 1.0)
+    sums = np.bincount(index, weights=array - array.mean(), minlength=groups)
+    share = sizes / n
+    weight = 1 / np.sqrt(1 - share) / n
+    # The matrix of the quadratic form is weight_g weight_h (size_g [g = h] - size_g size_h / n): its traces by hand.
+    own, pull = weight**2 * sizes, weight**2 * sizes**2 / n
+    trace = float((own - pull).sum())
+    square = float((own**2 - 2 * own * pull).sum() + pull.sum() ** 2)
+    return ClusterSpread(
+        groups, float(((weight * sums) ** 2).sum()), max(1.0, trace**2 / square), 1 / float((share**2).sum())
+    )
 
 
 def _wilson(share: float, size: float, z: float) -> tuple[float, float]:

@@ -31,6 +31,8 @@ class Match(Facts, frozen=True):
     resolution: int | None = None
     settings: str = ""
     """As the summary words them: `reduction=m3-36`."""
+    square_tokens: int | None = None
+    """Visual tokens of a square image, where they depend on the image's shape: papers count them of a square one."""
     scored: tuple[str, ...] = ()
     """Those of `rows` whose training the released weights of the card had: only their scores are comparable."""
     why_not: str = ""
@@ -56,11 +58,13 @@ class Claim(Facts, frozen=True):
     name: str
     text: str
     claimed: float
-    quantity: Literal["ttft", "params", "tokens"]
+    quantity: Literal["ttft", "encode", "prefill", "params", "tokens", "points"]
+    """`points` is a difference of scores (`count`) on `suite`, all others are ratios."""
     numerator: Side
     denominator: Side
     saving: bool = False
     """The claim is 1 - denominator/numerator."""
+    suite: str = ""
     tolerance: float = 0.1
     footnotes: tuple[str, ...] = ()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.stats import as_values, median_interval, spread
+from harness.stats import alike, as_values, median_interval, modes, percentile, spread
 
 UNSTABLE_CV = 0.10
 UNSTABLE_MAXIMUM = 1.5
@@ -22,6 +22,10 @@ REFUSED = 0.10
 """Share of samples that the gate refused."""
 FEWEST = 8
 PRECISION = 0.05
+FEWEST_IMAGES = 6
+SPEEDS_APART = 0.04
+"""Two speeds nearer than this change the median by no more than ±2 %."""
+TAIL = 0.02
 COLD = 1.5
 """Cold start over warm median."""
 SLOW_FIRST = 1.25
@@ -113,6 +117,49 @@ def few_samples(values_ns: ArrayLike, needed: int = FEWEST, what: str = "TTFT") 
         return None
     return Doubt(
         "imprecise", f"the median{of} is known to ±{half:.0%} only", "raise --max-samples and --max-seconds", half
+    )
+
+
+def two_speeds(groups_ns: Iterable[Sequence[float]]) -> Doubt | None:
+    """Doubt a median of times in two heaps; each group holds the samples of one shape."""
+    found = modes(alike(groups_ns))
+    if found is None or found.upper - found.lower <= SPEEDS_APART:
+        return None
+    return Doubt(
+        "two_speeds",
+        f"the machine has two speeds: {1 - found.share_upper:.0%} of the samples lie near {found.lower:.2f} times the "
+        f"median, {found.share_upper:.0%} near {found.upper:.2f} times",
+        "look for what switches (power, cores, another program); the median jumps from one to the other: quote both",
+        found.upper - found.lower,
+    )
+
+
+def left_out(valid_ns: Sequence[float], refused_ns: Sequence[float]) -> Doubt | None:
+    """Doubt percentiles from which the gate took samples: it refuses slow ones, and so the tail looks shorter."""
+    if not len(refused_ns) or not len(valid_ns):
+        return None
+    without, with_them = percentile(valid_ns, 0.9), percentile([*valid_ns, *refused_ns], 0.9)
+    if without.value is None or with_them.value is None:
+        return None
+    change = with_them.value / without.value - 1
+    if abs(change) <= TAIL:
+        return None
+    return Doubt(
+        "left_out",
+        f"percentiles leave out {len(refused_ns)} refused samples; p90 with them is {with_them.value / 1e6:.3g} ms "
+        f"instead of {without.value / 1e6:.3g} ms",
+        "quote the median, or measure on a quiet machine",
+        change,
+    )
+
+
+def few_images(images: int, of: int | None, timed: int) -> Doubt | None:
+    """Doubt times of a handful of images, unless the suite has no more."""
+    if images >= FEWEST_IMAGES or timed < FEWEST_IMAGES or images == of:
+        return None
+    total = f" of {of}" if of else ""
+    return Doubt(
+        "few_images", f"timed on {images}{total} distinct images", "other pages may take longer: raise --limit", images
     )
 
 

@@ -5,6 +5,7 @@ decided anew in every bootstrap draw; a point that is on the frontier in some dr
 is called one, whichever side the point estimates fall on.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -126,14 +127,29 @@ def draw(points: Sequence[Point], seed: int, draws: int) -> tuple[Array, Array]:
             merits[:, i] = _normal(point.merit, point.merit_low, point.merit_high, rng, draws)
     for members in together.values():
         names = sorted({cluster for i in members for cluster in points[i].clusters})
+        wider = _wider(len(names))
         position = {name: k for k, name in enumerate(names)}
         weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(float)
         for i in members:
             index = [position[cluster] for cluster in points[i].clusters]
             total = weights @ np.bincount(index, weights=points[i].scores, minlength=len(names))
             count = weights @ np.bincount(index, minlength=len(names)).astype(float)
-            merits[:, i] = np.where(count > 0, total / np.maximum(count, 1), points[i].merit)
+            mean = float(np.mean(points[i].scores))
+            drawn = np.where(count > 0, total / np.maximum(count, 1), mean)
+            merits[:, i] = mean + wider * (drawn - mean)
+            if len(names) == 1:  # one image says nothing about the next one
+                merits[:, i] = rng.uniform(0, max(1.0, mean), size=draws)
     return costs, merits
+
+
+def _wider(clusters: int) -> float:
+    """Return by how much draws of so few clusters must spread further: a bootstrap of 5 images is too sure by a third.
+
+    Its variance is (clusters - 1) / clusters of the true one on average, and is itself an estimate: Student's t.
+    """
+    if clusters < 2:
+        return 1.0
+    return stats.student_t((1 + SURE) / 2, clusters - 1) / 1.96 * math.sqrt(clusters / (clusters - 1))
 
 
 def _costs(point: Point, rng: np.random.Generator, draws: int) -> Array:

@@ -203,6 +203,21 @@ def timed(logs: Sequence[Log]) -> list[Timed]:
     return [one for one in found if one.sample.valid] or found
 
 
+def _images(logs: Sequence[Log], samples: Sequence[Timed], name: str) -> list[str] | None:
+    """Return the image of each value of `_values`, which intervals are clustered by.
+
+    None where all of the suite's images were timed (then none was left to chance), or none is named.
+    """
+    if any(_all_images(log) for log in logs) or any(not one.sample.image_ids for one in samples):
+        return None
+    return [" ".join(one.sample.image_ids) for one in samples if one.ns(name) is not None]
+
+
+def _all_images(log: Log) -> bool:
+    rests_on = log.footer.rests_on if log.footer else {}
+    return bool(rests_on) and rests_on.get("images", 0) >= rests_on.get("suite_images", 1)
+
+
 def _values(samples: Sequence[Timed], name: str) -> tuple[float, ...]:
     return tuple(float(value) for one in samples if (value := one.ns(name)) is not None)
 
@@ -219,9 +234,11 @@ def _times(about: Configuration, logs: Sequence[Log]) -> Times:
     good = timed(logs)
     additive = about.isolate or about.protocol == "paper"
     series = {stage: parts for stage in STAGES if (parts := _parts(good, stage, about.isolate))}
-    medians = {stage: _added(parts) for stage, parts in series.items()}
+    medians = {stage: _added(parts, _images(logs, good, stage)) for stage, parts in series.items()}
     inner = {name for one in good if one.sample.stages for name in one.sample.stages.stage_ns if "." in name}
-    medians |= {name: stats.median_interval(_values(good, name)) for name in sorted(inner)}
+    medians |= {
+        name: stats.median_interval(_values(good, name), clusters=_images(logs, good, name)) for name in sorted(inner)
+    }
     wanted = ("encode", "prefill") if about.protocol == "paper" else STAGES
     missing = _missing(about, good, series, wanted) if additive else ""
     if additive:
@@ -230,7 +247,7 @@ def _times(about: Configuration, logs: Sequence[Log]) -> Times:
         whole = _values(good, "ttft")
         ttft = (whole,) if whole else ()
     if ttft:
-        series["ttft"], medians["ttft"] = ttft, _added(ttft)
+        series["ttft"], medians["ttft"] = ttft, _added(ttft, None if additive else _images(logs, good, "ttft"))
     cold = [Timed("", 0, sample) for log in logs for sample in log.samples if sample.phase == "cold"]
     for name, values in (("cold_ttft", _values(cold, "ttft")), ("tpot", _values(good, "tpot"))):
         medians |= {name: stats.median_interval(values)} if values else {}
@@ -262,8 +279,10 @@ def _parts(good: Sequence[Timed], name: str, isolate: bool) -> Parts:
     return parts
 
 
-def _added(parts: Parts) -> Estimate:
-    return stats.median_interval(parts[0]) if len(parts) == 1 else stats.sum_of_medians(parts)
+def _added(parts: Parts, images: Sequence[str] | None = None) -> Estimate:
+    if len(parts) > 1:
+        return stats.sum_of_medians(parts)
+    return stats.median_interval(parts[0], clusters=images if images and len(images) == len(parts[0]) else None)
 
 
 def _residual(good: Sequence[Timed]) -> float | None:
@@ -434,7 +453,29 @@ def _examined(about: Configuration, process: Process, times: Times, logs: Sequen
         device_ns=device,
         finished=not process.torn,
     )
-    return checks.examine(cell)
+    return checks.examine(cell) + [doubt for doubt in _of_samples(logs, good) if doubt]
+
+
+def _of_samples(logs: Sequence[Log], good: Sequence[Timed]) -> list[checks.Doubt | None]:
+    """Return the doubts about which samples there are: of two speeds, without the slow ones, of few images."""
+    by_shape: dict[tuple[object, ...], list[float]] = {}
+    for one in good:
+        value = one.ns("ttft") or one.ns("stages")
+        if value is not None:
+            key = (one.part, one.repetition, one.sample.tiles, one.sample.visual_tokens)
+            by_shape.setdefault(key, []).append(value)
+    valid = {id(one.sample) for one in good}
+    refused = [
+        float(sample.whole.ttft_ns)
+        for log in logs
+        for sample in log.samples
+        if sample.phase == "timed" and id(sample) not in valid and not sample.valid and sample.whole
+        if sample.whole.ttft_ns is not None
+    ]
+    images = {sample.image_ids for sample in (one.sample for one in good) if sample.image_ids}
+    totals = [int(log.footer.rests_on["suite_images"]) for log in logs if log.footer and log.footer.rests_on]
+    few = checks.few_images(len(images), max(totals, default=None), len(good)) if images and totals else None
+    return [checks.two_speeds(by_shape.values()), checks.left_out(_values(good, "ttft"), refused), few]
 
 
 def _headlines(about: Configuration, good: Sequence[Timed]) -> dict[str, list[float]]:

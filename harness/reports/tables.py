@@ -170,7 +170,13 @@ def claims(card: ReportCard, data: Measured) -> Table:
     lines = []
     for finding in claims_.findings(card, Evidence(data)):
         lines.append(_claim(finding, used, reasons))
-    notes = [("Read:", "every ratio is the slower (larger) side over FastVLM's; a saving is 1 − 1/ratio.")]
+    notes = [
+        (
+            "Read:",
+            "every ratio is the slower (larger) side over FastVLM's; a saving is 1 − 1/ratio, points are "
+            "FastVLM's score less the other's.",
+        )
+    ]
     notes += [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
     notes += [(f"[{number}]", text) for text, number in used.items()]
     notes += [("Note:", card.footnotes["*"])] if "*" in card.footnotes else []
@@ -189,8 +195,11 @@ def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> t
     def ours(value: Estimate | None) -> Entry:
         if value is None or value.value is None:
             return Entry("–", None, "", (), "absent")
-        return Entry(_value(value, "×"), value.value, f"n = {value.n}", finding.marks)
+        return Entry(_value(value, unit), value.value, f"n = {value.n}", finding.marks)
 
+    unit = " points" if claim.quantity == "points" else "×"
+
+    tolerance = f"{claim.tolerance:g} points" if claim.quantity == "points" else f"{claim.tolerance:.0%}"
     as_claimed = f" = {shown(claim, finding.published):.0%} less" if claim.saving else ""
     here = (
         f"{wording.platform(finding.platform)}, protocol {finding.protocol}" if finding.platform else finding.protocol
@@ -202,14 +211,14 @@ def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> t
     return (
         Entry(claim.name, claim.claimed, claim.text),
         Entry(rows),
-        Entry(f"{wording.number(finding.published, 4)}×{as_claimed}", finding.published, f"claimed: {claim.name}"),
+        Entry(f"{wording.number(finding.published, 4)}{unit}{as_claimed}", finding.published, f"claimed: {claim.name}"),
         ratio(finding.published_encode),
         ratio(finding.published_prefill),
         Entry(here or "–"),
         ours(finding.measured),
         ours(finding.encode),
         ours(finding.prefill),
-        Entry(verdict, None, f"tolerance {claim.tolerance:.0%}", (), tone),
+        Entry(verdict, None, f"tolerance {tolerance}", (), tone),
     )
 
 

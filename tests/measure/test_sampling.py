@@ -231,6 +231,11 @@ def test_onevision_foresees_what_it_sees(onevision: LlavaOnevision) -> None:
         assert onevision.foresee_visual(size) == (prepared.tiles, prepared.geometry.visual_tokens)
 
 
+def test_the_square_image_of_the_reports_is_onevisions(onevision: LlavaOnevision) -> None:
+    """The cards of the paper's tables say 7371 (`square_tokens`), where the paper leaves out the newlines."""
+    assert onevision.foresee_visual((1152, 1152)) == (10, 7371)
+
+
 # --- the loop ---
 
 

@@ -70,6 +70,29 @@ def test_a_slow_first_sample_that_is_not_the_slowest_is_only_scatter():
     assert checks.slow_first(np.where(np.arange(50) == 20, 140e6, values)) is None
 
 
+def test_two_speeds_of_one_shape_are_a_doubt():
+    rng = np.random.default_rng(0)
+    fast, slow = rng.normal(100e6, 1e6, 20), rng.normal(115e6, 1e6, 12)
+    assert checks.two_speeds([[*fast, *slow]]).name == "two_speeds"
+    assert "38% near" in checks.two_speeds([[*fast, *slow]]).text
+    assert checks.two_speeds([fast, slow]) is None, "pages of two sizes"
+    assert checks.two_speeds([rng.lognormal(18, 0.1, 40)]) is None
+
+
+def test_percentiles_say_what_the_gate_left_out():
+    told = checks.left_out([100e6] * 80, [353e6] * 20)
+    assert "20 refused samples" in told.text
+    assert "353 ms instead of 100 ms" in told.text
+    assert checks.left_out([100e6] * 80, []) is None
+    assert checks.left_out([100e6] * 80, [100e6] * 20) is None
+
+
+def test_a_handful_of_images_is_a_doubt_unless_there_are_no_more():
+    assert checks.few_images(4, 12, 8).text == "timed on 4 of 12 distinct images"
+    assert checks.few_images(4, 4, 8) is None
+    assert checks.few_images(8, 12, 8) is None
+
+
 def test_residual_says_which_way():
     assert checks.residual([110.0] * 9, [100.0] * 9).amount == pytest.approx(0.0909, abs=1e-3)
     assert "sync" in checks.residual([90.0] * 9, [100.0] * 9).text

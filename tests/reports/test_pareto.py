@@ -69,7 +69,30 @@ def test_the_same_questions_are_drawn_together() -> None:
     first = Point("a", "a", merit=float(np.mean(scores)), scores=scores, **common)
     second = Point("b", "b", merit=float(np.mean(better)), scores=better, **common)
     _, merits = draw([first, second], 0, 500)
-    assert (merits[:, 1] >= merits[:, 0]).all(), "what b has more is never lost to the draw"
+    # Draws of few clusters are spread wider around each point's own mean, and the difference with them.
+    assert (merits[:, 1] >= merits[:, 0]).mean() > 0.8, "what b has more is seldom lost to the draw"
+    second_alone = Point("b", "b", merit=second.merit, scores=better, cost=1.0, clusters=clusters, questions="other")
+    _, apart = draw([first, second_alone], 0, 500)
+    assert (merits[:, 1] - merits[:, 0]).std() < 0.5 * (apart[:, 1] - apart[:, 0]).std()
+
+
+def test_dominated_is_seldom_wrong_with_five_images() -> None:
+    """Two models of equal merit, one dearer: 16 % of the dearer ones were called dominated, where 5 % was said."""
+    rng, wrong = np.random.default_rng(0), 0
+    clusters = tuple(str(k) for k in range(5) for _ in range(4))
+    for number in range(80):
+        shared = rng.beta(2, 1.2, 5)
+        points = []
+        for name, cost in (("a", 100.0), ("b", 120.0)):
+            chance = np.clip(shared + rng.normal(0, 0.25, 5), 0, 1)
+            scores = tuple((rng.random((5, 4)) < chance[:, None]).astype(float).ravel().tolist())
+            points.append(
+                Point(
+                    name, name, cost=cost, merit=float(np.mean(scores)), scores=scores, clusters=clusters, questions="q"
+                )
+            )
+        wrong += places(points, number, 300)[1].verdict == "dominated"
+    assert wrong / 80 <= 0.06
 
 
 def test_the_same_seed_gives_the_same_places() -> None:

@@ -146,11 +146,14 @@ def test_scores_have_the_cards_tolerance_and_our_interval(
 
 def test_claims_add_up_to_what_is_claimed() -> None:
     found = {f.claim.name: f for f in findings(load_report_card("claims"), Evidence(NOTHING))}
-    assert set(found) == {"85x", "7.9x", "3.2x", "2.3x", "22 %", "2x", "3.4x smaller", "4x fewer tokens"}
+    assert set(found) == {
+        "85x", "7.9x", "3.2x", "2.3x", "22 %", "2x", "3.4x smaller", "4x fewer tokens", "85x: encode", "85x: prefill",
+        "+8.4 TextVQA", "+12.5 DocVQA", "5x fewer tokens", "2.3x fewer tokens",
+    }  # fmt: skip
     for finding in found.values():
-        assert shown(finding.claim, finding.published) == pytest.approx(finding.claim.claimed, rel=0.02)
+        assert shown(finding.claim, finding.published) == pytest.approx(finding.claim.claimed, rel=0.03)
         assert finding.verdict == "not run here"
-        assert "harness run" in finding.why_not
+        assert any(word in finding.why_not for word in ("harness run", "was not run", "no card of this harness"))
     assert found["85x"].published_encode == pytest.approx(23.4, abs=0.05)
     assert found["85x"].published_prefill == pytest.approx(226, abs=0.5)
     assert found["7.9x"].published_encode == pytest.approx(33.2, abs=0.05)

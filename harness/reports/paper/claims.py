@@ -35,6 +35,8 @@ class Finding:
             return "not run here"
         if self.matches:
             return "matches"
+        if self.claim.quantity == "points":
+            return f"differs by {self.measured.value - self.claim.claimed:+.1f} points"
         if self.claim.saving:
             points = 100 * (shown(self.claim, self.measured.value) - self.claim.claimed)
             return f"differs by {points:+.0f} percentage points"
@@ -60,8 +62,9 @@ def findings(card: ReportCard, evidence: Evidence) -> list[Finding]:
 def of_claim(claim: Claim, evidence: Evidence) -> list[Finding]:
     """Return what there is about one claim: at least one finding."""
     upper, lower = claim.numerator, claim.denominator
-    quantity = "count" if claim.quantity in ("params", "tokens") else "ttft"
-    published = _over(printed(getattr(upper, quantity)), printed(getattr(lower, quantity)))
+    quantity = "count" if claim.quantity in ("params", "tokens", "points") else claim.quantity
+    figures = printed(getattr(upper, quantity)), printed(getattr(lower, quantity))
+    published = _less(*figures) if claim.quantity == "points" else _over(*figures)
     assert published is not None, f"claim {claim.name}: no published figures"
     base = Finding(
         claim,
@@ -69,6 +72,8 @@ def of_claim(claim: Claim, evidence: Evidence) -> list[Finding]:
         _over(printed(upper.encode), printed(lower.encode)),
         _over(printed(upper.prefill), printed(lower.prefill)),
     )
+    if claim.quantity == "points":
+        return [_scored(base, evidence)]
     if quantity == "count":
         return [_counted(base, evidence)]
     found = []
@@ -93,11 +98,31 @@ def _counted(base: Finding, evidence: Evidence) -> Finding:
     )
 
 
+def _scored(base: Finding, evidence: Evidence) -> Finding:
+    claim = base.claim
+    upper, why, source = evidence.score(claim.numerator, (claim.suite,))
+    lower, why_lower, _ = evidence.score(claim.denominator, (claim.suite,))
+    if upper is None or lower is None or upper.value is None or lower.value is None:
+        return replace(base, why_not=f"no scores of both sides: {why or why_lower}")
+    ends = (upper.low, upper.high, lower.low, lower.high)
+    low = high = None
+    if None not in ends:  # the questions are the same, so this is too wide rather than too narrow
+        half = (((upper.high or 0) - (upper.low or 0)) ** 2 + ((lower.high or 0) - (lower.low or 0)) ** 2) ** 0.5 / 2
+        low, high = upper.value - lower.value - half, upper.value - lower.value + half
+    found = Estimate(upper.value - lower.value, low, high, min(upper.n, lower.n))
+    least, most = (found.value if end is None else end for end in (low, high))
+    assert least is not None
+    assert most is not None
+    fits = least - claim.tolerance <= claim.claimed <= most + claim.tolerance
+    return replace(base, measured=found, protocol="scored", matches=fits, marks=source.marks if source else ())
+
+
 def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str) -> Finding | None:
     upper, lower = base.claim.numerator, base.claim.denominator
-    cells = [evidence.cells(side, platform, protocol, ("ttft",)) for side in (upper, lower)]
+    wanted = (base.claim.quantity,)
+    cells = [evidence.cells(side, platform, protocol, wanted) for side in (upper, lower)]
     pair = evidence.pair(*cells)
-    ratio = evidence.ratio(*pair, ("ttft",)) if pair else None
+    ratio = evidence.ratio(*pair, wanted) if pair else None
     if pair is None or ratio is None or ratio.value is None:
         return None
     return replace(
@@ -132,3 +157,7 @@ def _missing(evidence: Evidence, *sides: Side) -> str:
 
 def _over(upper: float | None, lower: float | None) -> float | None:
     return None if upper is None or not lower else upper / lower
+
+
+def _less(upper: float | None, lower: float | None) -> float | None:
+    return None if upper is None or lower is None else upper - lower

@@ -149,9 +149,13 @@ def _count(row: Printed, column: Column, printed: str, match: Match, evidence: E
     value = evidence.params_m(match) if column.quantity == "params" else evidence.tokens(match)
     if value is None:
         return Comparison(row.label, column.name, printed, published, why_not=_no_run(match))
+    pages = ""
+    if column.quantity == "tokens" and match.square_tokens:
+        pages = f"; of a square image, {value:.0f} of this suite's pages"
+        value = float(match.square_tokens)
     difference = value / published - 1
     fits = abs(difference) <= column.tolerance + 1e-9
-    told = f"{value - published:+.4g} ({difference:+.1%})"
+    told = f"{value - published:+.4g} ({difference:+.1%}){pages}"
     return Comparison(row.label, column.name, printed, published, Estimate(value, None, None, 1), "", "", told, fits)
 
 
