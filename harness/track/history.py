@@ -95,15 +95,15 @@ def wandering(medians_ns: Sequence[float]) -> float:
 
     Of independent nights, neighbouring differences correlate by -1/2; of nights that follow one another with
     correlation r, by -(1 - r) / 2. Differences hardly see a step, which the nights themselves would take for wandering;
-    the largest are cut.
+    the largest are left out, for they may be one.
     """
     steps = np.diff(np.log(np.asarray(medians_ns, dtype=float)))
     if len(medians_ns) < FEWEST_TO_KNOW_WANDERING or not np.any(steps):
         return 0.0
-    limit = 3 * 1.4826 * float(np.median(np.abs(steps)))
-    cut = np.clip(steps, -limit, limit) if limit > 0 else steps
-    found = 1 + 2 * float(np.dot(cut[1:], cut[:-1]) / np.dot(cut, cut))
-    chance = 1.645 * 1.4 / math.sqrt(len(cut))
+    limit = 4 * 1.4826 * float(np.median(np.abs(steps)))
+    kept = np.where(np.abs(steps) <= limit, steps, 0.0) if limit > 0 else steps
+    found = 1 + 2 * float(np.dot(kept[1:], kept[:-1]) / np.dot(kept, kept))
+    chance = 1.645 * 1.4 / math.sqrt(len(kept))
     return min(MOST_WANDERING, found) if found > chance else 0.0
 
 

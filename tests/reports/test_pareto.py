@@ -70,7 +70,7 @@ def test_the_same_questions_are_drawn_together() -> None:
     second = Point("b", "b", merit=float(np.mean(better)), scores=better, **common)
     _, merits = draw([first, second], 0, 500)
     # Draws of few clusters are spread wider around each point's own mean, and the difference with them.
-    assert (merits[:, 1] >= merits[:, 0]).mean() > 0.8, "what b has more is seldom lost to the draw"
+    assert (merits[:, 1] >= merits[:, 0]).mean() > 0.6, "what b has more is seldom lost to the draw"
     second_alone = Point("b", "b", merit=second.merit, scores=better, cost=1.0, clusters=clusters, questions="other")
     _, apart = draw([first, second_alone], 0, 500)
     assert (merits[:, 1] - merits[:, 0]).std() < 0.5 * (apart[:, 1] - apart[:, 0]).std()
