@@ -50,6 +50,8 @@ class Side(Facts, frozen=True):
     encode: tuple[str, ...] = ()
     prefill: tuple[str, ...] = ()
     count: tuple[str, ...] = ()
+    square_tokens: int | None = None
+    """As in `Match`."""
 
 
 class Claim(Facts, frozen=True):

@@ -89,7 +89,8 @@ def _counted(base: Finding, evidence: Evidence) -> Finding:
     if base.claim.quantity == "params":
         values = [evidence.params_m(side) for side in (upper, lower)]
     else:
-        values = [evidence.tokens(side) for side in (upper, lower)]
+        seen = [(side.square_tokens, evidence.tokens(side)) for side in (upper, lower)]
+        values = [float(square) if square and pages else pages for square, pages in seen]
     ratio = _over(*values)
     if ratio is None:
         return replace(base, why_not=_missing(evidence, upper, lower))
