@@ -248,3 +248,29 @@ def test_a_towers_repository_is_not_asked_for_offline(
     weights.resolve(msgspec.structs.replace(card, encoders=(encoder,)), str(folder), offline=True)
     assert asked
     assert all(asked)
+
+
+@torch.inference_mode()
+def test_fastvlm_in_transformers_layout_gives_apples_logits(made: tuple[Path, ModelCard], tmp_path: Path) -> None:
+    folder, card = made
+    other = tmp_path / "hf"
+    other.mkdir()
+    tower, renamed = fastvlm.TOWER, {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if name.startswith(tower):
+            if not name.endswith("head.proj"):
+                inner = fastvlm._to_timm(name.removeprefix(tower))
+                renamed[f"model.vision_tower.timm_model.{inner}"] = tensor
+        elif "mm_projector." in name:
+            number, kind = name.partition("mm_projector.")[2].split(".")
+            renamed[f"model.multi_modal_projector.linear_{int(number) // 2 + 1}.{kind}"] = tensor
+        else:
+            renamed[name.replace("model.", "model.language_model.", 1)] = tensor
+    save_file(renamed, other / "model.safetensors", metadata={"format": "pt"})
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, other)
+    fields = {"hidden_size": 64, "model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+    (other / "config.json").write_text(json.dumps({"model_type": "fast_vlm", "text_config": fields}))
+    ours, theirs = load(card, folder).parts.state_dict(), load(card, other).parts.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

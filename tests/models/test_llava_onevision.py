@@ -1,5 +1,6 @@
 """LLaVA-OneVision against transformers' own class and processor, and the step table measured with them."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from harness.models.families import llava_onevision
 from harness.models.families.llava_onevision import LlavaOnevision, layout, pinpoint
 from harness.models.pipeline import parameter_count
 from harness.models.protocol import Done, Options, Piece, Request, Seen
-from harness.models.weights import Source
+from harness.models.weights import Source, Tensors
 
 IMAGE_ID = 300
 SIDE = 56
@@ -360,3 +361,37 @@ def test_rows_of_padding_are_counted_in_exact_numbers(size: tuple[int, int]) -> 
     assert 27 * shorter % longer == 0
     assert max(plan.top, plan.left) == (27 - 27 * shorter // longer) // 2
     assert (plan.top > 0) == (width > height)
+
+
+def lmms_lab(name: str) -> str:
+    """Return the name that LLaVA-NeXT's own checkpoints give a tensor of transformers' layout."""
+    name = name.removeprefix("model.") if "language_model" not in name else name
+    if "language_model." in name:
+        inner = name.partition("language_model.")[2]
+        return inner if inner.startswith(("model.", "lm_head")) else f"model.{inner}"
+    if name.startswith("vision_tower."):
+        inner = name.removeprefix("vision_tower.").removeprefix("vision_model.")
+        return f"model.vision_tower.vision_tower.vision_model.{inner}"
+    if "multi_modal_projector.linear_" in name:
+        number, kind = name.partition("linear_")[2].split(".")
+        return f"model.mm_projector.{2 * int(number) - 2}.{kind}"
+    return f"model.{name}" if name == "image_newline" else name
+
+
+def test_lmms_labs_own_layout_gives_the_same_tensors_and_its_configuration_counts(
+    folder: Path, ours: LlavaOnevision, tmp_path: Path
+) -> None:
+    tensors = {lmms_lab(name): tensor() for name, tensor in Tensors(folder).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    write_tokenizer(tmp_path)
+    said = {"model_type": "llava_qwen", "image_aspect_ratio": "anyres_max_4", "image_grid_pinpoints": "(1x1),...,(2x3)"}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    options = Options(side=336, settings={**TINY.settings, "native_size": True})
+    model = llava_onevision.load(TINY, Source("local", tmp_path), options)
+    assert isinstance(model, LlavaOnevision)
+    theirs = model.parts.state_dict()
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in ours.parts.state_dict().items())
+    side = model.tile_side
+    assert model.largest_tiles == 4
+    assert model.pinpoints == [(a * side, b * side) for a in (1, 2) for b in (1, 2, 3)]
+    assert "anyres_max (tiles): card 9, checkpoint 4" in model.describe()["configuration"]
