@@ -33,6 +33,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def serving(session: nox.Session) -> None:
+    """Run what needs a real server: `transformers serve` with tiny checkpoints. Two minutes on two quiet cores."""
+    install(session, "test")
+    session.install(*nox.project.dependency_groups(GROUPS, "serving"))
+    session.run("pytest", "-q", "tests/measure/test_served.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def apple(session: nox.Session) -> None:
     """Run what of Apple's engines runs here: MLX (its CPU build on Linux), and conversion to Core ML. Ten minutes."""
     install(session, "test")

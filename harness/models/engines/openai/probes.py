@@ -44,6 +44,8 @@ OPTIONAL: Mapping[str, object] = {
 SENT = ("temperature", "stream_options")
 """The optional fields that measured requests carry, where the server takes them."""
 EOS_TOKENS = 8
+MOST_WORDS = 3
+"""No token is longer; seen with `transformers serve`, whose parser repeats a prompt in which it misses its anchor."""
 ATTEMPTS = 8
 """A server that is still loading its model says "busy": half a minute is waited for it."""
 FIRST_PAUSE_NS = 50_000_000
@@ -69,6 +71,7 @@ class Asked:
     counted: Mapping[str, Fact]
     model: str = ""
     fingerprint: str = ""
+    text: str = ""
 
 
 @dataclass(slots=True)
@@ -100,16 +103,18 @@ class Probes:
         start_ns = self.clock.now_ns()
         first_ns = 0
         counted: dict[str, Fact] = {}
+        text = ""
         names = {"model": "", "fingerprint": ""}
         pieces = self.client.post(sent)
         for chunk in stream.chunks(partial(next, pieces, b"")):
             if (chunk.text or chunk.thought) and not first_ns:
                 first_ns = self.clock.now_ns() - start_ns
+            text += chunk.thought + chunk.text
             counted |= {**metrics.of_usage(chunk.usage), **metrics.of_timings(chunk.timings)}
             names = {"model": chunk.model or names["model"], "fingerprint": chunk.fingerprint or names["fingerprint"]}
         first_ns = first_ns or self.clock.now_ns() - start_ns
         self.client.finish(pieces)
-        return Asked(first_ns, counted, **names)
+        return Asked(first_ns, counted, **names, text=text)
 
 
 def examine(client: Client, clock: Clock, model: str, side: int, folder: Path | None) -> Findings:
@@ -124,6 +129,11 @@ def examine(client: Client, clock: Clock, model: str, side: int, folder: Path | 
     facts |= {"server_" + name: value for name, value in _identity(client, first).items()}
     if first.model and not _same_name(first.model, model):
         doubts.append(f"asked for {model!r}, the server says that {first.model!r} answered")
+    if len(first.text.split()) > MOST_WORDS:
+        doubts.append(
+            f"asked for 1 token, the server sent {len(first.text.split())} words: {stream.short(first.text)[:40]!r} ...; "
+            "it sends what the model has not made, so TTFT and answers are not the model's"
+        )
     for found, doubtful in (_cache(probes, side or USUAL_PX), _shrinking(probes, side or USUAL_PX, folder)):
         facts |= found
         doubts += doubtful

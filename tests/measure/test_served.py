@@ -1,0 +1,194 @@
+"""A real server, `transformers serve`, with tiny checkpoints: the local answers, a sweep, and kills of either side."""
+
+import importlib.util
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_vlms
+import torch
+from PIL import Image
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from harness.errors import ServerError
+from harness.measure import job, run, sweep
+from harness.measure.asked import Asked
+from harness.measure.command import arguments, interpreter
+from harness.runlog.log import Log, read
+from harness.runlog.records import Sample
+
+NEEDED = ("fastapi", "uvicorn", "openai", "pydantic", "typer")
+ABSENT = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(ABSENT), reason=f"transformers serve needs {', '.join(ABSENT)}: nox -s serving"),
+]
+FAMILIES = ("fast_vlm", "llava_onevision", "smolvlm")
+"""Of Qwen's models the server parses answers by their own chat template, which a stand-in tokenizer has not."""
+SIDE = 96
+STARTED_WITHIN_S = 240
+
+
+class Server:
+    """`transformers serve` on a free port of 127.0.0.1; it can be killed and started again on the same one."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.start()
+
+    def start(self) -> None:
+        code = "import sys; from transformers.cli.transformers import main; sys.argv[0] = 'transformers'; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu",
+             "--dtype", "float32"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        until_s = time.monotonic() + STARTED_WITHIN_S
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, "transformers serve did not start"
+                assert time.monotonic() < until_s, "transformers serve did not answer"
+                time.sleep(0.2)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    one = Server()
+    try:
+        yield one
+    finally:
+        one.kill()
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+def checkpoint(folder: Path, family: str) -> Path:
+    if family == "smolvlm":
+        pytest.importorskip("num2words", reason="SmolVLM's processor needs num2words: nox -s serving")
+    if not (folder / family).is_dir():
+        tiny_vlms.write(folder / family, family)
+    return folder / family
+
+
+def asked(server: Server, folder: Path, out: Path, limit: int, res: int = SIDE) -> Asked:
+    return Asked(
+        model=str(folder), suite="pages", limit=limit, res=res, endpoint=server.url, out=str(out), offline=True,
+        minimum_samples=1, minimum_seconds=0, maximum_samples=3, maximum_seconds=2, precision=0, wait=True,
+    )  # fmt: skip
+
+
+def measured(wish: Asked) -> Log:
+    one = job.prepare(wish)
+    for _ in run.run_job(one, lambda text: None):
+        pass
+    return read(one.path)
+
+
+def answers(log: Log) -> dict[str, str | None]:
+    return {one.example: one.answer for one in log.samples if one.phase == "timed"}
+
+
+def local_answer(model: Any, processor: Any, data: bytes, question: str, tokens: int) -> str:
+    content = [{"type": "image", "image": Image.open(io.BytesIO(data))}, {"type": "text", "text": question}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    with torch.inference_mode():
+        made = model.generate(**inputs, do_sample=False, max_new_tokens=tokens)
+    return str(processor.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_the_local_ones(family: str, server: Server, checkpoints: Path, tmp_path: Path) -> None:
+    folder = checkpoint(checkpoints, family)
+    wish = asked(server, folder, tmp_path, 2, res=0)
+    log = measured(wish)
+    model, processor = AutoModelForMultimodalLM.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    examples = job.prepare(wish).suite.examples
+    local = {
+        one.id: local_answer(model, processor, one.images[0], one.question, one.max_new_tokens) for one in examples
+    }
+    assert {name: (text or "").strip() for name, text in answers(log).items()} == {
+        name: text.strip() for name, text in local.items()
+    }
+    assert len(set(local.values()) - {""}) >= 1
+    sample = next(one for one in log.samples if one.phase == "timed")
+    assert sample.whole
+    assert sample.whole.ttft_ns
+    assert sample.stages is None
+    assert sample.whole.output_tokens == sample.whole.server["output_tokens"] > 1
+    effective = log.header.effective
+    assert effective["server_shrinks"] == "no: as the checkpoint's own processor counts"
+    assert effective["server_field_top_k"] == effective["server_field_ignore_eos"] == "rejected (HTTP 422)"
+    assert (log.header.weights["source"], log.header.cell["engine"]) == ("served", "openai")
+    assert "127.0.0.1" not in log.path.name
+
+
+def test_a_sweep_over_two_sides(server: Server, checkpoints: Path, tmp_path: Path) -> None:
+    folder = checkpoint(checkpoints, "qwen2_5_vl")
+    wanted, refused = sweep.grid({"res": [56, 112]}, replace(asked(server, folder, tmp_path, 1), wait=True))
+    assert refused == []
+    ended = list(sweep.run_all(wanted))
+    assert [one.code for one in ended] == [0, 0]
+    logs = [read(one.path) for one in ended if one.path]
+    timed = [next(one for one in log.samples if one.phase == "timed") for log in logs]
+    assert [max(one.processed_px or ()) for one in timed] == [56, 112]
+    assert any("what the model has not made" in text for text in logs[0].header.effective["doubts"])  # type: ignore[attr-defined]
+    prompts = [one.whole.server["prompt_tokens"] for one in timed if one.whole]
+    assert prompts[0] < prompts[1]  # type: ignore[operator]
+
+
+def test_a_killed_server_and_a_killed_client(server: Server, checkpoints: Path, tmp_path: Path) -> None:
+    """Neither kill loses or repeats an answer, and neither makes a failure of an example."""
+    folder = checkpoint(checkpoints, "qwen2_5_vl")
+    wish = asked(server, folder, tmp_path, 10)
+    one = job.prepare(wish)
+    records = run.run_job(one, lambda text: None)
+    while not (isinstance(record := next(records), Sample) and record.phase == "timed"):
+        pass
+    server.kill()
+    with pytest.raises(ServerError, match="next: start the server"):
+        list(records)
+    server.start()
+    part = one.path.with_name(one.path.name + ".part")
+    before = len(read(part).samples)
+    client = subprocess.Popen([*interpreter(), *arguments(one.asked), "--bare"], stderr=subprocess.DEVNULL)
+    try:
+        while client.poll() is None and part.is_file() and len(read(part).samples) < before + 3:
+            time.sleep(0.05)
+        client.send_signal(signal.SIGKILL)
+    finally:
+        client.kill()
+        client.wait()
+    log = measured(wish)
+    assert log.finished
+    assert len(log.resumed) == 2
+    assert log.failures == ()
+    assert sorted(answers(log)) == sorted(each.id for each in one.suite.examples)
+    valid = [each.example for each in log.samples if each.phase == "timed" and each.valid]
+    assert len(valid) == len(set(valid))
