@@ -279,6 +279,12 @@ def test_other_name() -> None:
         assert "'another/model' answered" in "; ".join(made.doubts)
 
 
+def test_echoes() -> None:
+    """Text that comes before the model has made any, as a parser's repeated prompt: seen with a real server."""
+    with served("echoes") as made:
+        assert "what the model has not made" in "; ".join(made.doubts)
+
+
 def test_a_wrong_name_lists_what_is_there() -> None:
     with hostile.serve() as server:
         made = model(server.url, "hostile/tinny")

@@ -22,7 +22,7 @@ TRAPS = (
     "repeats_free", "cached_tokens_zero", "hashes_pixels", "error_event", "role_first", "few_chunks", "no_usage", "cut",
     "usage_apart", "rejects_fields", "takes_fields_silently", "shrinks", "one_size", "comments", "slow_first", "empty",
     "broken", "no_stream", "busy", "closes_idle", "reasoning", "reasoning_only", "tells_key", "other_name",
-    "half_characters",
+    "half_characters", "echoes",
 )  # fmt: skip
 
 
@@ -148,6 +148,8 @@ def _script(trap: str, word: str, usage: dict[str, Any]) -> Iterator[bytes | flo
         yield from (_chunk({"role": "assistant", "content": ""}), COST_S)
     if trap in ("reasoning", "reasoning_only"):
         yield from (_chunk({"reasoning_content": "Let me see."}), COST_S)
+    if trap == "echoes":
+        yield _chunk({"content": "Look at the picture. What is this?"})
     if trap == "comments":
         yield b": keep-alive\n\n: and again\n\n"
     if trap == "error_event":

@@ -131,7 +131,7 @@ def examine(client: Client, clock: Clock, model: str, side: int, folder: Path | 
         doubts.append(f"asked for {model!r}, the server says that {first.model!r} answered")
     if len(first.text.split()) > MOST_WORDS:
         doubts.append(
-            f"asked for 1 token, the server sent {len(first.text.split())} words: {stream.short(first.text)[:40]!r} ...; "
+            f"asked for 1 token, the server sent {len(first.text.split())} words ({stream.short(first.text)[:30]!r}); "
             "it sends what the model has not made, so TTFT and answers are not the model's"
         )
     for found, doubtful in (_cache(probes, side or USUAL_PX), _shrinking(probes, side or USUAL_PX, folder)):
