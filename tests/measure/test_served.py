@@ -97,7 +97,7 @@ def checkpoint(folder: Path, family: str) -> Path:
 def asked(server: Server, folder: Path, out: Path, limit: int, res: int = SIDE) -> Asked:
     return Asked(
         model=str(folder), suite="pages", limit=limit, res=res, endpoint=server.url, out=str(out), offline=True,
-        minimum_samples=1, minimum_seconds=0, maximum_samples=3, maximum_seconds=2, precision=0, wait=True,
+        minimum_samples=1, minimum_seconds=0.0, maximum_samples=3, maximum_seconds=2.0, precision=0.0, wait=True,
     )  # fmt: skip
 
 
