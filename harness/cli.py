@@ -385,13 +385,18 @@ def _finer(options: dict[str, Any], minimum_effect: float) -> dict[str, Any]:
 @click.option(
     "--format", "formats", multiple=True, help="md (markdown), tex (latex), csv, html, png, svg, pdf. [default: all]"
 )
+@click.option("--columns", default="", help="Only these columns of the tables, by their titles with commas between.")
+@click.option("--rows", default="", help="Only rows whose first entry has one of these texts, with commas between.")
 @click.option("--all", "every", is_flag=True, help="Render every report.")
-def report(name: str | None, logs: Path, out: Path, formats: tuple[str, ...], every: bool) -> None:
+def report(
+    name: str | None, logs: Path, out: Path, formats: tuple[str, ...], columns: str, rows: str, every: bool
+) -> None:
     """Render a report (a Pareto plot, a paper's table, the claims ...) from run logs."""
     from harness.reports import render
 
     names = render.names() if every or not name else [name]
-    for path in render.render_all(names, logs, out, formats or render.FORMATS):
+    chosen = ([part.strip() for part in text.split(",") if part.strip()] for text in (columns, rows))
+    for path in render.render_all(names, logs, out, formats or render.FORMATS, *chosen):
         say(str(path))
 
 
@@ -477,8 +482,9 @@ def check() -> int:
 
 
 @program.command()
+@click.option("--strict", is_flag=True, help="Exit with 1 where timings would be doubtful.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def doctor(as_json: bool) -> None:
+def doctor(strict: bool, as_json: bool) -> int:
     """Say what this machine is, what would make its timings doubtful, and what is missing."""
     from harness import console
     from harness.machine import doctor
@@ -488,6 +494,7 @@ def doctor(as_json: bool) -> None:
         say(json.dumps([{"level": f.level, "text": f.text, "next": f.next_step} for f in findings], indent=2))
     else:
         say(console.findings(findings))
+    return 1 if strict and any(finding.level == "doubt" for finding in findings) else 0
 
 
 @program.command()

@@ -1,8 +1,10 @@
 """What a report is before it has a format: tables of entries, pictures with their numbers, provenance, doubts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from harness.errors import UnknownName
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,24 @@ class Table:
     notes: tuple[tuple[str, str], ...] = ()
     data: "Table | None" = None
     empty: str = "nothing was measured for this table"
+
+    def only(self, columns: Sequence[str], rows: Sequence[str]) -> "Table":
+        """Return the columns with these titles, in their order, and the rows whose first entry has one of `rows`.
+
+        Empty: all. Raises `UnknownName` for a column that is not there.
+        """
+        titles = [heading.title for heading in self.headings]
+        for name in columns:
+            if name not in titles:
+                raise UnknownName(f"column of {self.name}", name, titles)
+        kept = [titles.index(name) for name in columns] or list(range(len(titles)))
+        lines = [row for row in self.rows if not rows or any(name in row[0].text for name in rows)]
+        return replace(
+            self,
+            headings=tuple(self.headings[i] for i in kept),
+            rows=tuple(tuple(row[i] for i in kept) for row in lines),
+            empty=f"no row of {self.name} is called {' or '.join(rows)}" if rows else self.empty,
+        )
 
     @property
     def marks(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 `render` is what `harness report NAME` calls; besides the run log writer it is the only thing that writes files.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +37,15 @@ def render(name: str, logs: Path, out: Path, formats: Sequence[str] = FORMATS) -
     return render_all([name], logs, out, formats)
 
 
-def render_all(wanted: Sequence[str], logs: Path, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Render several reports from one reading of the logs."""
+def render_all(
+    wanted: Sequence[str],
+    logs: Path,
+    out: Path,
+    formats: Sequence[str] = FORMATS,
+    columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
+) -> list[Path]:
+    """Render several reports from one reading of the logs, their tables with these columns and rows alone."""
     formats = [NAMES.get(kind, kind) for kind in formats]
     for kind in formats:
         if kind not in FORMATS:
@@ -46,7 +54,7 @@ def render_all(wanted: Sequence[str], logs: Path, out: Path, formats: Sequence[s
     data = measured.of(logs)
     written = []
     for card in reports:
-        files = contents(build(card, data), card, formats)
+        files = contents(_only(build(card, data), columns, rows), card, formats)
         _remove_stale(out, card, formats, files)
         for file, content in files.items():
             out.mkdir(parents=True, exist_ok=True)
@@ -91,6 +99,13 @@ def build(card: ReportCard, data: Measured) -> Report:
     )
 
 
+def _only(report: Report, columns: Sequence[str], rows: Sequence[str]) -> Report:
+    if not columns and not rows:
+        return report
+    blocks = tuple(block.only(columns, rows) if isinstance(block, Table) else block for block in report.blocks)
+    return dataclasses.replace(report, blocks=blocks)
+
+
 def contents(report: Report, card: ReportCard, formats: Sequence[str]) -> dict[str, bytes]:
     """Return the files of a report by name."""
     files: dict[str, bytes] = {}
@@ -104,7 +119,8 @@ def contents(report: Report, card: ReportCard, formats: Sequence[str]) -> dict[s
         if "csv" in formats:
             files[f"{block.name}.csv"] = delimited.table(block if isinstance(block, Table) else block.numbers).encode()
         for kind in ("png", "svg", "pdf"):
-            if kind in formats and isinstance(block, Picture):
+            beside = kind == "pdf" and "tex" in formats  # what the LaTeX names must be there
+            if (kind in formats or beside) and isinstance(block, Picture):
                 from harness.reports import style
 
                 files[f"{block.name}.{kind}"] = style.render(block.figure, kind)

@@ -121,17 +121,25 @@ def _legend(report: Report) -> str:
     return f'<aside aria-label="Marks"><h2>Marks</h2><ul>{"".join(lines)}</ul></aside>' if lines else ""
 
 
+MOST_DOUBTS_OPEN = 10
+"""More are folded: a page is for its figures and tables first."""
+
+
 def _doubts(doubts: tuple[str, ...]) -> str:
     if not doubts:
         return '<section id="doubts"><h2>Doubts</h2><p>None.</p></section>'
     lines = "".join(f"<li>{escape(doubt)}</li>" for doubt in doubts)
-    return f'<section id="doubts"><h2>Doubts</h2><ul>{lines}</ul></section>'
+    listed = f"<ul>{lines}</ul>"
+    if len(doubts) > MOST_DOUBTS_OPEN:
+        listed = f"<details><summary>All {len(doubts)} doubts</summary>{listed}</details>"
+    return f'<section id="doubts"><h2>Doubts</h2>{listed}</section>'
 
 
 def _provenance(report: Report) -> str:
     if report.provenance is None:
         return ""
-    return f'<section id="provenance"><h2>Provenance</h2>{_table(report.provenance)}</section>'
+    folded = f"<details><summary>{len(report.provenance.rows)} run logs</summary>{_table(report.provenance)}</details>"
+    return f'<section id="provenance"><h2>Provenance</h2>{folded}</section>'
 
 
 def _sources(report: Report) -> str:

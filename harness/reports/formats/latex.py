@@ -1,4 +1,6 @@
-r"""A report as LaTeX tables (booktabs) and figures to \input into a paper."""
+r"""A report as LaTeX tables (booktabs, over both columns) and figures to \input into a two-column paper."""
+
+from collections.abc import Sequence
 
 from harness.reports import marks
 from harness.reports.document import Entry, Picture, Report, Table
@@ -18,7 +20,7 @@ def write(report: Report) -> str:
     """Return the whole report: a fragment without preamble."""
     parts = [
         f"% {report.title}",
-        "% needs: \\usepackage[T1]{fontenc} \\usepackage{textcomp,booktabs,longtable,graphicx}",
+        "% needs: \\usepackage[T1]{fontenc} \\usepackage{textcomp,booktabs,graphicx}",
     ]
     for block in report.blocks:
         if isinstance(block, Picture) and block.figure is not None:
@@ -31,20 +33,35 @@ def write(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+MOST_ROWS = 45
+"""Of one table: what a page of a two-column paper holds in this size."""
+
+
 def table(value: Table) -> str:
-    """Return one longtable: it breaks over pages, as Table 6 must."""
+    """Return floats over both columns, as many as the rows need; one that is too wide is set smaller."""
     if not value.rows:
         return f"% {value.title}: {value.empty}"
+    parts = [value.rows[i : i + MOST_ROWS] for i in range(0, len(value.rows), MOST_ROWS)]
+    floats = []
+    for number, rows in enumerate(parts):
+        title = escape(value.title) + (f" ({number + 1} of {len(parts)})" if len(parts) > 1 else "")
+        label = f"tab:{value.name}" + (f"-{number + 1}" if number else "")
+        notes = [f"{escape(f'{label_} {note}')}" for label_, note in value.notes] if rows is parts[-1] else []
+        floats.append(_float(value, rows, title, label, notes))
+    return "\n\n".join(floats)
+
+
+def _float(value: Table, rows: Sequence[tuple[Entry, ...]], title: str, label: str, notes: Sequence[str]) -> str:
     shape = "".join("r" if heading.numeric else "l" for heading in value.headings)
     head = " & ".join(escape(heading.text) for heading in value.headings) + r" \\"
-    body = "\n".join(" & ".join(text(entry) for entry in row) + r" \\" for row in value.rows)
-    notes = "\n".join(
-        f"\\par\\noindent\\footnotesize {escape(f'{label} {note}')}\\normalsize" for label, note in value.notes
-    )
+    body = "\n".join(" & ".join(text(entry) for entry in row) + r" \\" for row in rows)
+    below = "".join(f"\n\\par\\raggedright {note}" for note in notes)
     return (
-        f"\\begin{{longtable}}{{{shape}}}\n\\caption{{{escape(value.title)}}}\\label{{tab:{value.name}}}\\\\\n"
-        f"\\toprule\n{head}\n\\midrule\n\\endhead\n{body}\n\\bottomrule\n\\end{{longtable}}"
-        + ("\n" + notes if notes else "")
+        f"\\begin{{table*}}[tp]\n\\centering\\footnotesize\\setlength{{\\tabcolsep}}{{3pt}}\n"
+        f"\\caption{{{title}}}\\label{{{label}}}\n"
+        f"\\resizebox{{\\ifdim\\width>\\textwidth \\textwidth\\else\\width\\fi}}{{!}}{{%\n"
+        f"\\begin{{tabular}}{{{shape}}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}}}"
+        f"{below}\n\\end{{table*}}"
     )
 
 

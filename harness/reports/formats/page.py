@@ -48,6 +48,7 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
   for (const other of row.children) other.setAttribute("aria-sort", "none");
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
   const key = line => { const cell = line.children[column], value = cell.dataset.sort ?? cell.textContent.trim();
+    if (cell.dataset.sort === undefined && cell.classList.contains("absent")) return null;
     return value === "" || value === "\\u2013" ? null : isNaN(value) ? value : Number(value); };
   const order = (a, b) => a === null || b === null ? (a === null) - (b === null)
     : (typeof a === "number" && typeof b === "number" ? a - b
