@@ -291,7 +291,7 @@ def _rope(text: Fields, card: Llm, comparison: Comparison, theta: object) -> tup
     stated = bool(given) or "rope_theta" in text or comparison.configuration.written_by_transformers
     base = comparison.obey("rope_theta", theta, card.rope_theta)
     if stated and scaling != ours:
-        comparison.obeyed.append(Difference("rope_scaling", ours or "none", scaling or "none"))
+        comparison.obeyed.append(Difference("rope_scaling (beside rope_theta)", ours or "none", scaling or "none"))
         ours = scaling
     return base, ours
 

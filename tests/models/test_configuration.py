@@ -32,7 +32,10 @@ def compared(folder: Path, card: Llm = LLM, **fields: object) -> tuple[Llm, list
     ("fields", "told"),
     [
         ({"rope_theta": 1e4}, "rope_theta: card 1000000.0, checkpoint 10000.0"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: card none, checkpoint"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_scaling (beside rope_theta): card none, checkpoint",
+        ),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_theta: card 1000000.0, checkpoint 5"),
         ({"num_attention_heads": 8, "num_key_value_heads": 4}, "num_attention_heads: card 4, checkpoint 8"),
         ({"hidden_act": "gelu"}, "hidden_act: card silu, checkpoint gelu"),
