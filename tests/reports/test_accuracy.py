@@ -1,0 +1,47 @@
+"""What stands beside a score: how many questions it is over, what failed, what was cut off; and whose card scored."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import CardError
+from harness.reports import accuracy
+from harness.reports.accuracy import Accuracy
+from harness.runlog.records import Pass, Sample
+from harness.suites.card import load_suite_card, logged_suite_card
+
+
+def answered(asked_tokens: int | None, made: int) -> Sample:
+    """Return a sample whose answer has so many tokens of those it was allowed."""
+    facts: dict[str, Any] = {"example": "1", "index": 0, "attempt": 1, "phase": "timed", "at": "", "clock": "x"}
+    return Sample(**facts, whole=Pass(output_tokens=made), answer="x", asked_tokens=asked_tokens)
+
+
+def test_answers_that_used_up_their_tokens_are_counted() -> None:
+    samples = [answered(8, 7), answered(8, 8), answered(None, 8)]
+    assert accuracy._counted(samples, [], []) == {"asked": 3, "failed": 0, "cut": 1}
+
+
+def test_what_is_missing_and_what_was_cut_stands_beside_the_value() -> None:
+    found = Accuracy("ANLS", 0.5, n=6, asked=10, failed=3, cut=2, also={"F1": 0.25}, notes=("a note",))
+    assert found.remarks == (
+        "F1 0.250",
+        "3 of 10 failed and are left out",
+        "1 of 10 not scored",
+        "2 answers were cut off at the most tokens allowed",
+        "a note",
+    )
+    assert Accuracy("ANLS", 0.5, n=10, asked=10).remarks == ()
+
+
+def test_the_card_that_the_log_carries_scores_and_not_a_shipped_one_of_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "chartqa.toml"
+    file.write_text('title = "T"\ntask = "chartqa"\nmetric = "relaxed_human_split"\n')
+    card = load_suite_card(str(file))
+    content = card.as_dict()
+    file.unlink()
+    assert logged_suite_card(content, "chartqa") == card
+    assert logged_suite_card({}, "chartqa") == load_suite_card("chartqa")
+    with pytest.raises(CardError, match=r"the log's suite card chartqa: .*next: measure again"):
+        logged_suite_card({"task": 3}, "chartqa")
