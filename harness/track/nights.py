@@ -293,6 +293,7 @@ def fingerprint(log: Log) -> tuple[tuple[str, str], ...]:
     facts |= {f"device {name}": value for name, value in header.device.items() if name in DEVICE}
     facts["data"] = str(header.cell.get("data_digest"))
     facts["card"] = str(header.cell.get("model_digest"))
+    facts["sampling"] = str(header.cell.get("sampling"))  # other examples are timed: another level is no news
     facts |= {name: str(header.cell.get(name)) for name in ASKED if name in header.cell}
     return tuple(sorted(facts.items()))
 

@@ -90,7 +90,7 @@ def test_choices_and_ranges() -> None:
         ({"minimum_samples": 300}, "--min-samples 300 and --max-samples 200"),
         ({"maximum_seconds": 1.0}, "--min-seconds 2 and --max-seconds 1"),
         ({"precision": -0.1}, "--precision -0.1"),
-        ({"decode_tokens": 0}, "--decode-tokens 0: must be at least 1"),
+        ({"decode_tokens": 0}, "--decode-tokens 0: must be from 1 to"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(wrong: dict[str, float], said: str) -> None:
