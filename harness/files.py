@@ -24,7 +24,12 @@ def cache_folder() -> Path:
     named = os.environ.get("VLM_PARETO_CACHE")
     if named:
         return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlm-pareto"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "vlm-pareto"
+    try:
+        return Path.home() / ".cache" / "vlm-pareto"
+    except RuntimeError:  # a container run under a number that has no name and no HOME
+        return Path(tempfile.gettempdir()) / f"vlm-pareto-{os.getuid()}"
 
 
 def hub_folder(repo: str) -> Path:
