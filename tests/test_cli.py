@@ -179,7 +179,7 @@ def test_a_closed_pipe_is_one_line(tmp_path: Path, environment: dict[str, str]) 
         (["run", "--weights", "/nowhere"], "--weights /nowhere: no such folder; next:"),
         (["run", "--data", "/nowhere.parquet"], "/nowhere.parquet"),
         (["run", "--model", "fastvlm-0.5b", "--set", "pruning=1"], "unknown setting of fastvlm-0.5b 'pruning'"),
-        (["run", "--limit", "0"], "--limit 0: must be at least 1"),
+        (["run", "--limit", "0"], "--limit 0: must be from 1"),
         (["sweep", "--res", "256,abc"], "--res abc: write whole numbers"),
         (["sweep", "--model", "fake", "--res", "1000"], "no cell of this grid can be measured"),
         (["show", "."], "no run log was found"),
