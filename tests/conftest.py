@@ -29,7 +29,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
-    """The module `tests/support/tiny.py`, which makes tiny checkpoints."""
+    """The module `tests/tiny.py`, which makes tiny checkpoints."""
     return tiny_
 
 
