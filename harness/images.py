@@ -194,6 +194,20 @@ def pad_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     return square
 
 
+def pad_and_resize(image: Image.Image, colour: tuple[int, int, int], side: int) -> Image.Image:
+    """Return what `resize` makes of `pad_square`, to the last bit, without scaling rows of padding.
+
+    PIL scales rows first, then columns, with 8-bit values between, and a row of one colour stays as it is. So rows
+    above and below an image can be added after its own were scaled. Columns beside it blend with it in its own rows.
+    """
+    width, height = image.size
+    if width <= height or width > LARGEST_SQUARE_SIDE or width == side:
+        return resize(pad_square(image, colour), side, side)
+    band = Image.new("RGB", (side, width), colour)
+    band.paste(resize(image, side, height), (0, (width - height) // 2))
+    return resize(band, side, side)
+
+
 def mean_colour(mean: tuple[float, float, float]) -> tuple[int, int, int]:
     """Return the padding colour that LLaVA derives from a processor's mean: `int(255 * mean)`."""
     red, green, blue = (int(255 * channel) for channel in mean)
@@ -211,11 +225,15 @@ def normalise(
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> NDArray[np.float32]:
     """Return (3, height, width) float32: value / 255, minus mean, over std; CLIP's slow processor to the last bit."""
-    pixels: NDArray[np.float32] = np.asarray(image, dtype=np.float32)
-    pixels = np.divide(pixels, np.float32(255))  # a product with 1/255 is one unit off for 126 of the 256 values
+    levels = np.asarray(image)
+    pixels = np.empty((levels.shape[2], *levels.shape[:2]), np.float32)
+    for plane, channel in enumerate(pixels):
+        channel[...] = levels[..., plane]
+    pixels /= np.float32(255)  # a product with 1/255 is one unit off for 126 of the 256 values
     if any(mean) or any(channel != 1 for channel in std):
-        pixels = np.divide(np.subtract(pixels, np.array(mean, np.float32)), np.array(std, np.float32))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        pixels -= np.array(mean, np.float32)[:, None, None]
+        pixels /= np.array(std, np.float32)[:, None, None]
+    return pixels
 
 
 def fit(size: tuple[int, int], side: int) -> tuple[int, int]:

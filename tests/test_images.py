@@ -289,3 +289,17 @@ def test_padding_centres_and_keeps_every_pixel(width: int, height: int) -> None:
 def test_the_content_of_a_padded_page() -> None:
     assert images.fit((640, 480), 1024) == (1024, 768)
     assert images.fit((10_000, 3), 256) == (256, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([1, 16, 40, 64, 90]), st.integers(0, 2**24 - 1))
+def test_padding_after_the_rows_were_scaled_is_padding_before(width: int, height: int, side: int, colour: int) -> None:
+    noise = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image, padding = Image.fromarray(noise), (colour >> 16, colour >> 8 & 255, colour & 255)
+    wanted = images.resize(images.pad_square(image, padding), side, side)
+    assert np.array_equal(np.asarray(images.pad_and_resize(image, padding, side)), np.asarray(wanted))
+
+
+def test_a_strip_that_is_padded_later_is_refused_too() -> None:
+    with pytest.raises(ExampleError, match="square of more than"):
+        images.pad_and_resize(Image.new("RGB", (images.LARGEST_SQUARE_SIDE + 1, 1)), (0, 0, 0), 64)

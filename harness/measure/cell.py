@@ -16,6 +16,7 @@ from harness.measure import sampling
 from harness.measure.asked import PROTOCOLS, Asked, Protocol, Setting
 from harness.measure.stopping import Rule
 from harness.models.card import ModelCard, check_settings, check_side
+from harness.models.memory_format import Subject
 from harness.models.synthesis import model_card
 from harness.runlog.records import SCHEMA
 from harness.suites.card import SuiteCard, load_suite_card
@@ -120,6 +121,8 @@ class Settled:
     isolate: bool
     notices: tuple[str, ...]
     """What was changed of what was asked."""
+    decisions: tuple[str, ...] = ()
+    """What the engine decided by trial, and why: for the log."""
 
 
 def settle(asked: Asked) -> Settled:
@@ -142,14 +145,18 @@ def settle(asked: Asked) -> Settled:
     _check(asked)
     device = runner.place(asked.device)
     dtype = asked.dtype or backend.of(device).dtype()
-    settings = _changed(card, runner, asked.settings)
+    wishes = _changed(card, runner, asked.settings)
+    settings, decisions = wishes, tuple[str, ...]()
+    if hasattr(runner, "decide"):  # the key names what takes effect, never "auto"
+        subject = Subject(asked.model, card.digest, side, device, dtype, asked.threads, {})
+        settings, decisions = runner.decide(wishes, subject, asked.wait)
     isolate = asked.isolate and card.llm is not None
     if asked.isolate and not isolate:
         why = "runs by transformers' own code" if card.adapter == "auto" else "is an encoder alone"
         notices.append(f"{card.name} {why}: --isolate-stages changes nothing")
     told = None if asked.endpoint else dtype
-    decided = replace(asked, res=side, device=device, dtype=told, settings=settings, isolate=isolate)
-    return Settled(decided, card, suite, side, device, dtype, settings, isolate, tuple(notices))
+    decided = replace(asked, res=side, device=device, dtype=told, settings=wishes, isolate=isolate)
+    return Settled(decided, card, suite, side, device, dtype, settings, isolate, tuple(notices), decisions)
 
 
 def _placed(asked: Asked) -> Asked:

@@ -30,6 +30,8 @@ class Job:
     suite: Suite
     path: Path
     notices: tuple[str, ...]
+    decisions: tuple[str, ...] = ()
+    """What was decided by trial, and why: for the log."""
 
     @property
     def finished(self) -> bool:
@@ -66,7 +68,7 @@ def prepare(asked: Asked) -> Job:
     backend.of(settled.device).open(Monotonic())
     source = _source(settled)
     suite = examples.open_suite(settled.suite, asked.data, asked.limit, asked.offline)
-    notices = (*settled.notices, *(text for text in (source.notice, suite.notice) if text))
+    notices = (*settled.notices, *settled.decisions, *(text for text in (source.notice, suite.notice) if text))
     named = Cell(
         model=card.name,
         model_digest=card.digest,
@@ -101,7 +103,7 @@ def prepare(asked: Asked) -> Job:
     )
     path = named.path(Path(asked.out), environment.machine_name(settled.device))
     complete(path)
-    return Job(asked, named, card, settled.suite, source, suite, path, notices)
+    return Job(asked, named, card, settled.suite, source, suite, path, notices, settled.decisions)
 
 
 def _source(settled: cell.Settled) -> Source:

@@ -188,6 +188,7 @@ def _header(
         effective={
             **model.describe(),
             "resolution_px": job.cell.resolution,
+            **({"decided": "; ".join(job.decisions)} if job.decisions else {}),
             "loading_s": round(loading_s, 3),
             "garbage_collection": GARBAGE,
             **_peak(peak),

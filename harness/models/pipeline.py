@@ -172,6 +172,30 @@ class VisionLanguageModel(ABC):
 
     # --- what they share ---
 
+    channels_last = False
+    """Whether the encoders' images and weights lie pixel by pixel in memory (see `memory_format`)."""
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether an encoder has convolutions beyond the one that cuts patches, so that the memory format matters."""
+        encoders = [self.parts[name] for name in self.encoder_names if name in self.parts]
+        return any(sum(isinstance(module, nn.Conv2d) for module in encoder.modules()) > 1 for encoder in encoders)
+
+    def lay_out(self, channels_last: bool) -> None:
+        """Have the encoders keep images and weights channels-last, or contiguous again: the same values."""
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        for name in self.encoder_names:
+            if name in self.parts:
+                self.parts[name].to(memory_format=form)  # type: ignore[call-overload]
+        self.channels_last = channels_last
+
+    def laid_out(self, prepared: Prepared) -> Prepared:
+        """Return the pixels in the encoders' memory format."""
+        if not self.channels_last:
+            return prepared
+        pixels = {name: each.to(memory_format=torch.channels_last) for name, each in prepared.pixels.items()}
+        return replace(prepared, pixels=pixels)
+
     def llm(self) -> nn.Module:
         """Return the language model of the card, for `build`."""
         assert self.card.llm, f"{self.card.name}: the card has no [llm]"
@@ -187,7 +211,7 @@ class VisionLanguageModel(ABC):
         only = self.options.only
         self._largest = []
         pictures = [images.decode(data) for data in request.images]
-        prepared = self.prepare(pictures)
+        prepared = self.laid_out(self.prepare(pictures))
         before, after = ([], []) if request.visual_only else self.prompt(request.question)
         features: dict[str, Tensor] = {}
         if only == "llm":
@@ -321,8 +345,14 @@ class VisionLanguageModel(ABC):
             "template": self.template or self.card.prompt,
             "tokenizer": self.tokenizer.name,
             "parts": self.options.only or "all",
+            **self._describe_memory_format(),
             **self._describe_configuration(),
         }
+
+    def _describe_memory_format(self) -> dict[str, str]:
+        if not any(name in self.parts for name in self.encoder_names):
+            return {}
+        return {"memory_format": "channels_last" if self.channels_last else "contiguous"}
 
     def _describe_configuration(self) -> dict[str, str]:
         if not self.source.trained or not self.source.folder:

@@ -133,14 +133,21 @@ def load(card: ModelCard, folder: Path, **options: object) -> convllava.ConvLlav
     return model
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", ["256x256", "128x320"])
 def test_the_tower_gives_the_originals_numbers(
-    golden: tuple[dict[str, Tensor], dict[str, list[int]]], card: ModelCard, folder: Path, shape: str
+    golden: tuple[dict[str, Tensor], dict[str, list[int]]],
+    card: ModelCard,
+    folder: Path,
+    shape: str,
+    channels_last: bool,
 ) -> None:
     model = load(card, folder)
+    model.lay_out(channels_last)
     pixels, expected = golden[0][f"x_{shape}"], golden[0][f"y_{shape}"]
     with torch.inference_mode():
-        features = model.encode("convnext-l-5", Prepared({"convnext-l-5": pixels}, (1, 1), (1, 1), 1, 1))
+        given = model.laid_out(Prepared({"convnext-l-5": pixels}, (1, 1), (1, 1), 1, 1))
+        features = model.encode("convnext-l-5", given)
     assert features.shape == expected.shape
     assert (features - expected).abs().max() < 1e-4
     assert expected.abs().max() > 1e-2  # the comparison says something

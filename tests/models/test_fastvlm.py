@@ -102,15 +102,23 @@ def prepared(pixels: torch.Tensor) -> fastvlm.Prepared:
     return fastvlm.Prepared({"fastvithd": pixels}, (1, 1), (1, 1), 1, len(pixels))
 
 
+@pytest.fixture(params=[False, True], ids=["contiguous", "channels_last"])
+def laid_out(original: Original, request: pytest.FixtureRequest) -> Iterator[Original]:
+    """The same model with its encoder in either memory format."""
+    original.model.lay_out(request.param)
+    yield original
+    original.model.lay_out(False)
+
+
 @pytest.mark.parametrize("case", ["case0", "case1"])
 @torch.inference_mode()
-def test_every_step_equals_the_original(original: Original, case: str) -> None:
-    model, outputs = original
+def test_every_step_equals_the_original(laid_out: Original, case: str) -> None:
+    model, outputs = laid_out
     of = {name.removeprefix(f"{case}/"): value for name, value in outputs.items() if name.startswith(case)}
     ids = of["input_ids"][0].tolist()
     cut = ids.index(-200)
 
-    given = prepared(of["pixels"])
+    given = model.laid_out(prepared(of["pixels"]))
     features = model.encode("fastvithd", given)
     visual = model.project({"fastvithd": features}, given)
     embeds = model.embed(visual, ids[:cut], ids[cut + 1 :])
@@ -129,9 +137,9 @@ def test_every_step_equals_the_original(original: Original, case: str) -> None:
 
 
 @torch.inference_mode()
-def test_the_encoder_equals_the_original_on_an_oblong(original: Original) -> None:
-    features = original.model.encode("fastvithd", prepared(original.outputs["encoder0/pixels"]))
-    close(features, original.outputs["encoder0/features"])
+def test_the_encoder_equals_the_original_on_an_oblong(laid_out: Original) -> None:
+    model, outputs = laid_out
+    close(model.encode("fastvithd", model.laid_out(prepared(outputs["encoder0/pixels"]))), outputs["encoder0/features"])
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -153,7 +161,7 @@ def test_pixels_equal_the_original_processor(original: Original, shared: Path, s
     picture = images.decode(images.png(Image.fromarray(made[f"{size}/image"].numpy())))
     pixels = original.model.prepare([picture]).pixels["fastvithd"]
     assert torch.equal(pixels, made[f"{size}/pixels_256"])
-    levels = images.resize(images.pad_square(picture.image, fastvlm.BLACK), 1024, 1024)
+    levels = images.pad_and_resize(picture.image, fastvlm.BLACK, 1024)
     channels_first = np.ascontiguousarray(np.asarray(levels).transpose(2, 0, 1))
     assert hashlib.sha256(channels_first.tobytes()).hexdigest() == digests[f"{size}/1024"]
     pixels_1024 = torch.from_numpy(images.normalise(levels))

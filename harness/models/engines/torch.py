@@ -1,16 +1,19 @@
 """PyTorch: the family's adapter as it is, on any device that torch has."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from harness import plugins
 from harness.errors import SettingError
 from harness.machine import backend
+from harness.models import memory_format
 from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
 
-SETTINGS: dict[str, str | int | float | bool] = {"route": "own"}
-"""`route`: `own` runs the card's family, `auto` any family's checkpoint by transformers' own code."""
+SETTINGS: dict[str, str | int | float | bool] = {"route": "own", "channels_last": False}
+"""`route`: `own` runs the card's family, `auto` any family's checkpoint by transformers' own code. `channels_last`: how
+convolutional encoders keep images in memory; `auto` asks a trial. What took effect is in a cell's key, never "auto"."""
 
 ROUTES = ("own", "auto")
 
@@ -23,13 +26,48 @@ def place(device: str) -> str:
     return device
 
 
+def decide(
+    settings: Mapping[str, str | int | float | bool], subject: memory_format.Subject, wait: bool
+) -> tuple[dict[str, str | int | float | bool], tuple[str, ...]]:
+    """Return the settings with `auto` decided, those that are as by default left out; and what was decided, in words.
+
+    Raises `SettingError` for another value than true, false and auto, and where the trial fails.
+    """
+    decided = dict(settings)
+    wish = decided.pop("channels_last", SETTINGS["channels_last"])
+    if wish is False:
+        return decided, ()
+    if wish is True:
+        return {**decided, "channels_last": True}, ()
+    if wish != "auto":
+        raise SettingError(f"channels_last={wish}: known: true, false, auto")
+    found = memory_format.decide(replace(subject, settings=decided), wait)
+    notice = f"channels_last=auto: {'true' if found.channels_last else 'false'} ({found.how})"
+    return (decided | {"channels_last": True} if found.channels_last else decided), (notice,)
+
+
 def load(card: ModelCard, source: Source, options: Options) -> Model:
     """Return the model that the card's adapter builds."""
     route = options.settings.get("route", "own")
     if route not in ROUTES:
         raise SettingError(f"route={route}: known: {', '.join(ROUTES)}; next: --route auto")
     own = {name: value for name, value in options.settings.items() if name not in SETTINGS}
-    options = replace(options, settings=own)
     family = "auto" if route == "auto" else card.adapter
-    model: Model = plugins.load("adapters", family).load(card, source, options)
+    model: Model = plugins.load("adapters", family).load(card, source, replace(options, settings=own))
+    if options.settings.get("channels_last", False):
+        _lay_channels_last(card, model, options)
     return model
+
+
+def _lay_channels_last(card: ModelCard, model: Model, options: Options) -> None:
+    """Lay the encoders' weights out pixel by pixel; refuse a model without convolutions that would gain from it."""
+    from harness.models.pipeline import VisionLanguageModel
+
+    own = isinstance(model, VisionLanguageModel)
+    if own and options.only == "llm":
+        return
+    if not (isinstance(model, VisionLanguageModel) and model.convolutional):
+        what = "has no convolutional encoder" if own else "runs by other code than ours"
+        model.close()
+        raise SettingError(f"channels_last=true: {card.name} {what}; next: leave it out, or channels_last=auto")
+    model.lay_out(True)

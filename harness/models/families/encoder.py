@@ -145,8 +145,8 @@ class EncoderModel(VisionLanguageModel):
         if len(pictures) != 1:
             raise ExampleError(f"{self.card.name} takes one image, the example has {len(pictures)}")
         picture, side = pictures[0], self.side
-        square = images.pad_square(picture.image, images.mean_colour(self.settings.mean))
-        array = images.normalise(images.resize(square, side, side), self.settings.mean, self.settings.std)
+        square = images.pad_and_resize(picture.image, images.mean_colour(self.settings.mean), side)
+        array = images.normalise(square, self.settings.mean, self.settings.std)
         width, height = images.fit(picture.size, side)
         return Prepared(
             pixels={self.encoder.name: to_device(array[None], self.device, self.dtype)},

@@ -164,7 +164,7 @@ class FastVlm(VisionLanguageModel):
             raise ExampleError(f"{len(pictures)} images: {self.card.name} was made for one; next: another suite")
         picture, side, tile = pictures[0], self.options.side, self.encoder_side
         if self.tiles == 1:
-            squares = [images.resize(images.pad_square(picture.image, self.padding), side, side)]
+            squares = [images.pad_and_resize(picture.image, self.padding, side)]
             width, height = images.fit(picture.size, side)
             content_px = width * height
         else:

@@ -207,8 +207,8 @@ class Llava(VisionLanguageModel):
         if len(pictures) != 1:
             raise ExampleError(f"{len(pictures)} images: {self.card.name} was made for one; next: another suite")
         picture, side = pictures[0], self.encoder_side
-        square = images.pad_square(picture.image, images.mean_colour(self.mean))
-        values = images.normalise(images.resize(square, side, side), self.mean, self.std)
+        square = images.pad_and_resize(picture.image, images.mean_colour(self.mean), side)
+        values = images.normalise(square, self.mean, self.std)
         width, height = images.fit(picture.size, side)
         return Prepared(
             {self.tower_name: pipeline.to_device(values[None], self.device, self.dtype)},
