@@ -5,6 +5,7 @@ that dies leaves the `.part`: the next run with the same key cuts an unfinished 
 """
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -105,7 +106,7 @@ def read(path: Path) -> Log:
             line = _decode(raw)
         except LogError as error:
             raise LogError(f"{path}: {error}") from None
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             if good + len(raw) == len(data) and number > 1:
                 break  # the last line, cut off in the middle of being written
             raise LogError(f"{path}:{number}: not a line of a run log: {error}; next: move the file away") from error
@@ -240,7 +241,10 @@ class Writer:
     def append(self, record: Line) -> None:
         """Write one record and hand it to the operating system: from here on, our own death cannot lose it."""
         assert self._file, "open() first"
-        data = _encoder.encode(record) + b"\n"
+        try:
+            data = _encoder.encode(record) + b"\n"
+        except UnicodeEncodeError:  # half of a surrogate pair, as a server's JSON may hold one: no reader takes it
+            data = json.dumps(msgspec.to_builtins(record), ensure_ascii=False).encode(errors="replace") + b"\n"
         try:
             written = 0
             while written < len(data):

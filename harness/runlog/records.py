@@ -16,6 +16,10 @@ Ttft = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 """Nanoseconds to the first piece: no model answers in none."""
 
 
+KINDS: dict[str, tuple[type, ...]] = {"settings": (dict,), "load": (list, tuple)}
+"""What a cell's fields are that are no text, number, truth or nothing."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_defaults=True):
     """One line of a run log."""
 
@@ -44,6 +48,13 @@ class Header(Record, frozen=True, tag="header"):
     Hub's data repository and revision."""
     suite_card: dict[str, object] = {}
     """The suite's card, all of it: what scores the answers, wherever the card's file is then. Older logs lack it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a cell that no run could have had: readers group and sort by its values."""
+        for name, value in self.cell.items():
+            plain = KINDS.get(name, (str, int, float, type(None)))
+            if not isinstance(value, plain):
+                raise ValueError(f"the cell's {name} is a {type(value).__name__}")
 
 
 class Resumed(Record, frozen=True, tag="resumed"):

@@ -255,3 +255,31 @@ def test_a_finished_log_is_on_the_disk_before_it_has_its_name(tmp_path: Path, mo
         writer.append(sample("1"))
         writer.finish(FOOTER)
     assert order[-2:] == ["sync", "name"]
+
+
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    line = msgspec.json.encode(sample("a")).replace("é".encode(), b"\xed\xa0\x80")
+    path.write_bytes(
+        b"\n".join(map(msgspec.json.encode, [HEADER, FOOTER])).replace(b"\n", b"\n" + line + b"\n") + b"\n"
+    )
+    with pytest.raises(LogError, match=r"a\.jsonl:2: not a line of a run log.*next:"):
+        read(path)
+
+
+@pytest.mark.parametrize("cell", [{"model": ["a"]}, {"model": {"a": 1}}, {"resolution": [1, 2]}, {"settings": 5}])
+def test_a_cell_that_no_run_could_have_had_is_refused(tmp_path: Path, cell: dict[str, object]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(msgspec.json.encode({**msgspec.to_builtins(HEADER), "cell": cell}) + b"\n")
+    with pytest.raises(LogError, match=rf"a\.jsonl:1: .*the cell's {next(iter(cell))} is a "):
+        read(path)
+
+
+def test_half_of_a_surrogate_pair_in_an_answer_costs_that_character_alone(tmp_path: Path) -> None:
+    with Writer(tmp_path / "a.jsonl") as writer:
+        writer.open()
+        writer.append(HEADER)
+        writer.append(msgspec.structs.replace(sample("a"), answer="é\ud83d!"))
+        writer.finish(FOOTER)
+    (kept,) = read(tmp_path / "a.jsonl").samples
+    assert kept == msgspec.structs.replace(sample("a"), answer="é?!")
