@@ -139,8 +139,9 @@ def virtual(hypervisor: str | None, steal_share: float | None) -> Iterator[Findi
 
 def threads(setting: str | None, cores: int) -> Iterator[Finding]:
     """Judge OMP_NUM_THREADS against the cores that may be used."""
-    if setting and setting.isdigit() and int(setting) != cores:
-        more = int(setting) > cores
+    outer = (setting or "").split(",")[0].strip()  # `4,1`: of the outer level, then of the levels within
+    if outer.isdecimal() and int(outer) != cores:
+        more = int(outer) > cores
         yield Finding(
             "doubt",
             f"OMP_NUM_THREADS={setting} on {cores} cores: "

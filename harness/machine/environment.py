@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,6 +36,7 @@ PACKAGES = [
     "coremltools",
     "zeus-apple-silicon",
 ]
+PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 VARIABLES = [
     "OMP_NUM_THREADS",
     "OMP_PROC_BIND",
@@ -129,17 +131,34 @@ def installed(package: str) -> str | None:
 
 
 def cpu_quota_cores() -> float | None:
-    """Return the CPU quota of our control group in cores (version 2 or 1), or None without one."""
-    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+    """Return the CPU quota in cores: the least of our control group (version 2 or 1) and those around it, or None."""
+    found = []
+    for path in _quota_files():
         try:
-            words = Path(path).read_text().split()
-            period = words[1] if len(words) > 1 else Path(path).with_name("cpu.cfs_period_us").read_text()
+            words = path.read_text().split()
+            period = words[1] if len(words) > 1 else path.with_name("cpu.cfs_period_us").read_text()
             quota = int(words[0]) if words[0] != "max" else -1
             if quota > 0:
-                return quota / int(period)
-        except (OSError, ValueError, IndexError):
+                found.append(quota / int(period))
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
             continue
-    return None
+    return min(found, default=None)
+
+
+def _quota_files() -> Iterator[Path]:
+    """Yield where a quota may stand, from our own control group up to the root of what we see."""
+    try:
+        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    groups = {kinds: Path(group) for _, kinds, group in (line.split(":", 2) for line in lines if line.count(":") > 1)}
+    older = next((group for kinds, group in groups.items() if "cpu" in kinds.split(",")), Path("/"))
+    for root, group, name in (
+        (CGROUP, groups.get("", Path("/")), "cpu.max"),
+        (CGROUP / "cpu", older, "cpu.cfs_quota_us"),
+    ):
+        inner = root / group.relative_to("/") if group.is_absolute() and ".." not in group.parts else root
+        yield from (folder / name for folder in (inner, *inner.parents) if folder.is_relative_to(root))
 
 
 def governor() -> str | None:

@@ -89,6 +89,8 @@ def test_what_makes_timings_doubtful():
     assert one(doctor.virtual("yes", 0.0), "ok")
     assert one(doctor.threads("16", 2), "doubt").next_step.startswith("unset OMP_NUM_THREADS")
     assert list(doctor.threads("2", 2)) == list(doctor.threads(None, 2)) == []
+    assert one(doctor.threads("4,1", 2), "doubt").text.startswith("OMP_NUM_THREADS=4,1 on 2 cores: threads wait")
+    assert list(doctor.threads("2,1", 2)) == list(doctor.threads("abc", 2)) == []
 
 
 def test_gpus_and_macs():

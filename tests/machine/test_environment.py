@@ -61,3 +61,23 @@ def test_it_needs_no_torch():
 def test_package_versions_come_from_metadata():
     assert environment.installed("numpy")
     assert environment.installed("no-such-package-at-all") is None
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        ("0::/pod/box\n", {"pod/box/cpu.max": "max 100000", "pod/cpu.max": "150000 100000"}, 1.5),
+        ("0::/pod/box\n", {"pod/box/cpu.max": "50000 100000", "pod/cpu.max": "150000 100000"}, 0.5),
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/../out\n", {"cpu.max": "200000 100000"}, 2.0),
+        ("4:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
+        ("0::/\n", {"cpu.max": "max 100000"}, None),
+    ],
+)
+def test_the_least_quota_of_nested_groups_counts(tmp_path, monkeypatch, own, files, cores):
+    for name, text in {"proc/self/cgroup": own, **{f"cgroup/{name}": text for name, text in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(environment, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(environment, "CGROUP", tmp_path / "cgroup")
+    assert environment.cpu_quota_cores() == cores
