@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from harness import cards, plugins
-from harness.errors import SettingError
+from harness.errors import CardError, SettingError
 from harness.reports import measured, tables
 from harness.reports.card import ReportCard, load_report_card
 from harness.reports.document import Picture, Report, Table
@@ -63,12 +63,17 @@ def render_all(
     return written
 
 
-def build(card: ReportCard, data: Measured) -> Report:
+def build(card: ReportCard, data: Measured, above: tuple[str, ...] = ()) -> Report:
     """Make the report from what is measured, without writing anything."""
     blocks: list[Table | Picture] = []
     text = [card.caption] if card.caption else []
     if card.kind == "page":
-        sections = tuple(build(load_report_card(name), data) for name in card.reports)
+        above = (*above, card.digest)
+        parts = {name: load_report_card(name) for name in card.reports}
+        for name, part in parts.items():
+            if part.digest in above:
+                raise CardError(f"{name}: a page that holds itself; next: take it out of `reports` of {card.name}")
+        sections = tuple(build(part, data, above) for part in parts.values())
         doubts = tuple(dict.fromkeys(doubt for section in sections for doubt in section.doubts))
         return Report(
             card.name, card.title, tuple(text), (), doubts, tables.provenance(data, data.cells), card.sources, sections

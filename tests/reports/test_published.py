@@ -13,7 +13,7 @@ from harness.errors import CardError
 from harness.models.card import load_model_card
 from harness.reports import accuracy as scoring
 from harness.reports import frame, measured, tables
-from harness.reports.card import load_report_card
+from harness.reports.card import Claim, ReportCard, Side, load_report_card
 from harness.reports.formats import delimited
 from harness.reports.paper import published
 from harness.reports.paper.claims import findings, shown
@@ -183,3 +183,19 @@ def test_a_saving_is_compared_in_percentage_points(tmp_path: Path) -> None:
     assert shown(finding.claim, finding.measured.value) == pytest.approx(0.1, abs=0.02)
     assert finding.verdict.startswith("differs by -1")
     assert finding.verdict.endswith("percentage points")
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"), [("x|y", "file|table|row|column"), ("../../a.csv|t|r|c", "out of reports/paper")]
+)
+def test_a_citation_that_names_no_published_figure_is_refused(figure: str, said: str) -> None:
+    with pytest.raises(CardError, match=re.escape(said)):
+        published.cite(figure)
+
+
+def test_a_claim_whose_sides_cite_nothing_is_refused() -> None:
+    claim = Claim(
+        name="a", text="b", claimed=2.0, quantity="ttft", numerator=Side(title="n"), denominator=Side(title="d")
+    )
+    with pytest.raises(CardError, match="claim 'a': a side cites no published ttft; next:"):
+        findings(ReportCard(title="x", kind="claims", claims=(claim,)), Evidence(NOTHING))

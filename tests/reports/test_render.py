@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import synthetic_logs
 
-from harness.errors import SettingError, UnknownName
+from harness.errors import CardError, SettingError, UnknownName
 from harness.reports import accuracy, frame, measured, render
 from harness.reports.card import ReportCard, load_report_card
 from harness.reports.marks import MARKS
@@ -152,3 +152,11 @@ def test_encoders_are_drawn_with_published_merits_marked(tmp_path: Path) -> None
 def test_cards_are_frozen_facts() -> None:
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
         msgspec.convert({"title": "t", "kind": "figure", "figurs": ["pareto"]}, ReportCard)
+
+
+def test_a_page_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    for name, held in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.toml").write_text(f'title="x"\nkind="page"\nreports=["{tmp_path}/{held}.toml"]\n')
+    data = measured.gather(frame.frame({}, {}), {})
+    with pytest.raises(CardError, match=r"a\.toml: a page that holds itself; next:"):
+        render.build(load_report_card(str(tmp_path / "a.toml")), data)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from harness.errors import CardError
 from harness.reports import marks
 from harness.reports.card import Claim, ReportCard, Side
 from harness.reports.configuration import Platform
@@ -65,7 +66,8 @@ def of_claim(claim: Claim, evidence: Evidence) -> list[Finding]:
     quantity = "count" if claim.quantity in ("params", "tokens", "points") else claim.quantity
     figures = printed(getattr(upper, quantity)), printed(getattr(lower, quantity))
     published = _less(*figures) if claim.quantity == "points" else _over(*figures)
-    assert published is not None, f"claim {claim.name}: no published figures"
+    if published is None:
+        raise CardError(f"claim {claim.name!r}: a side cites no published {quantity}; next: add `{quantity}` to it")
     base = Finding(
         claim,
         published,

@@ -57,6 +57,8 @@ class Comparison:
 @cache
 def read(file: str) -> tuple[Printed, ...]:
     """Read one file of `reports/paper/`. Raises `CardError` for a file that is not there."""
+    if "/" in file or "\\" in file:
+        raise CardError(f"{file}: out of reports/paper; next: the name of a file in it, without folders")
     path = cards.ROOT / "reports" / "paper" / file
     try:
         with path.open(encoding="utf-8", newline="") as lines:
@@ -80,6 +82,8 @@ def read(file: str) -> tuple[Printed, ...]:
 
 def cite(reference: str) -> str:
     """Return the figure that `file|table|row|column` names, as printed. Raises `CardError` if there is none."""
+    if reference.count("|") != 3:
+        raise CardError(f"{reference!r} cites no figure; next: write file|table|row|column")
     file, table, label, column = reference.split("|")
     for row in read(file):
         if row.table == table and row.label == label:
