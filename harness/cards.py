@@ -40,7 +40,7 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str, struct: type[C]) -> C:
     """Load one card; an unknown name lists the known ones, a bad field names the file, the field and its neighbour."""
     path = Path(name) if name.endswith(".toml") else ROOT / kind / f"{name}.toml"
-    if not path.is_file():
+    if not (files.is_file(path) if name.endswith(".toml") else name in names(kind)):
         if name.endswith(".toml"):
             raise CardError(f"{path}: no such card; next: `harness list {kind}` shows the shipped ones")
         raise UnknownName(kind.removesuffix("s"), name, names(kind))

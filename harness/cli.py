@@ -593,7 +593,7 @@ def _asked(options: dict[str, Any]) -> Any:
         if device and not device.startswith("served"):
             raise SettingError(f"--device {device}: a server has devices of its own; next: leave --device out")
         device = "cpu"
-    device = device or backend.best()
+    device = backend.best() if device is None else device
     model = options.pop("model") or catalogue.DEFAULT_MODEL
     return Asked(**options, device=device, model=model, settings=settings)
 

@@ -30,7 +30,8 @@ class UnknownName(HarnessError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(f"unknown {kind} {name!r}{guess(name, self.known)}; known: {', '.join(self.known) or 'none'}")
+        shown = name if len(name) <= 100 else f"{name[:100]}..."
+        super().__init__(f"unknown {kind} {shown!r}{guess(name, self.known)}; known: {', '.join(self.known) or 'none'}")
 
 
 class CardError(HarnessError):

@@ -99,6 +99,22 @@ def _kind(mode: int) -> str:
     return known.get(stat.S_IFMT(mode), "a device")
 
 
+def is_file(path: Path) -> bool:
+    """Return whether this is a file; a name that no file system can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether this is a folder; a name that no file system can have is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write `data` beside `path` and rename it there: a reader sees the old content or the new. Raises `OSError`."""
     raw = data.encode() if isinstance(data, str) else data

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from harness import plugins
-from harness.errors import SettingError
+from harness.errors import SettingError, UnknownName
 from harness.machine import backend
 from harness.measure import sampling
 from harness.measure.asked import PROTOCOLS, Asked, Protocol, Setting
@@ -97,8 +97,9 @@ class Cell:
 
     def path(self, out: Path, machine: str) -> Path:
         """Return where the finished log of this cell lies: `<out>/<machine>/<title>-<key>.jsonl`."""
-        name = re.sub(r"[^A-Za-z0-9.+-]+", "-", f"{self.title}-{self.key}")
-        return out / machine / f"{name}.jsonl"
+        title = re.sub(r"[^A-Za-z0-9.+-]+", "-", f"{self.title}-")
+        most = 255 - len(f"-{self.key}.jsonl.part")  # of bytes, on every usual file system; the key tells cells apart
+        return out / machine / f"{title[:-1][:most]}-{self.key}.jsonl"
 
 
 SERVED: Mapping[str, object] = {"endpoint": "", "concurrency": 1, "load": ()}
@@ -143,6 +144,7 @@ def settle(asked: Asked) -> Settled:
         side = card.resolution.default
     check_side(card, side)
     _check(asked)
+    _check_part(card, asked.part)
     device = runner.place(asked.device)
     dtype = asked.dtype or backend.of(device).dtype()
     wishes = _changed(card, runner, asked.settings)
@@ -195,6 +197,11 @@ def _check(asked: Asked) -> None:
         if value is not None and value < 1:
             raise SettingError(f"{name} {value}: must be at least 1")
     _ = asked.rule
+
+
+def _check_part(card: ModelCard, part: str | None) -> None:
+    if part is not None and part not in card.part_names:
+        raise UnknownName(f"part of {card.name}", part, card.part_names)
 
 
 def _changed(card: ModelCard, runner: ModuleType, given: Mapping[str, Setting]) -> dict[str, Setting]:

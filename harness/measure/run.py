@@ -12,7 +12,7 @@ import msgspec
 
 from harness import __version__
 from harness.clock import Clock, Monotonic
-from harness.errors import DeviceError, LogError, SettingError, out_of_memory
+from harness.errors import CardError, DeviceError, HarnessError, LogError, SettingError, out_of_memory
 from harness.machine import backend, energy, environment, lock, peaks
 from harness.machine.device import Device
 from harness.machine.devices.cpu import usable_cores
@@ -63,11 +63,9 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
     )
     try:
         model = engine.load(job.card, job.source, options)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        what = f"{job.cell.model} in {job.cell.dtype} does not fit into the memory of {job.cell.device}"
-        raise DeviceError(f"{what}; next: {backend.less_memory(job.cell.device)}") from error
+    except Exception as error:
+        _explain(job, error)
+        raise
     told = model.describe().get("configuration", "")
     if "checkpoint" in told:
         notify(f"note: {job.source.folder}: its own configuration counts where the card differs: {told}")
@@ -78,6 +76,18 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
         yield model, device, clock
     finally:
         model.close()
+
+
+def _explain(job: Job, error: Exception) -> None:
+    """Say in our words why a model cannot be built: no memory, or a card of the user's own; else do nothing."""
+    if isinstance(error, HarnessError):
+        return
+    if out_of_memory(error):
+        what = f"{job.cell.model} in {job.cell.dtype} does not fit into the memory of {job.cell.device}"
+        raise DeviceError(f"{what}; next: {backend.less_memory(job.cell.device)}") from error
+    if job.asked.model.endswith(".toml"):  # whatever a library raises
+        what = f"no model can be built of it: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        raise CardError(f"{job.asked.model}: {what}; next: mend the card; HARNESS_TRACEBACK=1 shows where") from error
 
 
 def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[MeasureRecord]:

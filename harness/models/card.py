@@ -1,13 +1,17 @@
 """What a model card may say: one checkpoint, or one exact architecture, as facts."""
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from harness import cards
 from harness.cards import Card, Facts
 from harness.errors import SettingError, UnknownName
+
+Size = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+"""A number of something that there is: layers, heads, pixels. Torch takes a negative one for a small one, or ends."""
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 FREE = ("any", "area", "longest_edge", "tiles", "budget", "caller")
 """Rules under which every side runs."""
@@ -29,11 +33,11 @@ class Resolution(Facts, frozen=True):
     """
 
     rule: Literal["multiple", "choice", "fixed", "any", "area", "longest_edge", "tiles", "budget", "caller"]
-    default: int
-    of: int | None = None
-    minimum: int = 1
-    maximum: int = 8192
-    values: tuple[int, ...] = ()
+    default: Id
+    of: Size | None = None
+    minimum: Id = 1
+    maximum: Size = 8192
+    values: tuple[Size, ...] = ()
 
     def supported(self) -> list[int]:
         """Return the sides a table lists: all choices, the one fixed, or the paper's usual ones that fit."""
@@ -64,22 +68,29 @@ class Llm(Facts, frozen=True):
     """A decoder-only language model, by the fields of its transformers configuration."""
 
     kind: Literal["qwen2", "llama", "phi3"]
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    vocab: int
+    hidden: Size
+    layers: Size
+    heads: Size
+    kv_heads: Size
+    ffn: Size
+    vocab: Size
     rope_theta: float
     rms_eps: float
-    positions: int
+    positions: Size
     tied: bool = False
-    bos: int | None = None
-    eos: tuple[int, ...] = ()
+    bos: Id | None = None
+    eos: tuple[Id, ...] = ()
     rope_scaling: dict[str, Any] = {}
     """What changes the rotary frequencies besides their base, as transformers' `rope_parameters` names it."""
     config: dict[str, Any] = {}
     """Further fields of the transformers configuration: those whose value is not the class's own."""
+
+    def __post_init__(self) -> None:
+        """Refuse heads that cannot be: torch says so only in the middle of an answer."""
+        if self.hidden % self.heads and "head_dim" not in self.config:
+            raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
 
 
 class Encoder(Facts, frozen=True):
@@ -88,8 +99,8 @@ class Encoder(Facts, frozen=True):
     name: str
     library: Literal["own", "transformers", "timm"]
     architecture: str
-    width: int
-    side: int | None = None
+    width: Size
+    side: Size | None = None
     repo: str | None = None
     settings: dict[str, Any] = {}
 

@@ -44,14 +44,20 @@ def model_card(text: str, offline: bool = False) -> ModelCard:
     """
     if text in cards.names("models") or text.endswith(".toml"):
         return load_model_card(text)
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    if files.is_folder(folder := _expanded(text)):
         return of_folder(folder)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _of_repo(text, offline)
     if "/" in text:
         raise SettingError(f"--model {text}: no such folder; next: a card's name, a card file, a folder, or a Hub id")
     return load_model_card(text)
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # `~nobody`
+        return Path(text)
 
 
 def routes(card: ModelCard) -> list[str]:

@@ -104,3 +104,15 @@ def test_an_encoder_alone_has_no_stages_to_isolate() -> None:
     assert settled.card.llm is None
     assert not settled.isolate
     assert "--isolate-stages changes nothing" in settled.notices[-1]
+
+
+def test_a_long_setting_leaves_a_name_that_a_file_can_have() -> None:
+    names = [replace(CELL, settings={"answer": letter * 300}).path(Path("out"), "box").name for letter in "xy"]
+    assert all(len(f"{name}.part") == 255 for name in names)
+    assert len(set(names)) == 2
+    assert CELL.path(Path("out"), "box").name == f"pages-m-1024px-cpu-float32-{CELL.key}.jsonl"
+
+
+def test_a_part_that_the_model_has_not_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(UnknownName, match=r"unknown part of fastvlm-0\.5b 'nonsense'; known: fastvithd, llm"):
+        cell.settle(Asked(part="nonsense"))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness import cards, cli
 from harness.clock import Scripted
-from harness.errors import DeviceError
+from harness.errors import CardError, DeviceError, SettingError, UnknownName
 from harness.machine import backend, lock
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
@@ -144,3 +144,33 @@ def test_threads_are_those_that_were_asked_for_and_only_for_that_run(asked: Aske
         assert torch.get_num_threads() == (threads or own)
     assert "64 threads wait for each other on 2 cores" in run.crowded(64, 2)
     assert run.crowded(2, 2) == run.crowded(None, 2) == ""
+
+
+def test_a_card_that_no_model_can_be_built_of_is_named(asked: Asked, tmp_path: Path) -> None:
+    text = (cards.ROOT / "models" / "fastvlm-nano.toml").read_text().replace('shipped = "fastvlm-nano"\n', "")
+    wrong = text.replace("cls_ratio = 1.0", "cls_ratioo = 1.0")
+    assert wrong != text
+    (tmp_path / "card.toml").write_text(wrong)
+    own = replace(asked, model=str(tmp_path / "card.toml"), device="cpu", res=64, weights="random")
+    with pytest.raises(
+        CardError, match=r"card\.toml: no model can be built of it: .*cls_ratioo.*; next: mend the card"
+    ):
+        list(run.run_job(prepare(own), lambda _: None, Scripted()))
+
+
+@pytest.mark.parametrize("value", ["-10.0", '"soon"'])
+def test_a_fake_cards_own_setting_is_a_number_of_0_or_more(asked: Asked, tmp_path: Path, value: str) -> None:
+    text = (cards.ROOT / "models" / "fake.toml").read_text()
+    wrong = text.replace("encode_ms = 10.0", f"encode_ms = {value}")
+    assert wrong != text
+    (tmp_path / "card.toml").write_text(wrong)
+    own = replace(asked, model=str(tmp_path / "card.toml"))
+    with pytest.raises(SettingError, match=r"setting encode_ms of card: .* must be a number, 0 or more; next:"):
+        list(run.run_job(prepare(own), lambda _: None, Scripted()))
+
+
+def test_a_device_without_a_name_is_none() -> None:
+    context = cli.program.commands["run"].make_context("run", ["--model", "fake", "--device", ""])
+    left = {"protocol", "processes", "again", "as_json", "bare"}
+    with pytest.raises(UnknownName, match="unknown device ''"):
+        prepare(cli._asked({name: value for name, value in context.params.items() if name not in left}))
