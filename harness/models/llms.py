@@ -22,7 +22,7 @@ CLASSES: dict[str, tuple[Any, Any]] = {
 
 
 def build(card: Llm) -> PreTrainedModel:
-    """Return the model with uninitialised weights; call under `weights.empty()` so that nothing is allocated twice."""
+    """Return the model with uninitialised weights; call under `loading.empty()` so that nothing is allocated twice."""
     config_class, model_class = CLASSES[card.kind]
     config = config_class(
         vocab_size=card.vocab,

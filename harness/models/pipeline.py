@@ -19,12 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
 from harness.errors import ExampleError, OutputError, SettingError
-from harness.models import configuration, llms, tokenizers, weights
+from harness.models import configuration, llms, loading, tokenizers
 from harness.models.card import ModelCard
 from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison, Configuration, Difference
+from harness.models.loading import Target
 from harness.models.protocol import Done, Event, Foreseen, Options, Piece, Request, Seen, Work
-from harness.models.weights import Source, Target
+from harness.models.weights import Source
 
 NOT_READ = Configuration(Path())
 
@@ -71,7 +72,7 @@ class VisionLanguageModel(ABC):
         self.tokenizer = tokenizers.find(
             source.folder, card.llm.vocab if card.llm else 1, trained=source.trained and card.llm is not None
         )
-        with weights.empty():
+        with loading.empty():
             built = self.build()
         self.parts = nn.ModuleDict({name: module for name, module in built.items() if self._wanted(name)})
         if source.trained and card.llm and source.folder:
@@ -81,7 +82,7 @@ class VisionLanguageModel(ABC):
             assert source.folder
             self.load(source)
         else:
-            weights.randomise(self.parts, options.seed, options.device, self.dtype)
+            loading.randomise(self.parts, options.seed, options.device, self.dtype)
         self.encoder_side = options.side
         self._largest: list[Any] = []
         """Of the last answer: each token's largest logit, still on the device; of an encoder alone, its features."""
@@ -168,7 +169,7 @@ class VisionLanguageModel(ABC):
     def load(self, source: Source) -> None:
         """Fill the parts from a checkpoint; families whose encoders come from other repositories extend this."""
         assert source.folder
-        weights.fill(self.parts, weights.Tensors(source.folder), self.rename, self.device, self.dtype)
+        loading.fill(self.parts, Tensors(source.folder), self.rename, self.device, self.dtype)
 
     # --- what they share ---
 

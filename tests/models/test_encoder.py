@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from harness import cards, images
 from harness.errors import CardError, ExampleError, SettingError, UnknownName, WeightsError
-from harness.models import weights
+from harness.models import loading
 from harness.models.card import Encoder, Llm, ModelCard, Resolution, load_model_card
 from harness.models.families import encoder
 from harness.models.protocol import Done, Options, Piece, Request, Seen
@@ -257,7 +257,7 @@ def test_timms_own_names_are_what_the_timm_cards_read() -> None:
         if card.adapter != "encoder" or card.llm or card.encoders[0].library != "timm":
             continue
         settings = encoder.read_settings(card)
-        with weights.empty(), torch.device("meta"):
+        with loading.empty(), torch.device("meta"):
             arguments = {key: value for key, value in settings.arguments.items() if key != "inference_mode"}
             whole = timm.create_model(card.encoders[0].architecture, num_classes=8, **arguments)
         if settings.arguments.get("inference_mode"):

@@ -13,10 +13,11 @@ from harness import images
 from harness.errors import ExampleError, SettingError, UnknownName, WeightsError
 from harness.models import pipeline, templates
 from harness.models.card import ModelCard, load_model_card
+from harness.models.checkpoints import Tensors
 from harness.models.families import llava
 from harness.models.families.llava import token_reduction
 from harness.models.protocol import Done, Options, Piece, Request, Seen
-from harness.models.weights import Source, Tensors
+from harness.models.weights import Source
 
 CLIP = "clip-vit-l-336"
 QUESTION = "What is written on the page?"

@@ -19,11 +19,12 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from harness import images
 from harness.errors import ExampleError, WeightsError
 from harness.models.card import Encoder, Llm, load_model_card
+from harness.models.checkpoints import Tensors
 from harness.models.families import llava_onevision
 from harness.models.families.llava_onevision import LlavaOnevision, layout, pinpoint
 from harness.models.pipeline import parameter_count
 from harness.models.protocol import Done, Options, Piece, Request, Seen
-from harness.models.weights import Source, Tensors
+from harness.models.weights import Source
 
 IMAGE_ID = 300
 SIDE = 56

@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from harness import cards, catalogue
 from harness.errors import WeightsError
-from harness.models import llms, weights
+from harness.models import llms, loading, weights
 from harness.models.card import Llm, load_model_card
 from harness.models.checkpoints import Tensors
 from harness.models.families import fastvlm
@@ -52,13 +52,13 @@ def numbers(seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def parts() -> nn.ModuleDict:
-    with weights.empty():
+    with loading.empty():
         return nn.ModuleDict({"net": Net()})
 
 
 def filled(folder: Path, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
     built = parts()
-    weights.fill(built, Tensors(folder), lambda name: name, "cpu", dtype)
+    loading.fill(built, Tensors(folder), lambda name: name, "cpu", dtype)
     return built
 
 
@@ -164,7 +164,7 @@ def test_a_number_too_large_for_the_runs_dtype_is_found(tmp_path: Path) -> None:
 def test_two_tensors_for_one_place_are_refused(tmp_path: Path) -> None:
     save_file(numbers() | {"again.first.bias": torch.ones(4)}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="given twice"):
-        weights.fill(parts(), Tensors(tmp_path), lambda name: name.replace("again.", "net."), "cpu", torch.float32)
+        loading.fill(parts(), Tensors(tmp_path), lambda name: name.replace("again.", "net."), "cpu", torch.float32)
     (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
     save_file({"net.first.bias": torch.ones(4)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match=r"net\.first\.bias is in a\.safetensors and in other\.safetensors"):
@@ -247,9 +247,9 @@ def test_a_filled_llm_gives_the_logits_of_transformers_own_loading(tmp_path: Pat
     reference = Qwen2ForCausalLM(llms.build(card).config).eval()
     reference.save_pretrained(tmp_path)
     assert ("lm_head.weight" in Tensors(tmp_path)) is not tied
-    with weights.empty():
+    with loading.empty():
         built = nn.ModuleDict({"llm": llms.build(card)})
-    weights.fill(built, Tensors(tmp_path), lambda name: f"llm.{name}", "cpu", torch.float32)
+    loading.fill(built, Tensors(tmp_path), lambda name: f"llm.{name}", "cpu", torch.float32)
     model: Any = built["llm"]
     ids = torch.tensor([[1, 2, 3, 39]])
     assert torch.equal(model(ids).logits, reference(ids).logits)
@@ -268,10 +268,10 @@ def test_an_untied_model_needs_its_head(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, tmp_path / "model.safetensors")
-    with weights.empty():
+    with loading.empty():
         built = nn.ModuleDict({"llm": llms.build(LLM)})
     with pytest.raises(WeightsError, match=r"1 missing: llm\.lm_head\.weight"):
-        weights.fill(built, Tensors(tmp_path), lambda name: f"llm.{name}", "cpu", torch.float32)
+        loading.fill(built, Tensors(tmp_path), lambda name: f"llm.{name}", "cpu", torch.float32)
 
 
 def test_one_part_alone_is_filled_and_the_others_are_left_out(tmp_path: Path) -> None:
@@ -285,9 +285,9 @@ def test_one_part_alone_is_filled_and_the_others_are_left_out(tmp_path: Path) ->
 @torch.inference_mode()
 def test_random_weights_depend_on_the_seed_alone_and_keep_signals_alive() -> None:
     def built(seed: int, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
-        with weights.empty():
+        with loading.empty():
             made = nn.ModuleDict({"llm": llms.build(LLM), "net": Net()})
-        weights.randomise(made, seed, "cpu", dtype)
+        loading.randomise(made, seed, "cpu", dtype)
         return made
 
     first, again, other = built(0).state_dict(), built(0).state_dict(), built(1).state_dict()
@@ -306,7 +306,7 @@ def test_random_weights_depend_on_the_seed_alone_and_keep_signals_alive() -> Non
 def test_rows_of_a_random_matrix_do_not_repeat() -> None:
     """A block of 2^22 numbers, repeated, would make a 4096-wide matrix of 1,024 rows over and over."""
     wide = nn.ModuleDict({"net": nn.Linear(4096, 2048, bias=False, device="meta")})
-    weights.randomise(wide, 0, "cpu", torch.float32)
+    loading.randomise(wide, 0, "cpu", torch.float32)
     matrix = wide.get_parameter("net.weight")
     assert len(torch.unique(matrix[:, :3], dim=0)) == 2048
     assert float(matrix.std()) == pytest.approx(4096**-0.5, rel=0.01)
@@ -314,7 +314,7 @@ def test_rows_of_a_random_matrix_do_not_repeat() -> None:
 
 def test_nothing_is_allocated_on_the_meta_device() -> None:
     built = parts()
-    weights.randomise(built, 0, "meta", torch.bfloat16)
+    loading.randomise(built, 0, "meta", torch.bfloat16)
     assert all(value.is_meta for value in built.state_dict().values())
 
 

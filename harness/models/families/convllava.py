@@ -11,9 +11,10 @@ from transformers import ConvNextConfig, ConvNextModel
 from harness.models.card import ModelCard, with_settings
 from harness.models.configuration import Comparison, Fields
 from harness.models.families.llava import Llava
+from harness.models.loading import Target
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Model, Options
-from harness.models.weights import Source, Target
+from harness.models.weights import Source
 
 
 class ConvLlava(Llava):

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from harness import images
 from harness.cards import Facts
 from harness.errors import CardError, ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
-from harness.models import templates, weights
+from harness.models import loading, templates
 from harness.models.card import Encoder, ModelCard, with_settings
+from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison
+from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel, mlp, to_device
 from harness.models.protocol import Options
-from harness.models.weights import Source, Target
+from harness.models.weights import Source
 
 PROMPTS: dict[str, Callable[[str], tuple[str, str]]] = {"qwen_2": templates.qwen_2, "vicuna_v1": templates.vicuna_v1}
 
@@ -94,17 +96,17 @@ class EncoderModel(VisionLanguageModel):
         re-parameterised: the same function, in the form that is timed.
         """
         assert source.folder
-        tensors, name = weights.Tensors(source.folder), self.encoder.name
+        tensors, name = Tensors(source.folder), self.encoder.name
         if not self.settings.arguments.get("inference_mode") or any(".reparam_conv." in key for key in tensors):
-            weights.fill(self.parts, tensors, self.rename, self.device, self.dtype)
+            loading.fill(self.parts, tensors, self.rename, self.device, self.dtype)
             return
         from timm.utils import reparameterize_model  # type: ignore[attr-defined]
 
         arguments = {**self.settings.arguments, "inference_mode": False}
-        with weights.empty():
+        with loading.empty():
             whole = build(self.encoder, msgspec.structs.replace(self.settings, arguments=arguments))
         self.parts[name] = whole
-        weights.fill(self.parts, tensors, self.rename, "cpu", torch.float32)
+        loading.fill(self.parts, tensors, self.rename, "cpu", torch.float32)
         fused = reparameterize_model(self.parts[name])
         self.parts[name] = fused.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
 
@@ -172,9 +174,9 @@ class EncoderModel(VisionLanguageModel):
         """Run the encoder without memory: this model's own on the meta device, else a twin."""
         twin = self.parts
         if self.options.device != "meta" or self.encoder.name not in self.parts:
-            with weights.empty():
+            with loading.empty():
                 twin = nn.ModuleDict({self.encoder.name: build(self.encoder, self.settings)})
-            weights.randomise(twin, 0, "meta", self.dtype)
+            loading.randomise(twin, 0, "meta", self.dtype)
         pixels = torch.empty(1, 3, self.side, self.side, dtype=self.dtype, device="meta")
         take = FEATURES[self.encoder.library, self.settings.feature]
         return tuple(take(twin[self.encoder.name], pixels).shape)
@@ -214,7 +216,7 @@ def read_settings(card: ModelCard) -> Settings:
 
 
 def build(encoder: Encoder, settings: Settings) -> nn.Module:
-    """Return the encoder of timm or transformers, without classifier; call under `weights.empty()`."""
+    """Return the encoder of timm or transformers, without classifier; call under `loading.empty()`."""
     if encoder.library == "own":
         raise CardError(
             f"encoder {encoder.name!r}: library 'own' belongs to a family's adapter; here: timm, transformers"

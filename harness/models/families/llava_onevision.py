@@ -23,9 +23,10 @@ from harness import images
 from harness.errors import ExampleError, UnknownName
 from harness.models.card import ModelCard, with_settings
 from harness.models.configuration import Comparison, llava_projector, pixels, transformer
+from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel, mlp, to_device
 from harness.models.protocol import Options
-from harness.models.weights import Source, Target
+from harness.models.weights import Source
 
 HALF = (0.5, 0.5, 0.5)
 SIGLIP: dict[str, Any] = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
 
 from harness.errors import HarnessError, SettingError, WeightsError, out_of_memory
-from harness.models import weights
+from harness.models import loading
 from harness.models.card import ModelCard
 from harness.models.families.auto import stand_in
 from harness.models.families.auto.kinds import family
@@ -126,11 +126,11 @@ def _trained(source: Source, config: "PreTrainedConfig", options: Options) -> "t
 def _random(config: "PreTrainedConfig", options: Options) -> "PreTrainedModel":
     """Build the exact architecture without memory, then fill it with random weights of sensible scale."""
     dtype = getattr(torch, options.dtype)
-    with weights.empty():
+    with loading.empty():
         model: PreTrainedModel = AutoModelForMultimodalLM.from_config(config, dtype=dtype)
     holder = nn.Module()
     holder.add_module("model", model)  # one level down: ties are the model's own affair, see below
-    weights.randomise(nn.ModuleDict({"holder": holder}), options.seed, options.device, dtype)
+    loading.randomise(nn.ModuleDict({"holder": holder}), options.seed, options.device, dtype)
     model.tie_weights()
     return model
 

@@ -19,16 +19,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
 from harness.errors import ExampleError, UnknownName, WeightsError
-from harness.models import configuration, weights
+from harness.models import configuration, loading, weights
 from harness.models.card import Encoder, ModelCard
+from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison
 from harness.models.families.cambrian.aggregator import Connector, Sampler, Views, views, window
 from harness.models.families.cambrian.encoders import RGB, TOWERS, Tower
 from harness.models.families.cambrian.templates import TEMPLATES
+from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel, parameter_bytes, to_device
 from harness.models.protocol import Options, Seen, Work
 from harness.models.tokenizers import StandIn
-from harness.models.weights import Source, Target
+from harness.models.weights import Source
 
 STATED = {
     "image_position": "image_position",
@@ -110,14 +112,14 @@ class Cambrian(VisionLanguageModel):
         assert source.folder
         own = nn.ModuleDict({name: part for name, part in self.parts.items() if name not in self.encoder_names})
         if own:
-            weights.fill(own, weights.Tensors(source.folder), self.rename, self.device, self.dtype)
+            loading.fill(own, Tensors(source.folder), self.rename, self.device, self.dtype)
         for encoder in self.card.encoders:
             if encoder.name in self.parts:
                 tower = self._encoder_source(encoder, source)
                 assert tower.folder
                 part = nn.ModuleDict({encoder.name: self.parts[encoder.name]})
                 rename = partial(self.rename_encoder, encoder)
-                weights.fill(part, weights.Tensors(tower.folder), rename, self.device, self.dtype)
+                loading.fill(part, Tensors(tower.folder), rename, self.device, self.dtype)
                 self.encoder_sources[encoder.name] = f"{encoder.repo} at {tower.folder.name}"
 
     def rename(self, name: str) -> Target:
@@ -317,9 +319,9 @@ class Cambrian(VisionLanguageModel):
     def work(self, seen: Seen, /) -> dict[str, Work]:
         """Count as the other families do, and add the samplers to prefill."""
         result = super().work(seen)
-        with weights.empty():
+        with loading.empty():
             samplers = nn.ModuleDict({"samplers": self._samplers()})
-        weights.randomise(samplers, 0, "meta", self.dtype)
+        loading.randomise(samplers, 0, "meta", self.dtype)
         maps = [
             torch.empty(encoder.settings["grid"] ** 2, self.aggregator_width, dtype=self.dtype, device="meta")
             for encoder in self.card.encoders

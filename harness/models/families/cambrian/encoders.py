@@ -27,7 +27,7 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
 from harness import images
 from harness.models.card import Encoder
-from harness.models.weights import Target
+from harness.models.loading import Target
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)

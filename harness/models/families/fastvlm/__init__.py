@@ -20,9 +20,10 @@ from harness.errors import CardError, ExampleError, SettingError, UnknownName
 from harness.models import pipeline, templates
 from harness.models.card import ModelCard, check_settings, check_side, with_settings
 from harness.models.configuration import Comparison, llava_projector, pixels, section
+from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel
 from harness.models.protocol import Model, Options
-from harness.models.weights import Source, Target
+from harness.models.weights import Source
 
 STRIDE = 64
 """Pixels a side of the square that one visual token stands for."""

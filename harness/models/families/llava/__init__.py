@@ -15,13 +15,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from harness import images
 from harness.errors import ExampleError, WeightsError
-from harness.models import configuration, pipeline, templates, weights
+from harness.models import configuration, loading, pipeline, templates, weights
 from harness.models.card import ModelCard, check_settings, check_side, with_settings
+from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison, Configuration, Fields, llava_projector, pixels, transformer
 from harness.models.families.llava import token_reduction
+from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel
 from harness.models.protocol import Model, Options, Seen, Work
-from harness.models.weights import Source, Target, Tensors
+from harness.models.weights import Source
 
 LAYER = -2
 """LLaVA-1.5's feature: the last but one layer's output."""
@@ -105,10 +107,10 @@ class Llava(VisionLanguageModel):
                 self.tower_source = f"{tower.folder} ({tower.digest})"
                 module = nn.ModuleDict({self.tower_name: parts[self.tower_name]})
                 assert tower.folder
-                weights.fill(module, Tensors(tower.folder), self._rename_own_tower, self.device, self.dtype)
+                loading.fill(module, Tensors(tower.folder), self._rename_own_tower, self.device, self.dtype)
                 parts = nn.ModuleDict({name: part for name, part in parts.items() if name != self.tower_name})
         if len(parts):
-            weights.fill(parts, tensors, self.rename, self.device, self.dtype)
+            loading.fill(parts, tensors, self.rename, self.device, self.dtype)
 
     def _own_tower(self, source: Source, tensors: Tensors) -> Source | None:
         """Return where the tower's own repository lies, or None where the checkpoint has the tower in it."""
