@@ -101,14 +101,14 @@ def refused(valid: Sequence[bool], reasons: Iterable[Sequence[str]] = ()) -> lis
     ]
 
 
-def few_samples(values_ns: ArrayLike, needed: int = FEWEST, what: str = "TTFT") -> Doubt | None:
-    """Doubt a median of few samples, or one whose interval is wider than ±5 %."""
+def few_samples(values_ns: ArrayLike, needed: int = FEWEST, what: str = "TTFT", kept: str = "valid") -> Doubt | None:
+    """Doubt a median of few samples, or one whose interval is wider than ±5 %; `kept` is what the gate called them."""
     estimate = median_interval(values_ns)
     of = "" if what == "TTFT" else f" of {what}"
     if estimate.n < needed:
         return Doubt(
             "few_samples",
-            f"only {estimate.n} valid samples{of}",
+            f"only {estimate.n} {kept} samples{of}",
             f"measure at least {needed}: raise --limit",
             float(estimate.n),
         )
@@ -260,10 +260,11 @@ class Measured:
 def examine(cell: Measured) -> list[Doubt]:
     """Return every doubt about one cell."""
     headlines = {"TTFT": cell.ttft_ns} if cell.others_ns is None else cell.others_ns
+    kept = "valid" if any(cell.valid) or not cell.valid else "refused"  # without a valid one the refused are shown
     found = [
         torn(cell.finished, cell.torn_bytes),
         *refused(cell.valid, cell.reasons),
-        *(doubt for what, values in headlines.items() for doubt in of_series(values, what)),
+        *(doubt for what, values in headlines.items() for doubt in of_series(values, what, kept)),
         residual(cell.ttft_ns, cell.stage_sum_ns),
         cold(cell.cold_ns, cell.ttft_ns),
         clock_gap(cell.host_ns, cell.device_ns),
@@ -271,7 +272,7 @@ def examine(cell: Measured) -> list[Doubt]:
     return [doubt for doubt in found if doubt is not None]
 
 
-def of_series(values_ns: ArrayLike, what: str) -> list[Doubt]:
+def of_series(values_ns: ArrayLike, what: str, kept: str = "valid") -> list[Doubt]:
     """Return the doubts about one series of times whose median is quoted; `what` it is called."""
-    found = (few_samples(values_ns, what=what), unstable(values_ns, what), slow_first(values_ns, what))
+    found = (few_samples(values_ns, what=what, kept=kept), unstable(values_ns, what), slow_first(values_ns, what))
     return [doubt for doubt in (*found, drift(values_ns, what)) if doubt is not None]

@@ -64,6 +64,13 @@ def test_refusals_are_counted_by_reason():
     assert [(doubt.name, doubt.amount) for doubt in found] == [("contended", 0.6), ("throttled", 0.2)]
 
 
+def test_refused_samples_are_not_called_valid():
+    texts = [doubt.text for doubt in checks.examine(checks.Measured(others_ns={"TTFT": [1e8] * 2}, valid=[False] * 2))]
+    assert "only 2 refused samples" in texts
+    texts = [doubt.text for doubt in checks.examine(checks.Measured(others_ns={"TTFT": [1e8] * 2}, valid=[True] * 2))]
+    assert "only 2 valid samples" in texts
+
+
 def test_a_slow_first_sample_that_is_not_the_slowest_is_only_scatter():
     values = np.where(np.arange(50) == 0, 130e6, QUIET)
     assert checks.slow_first(values).amount == pytest.approx(1.3, abs=0.01)
