@@ -46,22 +46,22 @@ MUTANTS = (
     Mutant(
         "consecutive failures are never forgiven",
         "harness/measure/loop.py",
-        "            self.failures_in_a_row = 0\n",
-        "",
+        "            self.failures_in_a_row = 0\n            new",
+        "            new",
         LOOP,
     ),
     Mutant(
         "drift is compared across shapes",
-        "harness/measure/loop.py",
-        "return headline_ns(measured) if _shape(measured) == self._usual else None",
-        "return headline_ns(measured)",
-        LOOP,
+        "harness/measure/gate.py",
+        "known = self._first_ns.get(shape, [])",
+        "known = [one for each in self._first_ns.values() for one in each]",
+        ("tests/measure/test_gate.py",),
     ),
     Mutant(
         "random weights answer in full",
         "harness/measure/loop.py",
-        "length = example.max_new_tokens if plan.score else 1",
-        "length = example.max_new_tokens",
+        "length = example.max_new_tokens if plan.score and not",
+        "length = example.max_new_tokens if not",
         LOOP,
     ),
     Mutant(
@@ -88,8 +88,8 @@ MUTANTS = (
     Mutant(
         "the gate's first samples grow without end",
         "harness/measure/gate.py",
-        "len(self._first_ns) < 2 * HISTORY",
-        "True",
+        "if headline_ns is not None and len(first_ns) < 2 * HISTORY:",
+        "if headline_ns is not None:",
         ("tests/measure/test_gate.py",),
     ),
     Mutant(
@@ -116,16 +116,16 @@ MUTANTS = (
     Mutant(
         "refused samples of an earlier process are not counted",
         "harness/measure/run.py",
-        "refused = len([s for s in earlier if s.stages and not s.valid])",
+        "refused = len([s for s in earlier if s.timed and not s.valid])",
         "refused = 0",
         ("tests/measure/test_run.py",),
     ),
     Mutant(
         "LLaVA cuts a longer vocabulary without a word",
-        "harness/models/families/llava/__init__.py",
-        "return table[:vocab] if vocab < len(table) <= vocab + 64 else table",
-        "return table[:vocab]",
-        ("tests/models/test_llava.py",),
+        "harness/models/configuration.py",
+        "    return msgspec.structs.replace(card, vocab=vocab, tied=tied)",
+        "    return msgspec.structs.replace(card, vocab=min(vocab, card.vocab), tied=tied)",
+        ("tests/models/test_llava.py", "tests/models/test_configuration.py"),
     ),
     Mutant(
         "OneVision does not round",

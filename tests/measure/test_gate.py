@@ -279,3 +279,29 @@ def test_span_is_measured_by_the_gate_itself():
     cpu.use(2.0)
     assert judge.gate.after(before, SECOND, SECOND).valid
     assert Span(1, 0).wall_ns == 1
+
+
+def headlines(times_ms, shape=()):
+    """Return what a fresh gate says of these headlines one by one."""
+    judge = Judge()
+    told = []
+    for ms in times_ms:
+        before = judge.gate.before()
+        judge.clock.advance(SECOND, SECOND)
+        told.append(judge.gate.after(before, SECOND, SECOND, ms * MS, shape))
+    return told
+
+
+def test_a_slow_drift_is_measured_from_the_first_samples_and_not_from_ever_later_ones():
+    """One per cent a sample: over the first ten's median it is 15 % after some twenty, whatever came in between."""
+    told = headlines([100 + n for n in range(40)])
+    assert any("drift" in verdict.reasons for verdict in told)
+    assert all(verdict.valid for verdict in told[:15])
+
+
+def test_large_pages_after_small_ones_are_no_drift():
+    judge = Judge()
+    for size, ms in [("small", 10)] * 12 + [("large", 40)] * 12:
+        before = judge.gate.before()
+        judge.clock.advance(SECOND, SECOND)
+        assert judge.gate.after(before, SECOND, SECOND, ms * MS, size).valid
