@@ -254,7 +254,7 @@ def test_engines_place_a_run(engine: str, device: str, placed: str) -> None:
 
 
 def test_engines_refuse_what_is_not_theirs() -> None:
-    with pytest.raises(SettingError, match=r"known: coreml\+mlx, mlx, torch"):
+    with pytest.raises(SettingError, match=r"known: coreml\+mlx, mlx, openai, torch"):
         cell.engine("onnx")
     with pytest.raises(SettingError, match="next: --engine mlx"):
         cell.engine("torch").place("mlx")
