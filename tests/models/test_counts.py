@@ -132,7 +132,7 @@ def test_the_table_goes_on_after_a_card_that_cannot_be_built(monkeypatch: pytest
     def model(name: str) -> ModelCard:
         return broken if name == "broken" else known(name)
 
-    monkeypatch.setattr(counts, "load_model_card", model)
+    monkeypatch.setattr(counts, "model_card", model)
     told: list[str] = []
     table = counts.table(["broken", "encoder-vitamin-l-224"], told.append)
     assert told == ["broken", "encoder-vitamin-l-224"]
