@@ -74,7 +74,8 @@ def test_names_ids_and_paths_are_told_apart(tmp_path: Path) -> None:
     assert synthesis.model_card("fastvlm-0.5b") == load_model_card("fastvlm-0.5b")
     assert synthesis.model_card("Qwen/Qwen3-VL-2B-Instruct", offline=True).name == "qwen3-vl-2b"
     assert synthesis.model_card("apple/FastVLM-0.5B", offline=True).name == "fastvlm-0.5b"
-    with pytest.raises(SettingError, match="no folder of that name here, and nobody/nothing is not \(or not all\) in the Hub cache"):
+    unknown = r"no folder of that name here, and nobody/nothing is not \(or not all\) in the Hub cache"
+    with pytest.raises(SettingError, match=unknown):
         synthesis.model_card("nobody/nothing", offline=True)
     with pytest.raises(SettingError, match="no such folder"):
         synthesis.model_card(str(tmp_path / "gone"))
