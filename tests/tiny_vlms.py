@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForMultimodalLM
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForMultimodalLM, PreTrainedTokenizerFast
 
 from harness.models.families.auto import stand_in
 
@@ -366,6 +367,51 @@ FAMILIES: dict[str, Tiny] = {
 }  # fmt: skip
 
 
+CHATML = (
+    "{{% for message in messages %}}"
+    "{{% if loop.first and message['role'] != 'system' %}}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{{% endif %}}<|im_start|>{{{{ message['role'] }}}}\n"
+    "{{% if message['content'] is string %}}{{{{ message['content'] }}}}{{% else %}}"
+    "{{% for part in message['content'] %}}{{% if part['type'] == 'image' %}}{marker}{{% else %}}{{{{ part['text'] }}}}"
+    "{{% endif %}}{{% endfor %}}{{% endif %}}<|im_end|>\n{{% endfor %}}"
+    "{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
+)
+CHATS = {
+    "fast_vlm": ("<image>\n", {"image_token": "<image>"}),
+    "qwen2_5_vl": (
+        "<|vision_start|><|image_pad|><|vision_end|>",
+        {
+            "image_token": "<|image_pad|>", "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>",
+        },
+    ),
+}  # fmt: skip
+"""Families with Qwen 2's tokenizer and template, as they are released: the image's text, and its tokens from 500 on.
+
+A server looks for the template's `<|im_start|>assistant` to tell the answer from the prompt."""
+FIRST_WORD = 3 + 256
+"""Three marks and the bytes come first; the other ids are words that only an answer has."""
+
+
+def chat_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer in Qwen 2's form without merges; it has a token for each id."""
+    tokens = CHATS[name][1]
+    marks = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
+    marks |= {token: 500 + number for number, token in enumerate(tokens.values())}
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {**marks, **{letter: 3 + number for number, letter in enumerate(letters)}}
+    taken = set(vocab.values())
+    vocab |= {f"Ġw{number}": number for number in range(VOCAB) if number not in taken}
+    made = Tokenizer(models.BPE(vocab, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, extra_special_tokens=tokens, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
 def configuration(name: str) -> Any:
     """Return the tiny configuration of a family."""
     fields = {**FAMILIES[name].config}
@@ -383,9 +429,17 @@ def write(folder: Path, name: str, seed: int = 0) -> Path:
             value.copy_(torch.randn(value.shape, generator=generator) * scale)
             if value.dim() < 2 and "norm" in path and path.endswith("weight"):
                 value.add_(1)
+            if name == "fast_vlm" and value.dim() == 4 and value.shape[1] == 1:  # mostly the pixel itself, or the
+                value.mul_(0.3)[:, :, value.shape[2] // 2, value.shape[3] // 2] += 2  # image would be forgotten
             if "layer_scale" in path or path.endswith("gate"):
                 value.copy_(torch.full_like(value, 0.5))
+        if name in CHATS:  # answers of words, not of stray bytes
+            head = model.get_output_embeddings().weight
+            head[:FIRST_WORD] *= 0.1
+            head[500 : 500 + len(CHATS[name][1])] *= 0.1
     model.save_pretrained(folder)
     processor = stand_in.processor(name, config, tiny.images, tiny.processor)
+    if name in CHATS:
+        processor.tokenizer, processor.chat_template = chat_tokenizer(name), CHATML.format(marker=CHATS[name][0])
     processor.save_pretrained(folder)
     return folder

@@ -73,6 +73,8 @@ class Asked:
         """Refuse a number that no machine could mean, whoever says it: the command line, a plan, a program."""
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
+            if name == "res" and self.endpoint:
+                least = 0  # a server is sent each file's own bytes
             if value is not None and not least <= value <= most:  # NaN is neither
                 flag = "--" + (FIELDS[name].metadata["flag"] or name.replace("_", "-"))
                 raise SettingError(f"{flag} {str(value)[:40]}: must be from {least} to {most}")

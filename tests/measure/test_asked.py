@@ -21,6 +21,14 @@ def test_a_number_out_of_all_proportion_is_refused(name: str, value: Any) -> Non
         Asked(**{name: value})
 
 
+def test_only_a_server_is_sent_pictures_as_they_are() -> None:
+    assert Asked(res=0, endpoint="http://localhost:8000/v1").res == 0
+    with pytest.raises(SettingError, match="--res -1: must be from 0"):
+        Asked(res=-1, endpoint="http://localhost:8000/v1")
+    with pytest.raises(SettingError, match="--res 0: must be from 1"):
+        Asked(res=0)
+
+
 @pytest.mark.parametrize("text", ["٢٥٦", "1_000", "1e3", "0x10", "9" * 5000])
 def test_a_whole_number_is_in_plain_digits(text: str) -> None:
     done = CliRunner().invoke(cli.program, ["run", "--res", text])
