@@ -378,6 +378,7 @@ CHATML = (
 )
 CHATS = {
     "fast_vlm": ("<image>\n", {"image_token": "<image>"}),
+    "llava_onevision": ("<image>\n", {"image_token": "<image>"}),
     "qwen2_5_vl": (
         "<|vision_start|><|image_pad|><|vision_end|>",
         {
