@@ -36,8 +36,8 @@ class FakeModel:
             raise SettingError(f"{card.name} has no part {options.only!r}; parts: {', '.join([*parts, 'llm'])}")
         self._options, self._settings = options, {**card.settings, **options.settings}
         for name, value in self._settings.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if name not in ("answer", "decode") and not (number and 0 <= value < 1e15):
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
+            if name not in ("answer", "decode") and not number:
                 told = f"setting {name} of {card.name}: {str(value)[:60]!r}"
                 raise SettingError(f"{told} must be a number, 0 or more; next: mend the card, or --set {name}=1")
         self._random = random.Random(options.seed)
