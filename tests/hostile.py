@@ -101,15 +101,18 @@ class Handler(BaseHTTPRequestHandler):
             kept = body.get("ignore_eos") and trap != "takes_fields_silently"
             made = body["max_tokens"] if kept else min(len(word), body["max_tokens"])
             told = tokens if any(cached) and trap != "cached_tokens_zero" else 0
-            details = {"prompt_tokens_details": {"cached_tokens": told}}
-            usage = {"prompt_tokens": tokens, "completion_tokens": made, **details}
+            usage = {
+                "prompt_tokens": tokens,
+                "completion_tokens": made,
+                "prompt_tokens_details": {"cached_tokens": told},
+            }
             with suppress(OSError):
                 self._stream(list(_script(trap, word, usage)))
             self.close_connection = trap in ("closes_idle", "broken")
 
     def _encode(self, data: bytes, trap: str) -> bool:
-        by_pixels = trap == "hashes_pixels"
-        known = hashlib.sha256(Image.open(io.BytesIO(data)).tobytes() if by_pixels else data).hexdigest()
+        hashed = Image.open(io.BytesIO(data)).tobytes() if trap == "hashes_pixels" else data
+        known = hashlib.sha256(hashed).hexdigest()
         cached = trap in ("repeats_free", "cached_tokens_zero", "hashes_pixels") and known in self.server.known
         self.server.known.add(known)
         time.sleep(0 if cached else COST_S)
@@ -137,8 +140,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def _tokens(data: bytes, trap: str) -> int:
     with Image.open(io.BytesIO(data)) as image:
-        longest = {"shrinks": 256, "one_size": 1}.get(trap, 10**6)
-        scale = min(1.0, longest / max(image.size))
+        scale = min(1.0, {"shrinks": 256, "one_size": 1}.get(trap, 10**6) / max(image.size))
         return round(image.width * image.height * scale**2 / 32**2)
 
 
@@ -159,10 +161,8 @@ def _script(trap: str, word: str, usage: dict[str, Any]) -> Iterator[bytes | flo
     if trap not in ("empty", "reasoning_only"):
         yield from (_chunk({"content": piece}) for piece in ([word[:2], word[2:]] if trap == "few_chunks" else word))
     if trap not in ("cut", "broken"):
-        last = {
-            "model": "another/model" if trap == "other_name" else MODEL,
-            "choices": [{"delta": {}, "finish_reason": "stop"}],
-        }
+        name = "another/model" if trap == "other_name" else MODEL
+        last = {"model": name, "choices": [{"delta": {}, "finish_reason": "stop"}]}
         yield _data(last if trap in ("no_usage", "usage_apart") else {**last, "usage": usage})
         yield from [_data({"choices": [], "usage": usage})] if trap == "usage_apart" else []
         yield b"data: [DONE]\n\n"
