@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.errors import SettingError
-from harness.measure.stopping import Rule
+from harness.measure.stopping import Rule, rule_of
 
 Protocol = Literal["ttft", "paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("ttft", "paper")
@@ -90,13 +90,7 @@ class Asked:
     @property
     def rule(self) -> Rule:
         """The stopping rule that was asked for; raises `SettingError` for one that cannot be."""
-        return Rule(
-            minimum_samples=self.minimum_samples,
-            minimum_seconds=self.minimum_seconds,
-            maximum_samples=self.maximum_samples,
-            maximum_seconds=self.maximum_seconds,
-            precision=self.precision,
-        )
+        return rule_of(self)
 
 
 RANGES = {

@@ -14,7 +14,7 @@ from harness.errors import SettingError, UnknownName
 from harness.machine import backend
 from harness.measure import sampling
 from harness.measure.asked import PROTOCOLS, Asked, Protocol, Setting
-from harness.measure.stopping import Rule
+from harness.measure.stopping import Rule, rule_of
 from harness.models.card import ModelCard, check_settings, check_side
 from harness.models.memory_format import Subject
 from harness.models.synthesis import model_card
@@ -66,13 +66,7 @@ class Cell:
     @property
     def rule(self) -> Rule:
         """When to stop."""
-        return Rule(
-            minimum_samples=self.minimum_samples,
-            minimum_seconds=self.minimum_seconds,
-            maximum_samples=self.maximum_samples,
-            maximum_seconds=self.maximum_seconds,
-            precision=self.precision,
-        )
+        return rule_of(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the cell for the log's header."""

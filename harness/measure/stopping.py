@@ -1,7 +1,7 @@
 """When is enough: until both minima, out at either maximum, or when the median is known well enough."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from harness.errors import SettingError
 from harness.stats import alike, median_interval, modes
@@ -28,6 +28,11 @@ class Rule:
                 )
         if not self.precision >= 0:
             raise SettingError(f"--precision {self.precision}: 0 or more, e.g. 0.02 for 2 %")
+
+
+def rule_of(wishes: object) -> Rule:
+    """Return the rule that `wishes` (what was asked, or a cell) has in fields of the same names."""
+    return Rule(**{field.name: getattr(wishes, field.name) for field in fields(Rule)})
 
 
 class Stopping:
