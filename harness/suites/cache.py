@@ -325,8 +325,8 @@ def writing() -> Iterator[None]:
                 f"{error.filename or cache_folder()}: no room for the examples ({error.strerror}); next: free space, "
                 "or put the cache elsewhere with VLM_PARETO_CACHE=FOLDER"
             ) from error
-        place, cache = Path(str(error.filename or cache_folder())), cache_folder()
-        ours = place.is_relative_to(cache) or cache.is_relative_to(place)
+        named, cache = Path(str(error.filename or "")), cache_folder()
+        ours = bool(error.filename) and (named.is_relative_to(cache) or cache.is_relative_to(named))
         barred = error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
         if barred or (ours and error.errno in (errno.ENOENT, errno.EEXIST)):  # as /proc says it, or a file in the way
             raise DataError(
