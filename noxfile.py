@@ -55,4 +55,4 @@ def apple(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """Run what only an NVIDIA GPU can show (docs/cuda.md). A minute; nothing of it runs without one."""
     install(session, "test")
-    session.run("pytest", "-q", "-m", "gpu", "tests/machine", *session.posargs)
+    session.run("pytest", "-q", "-m", "gpu", "tests", *session.posargs)

@@ -498,6 +498,32 @@ def doctor(strict: bool, as_json: bool) -> int:
 
 
 @program.command()
+@option("device")
+@option("dtype")
+@click.option("--res", type=click.IntRange(64, 2048), default=512, show_default=True, help="Input side in pixels.")
+@click.option("--fault", default="", metavar="NAME", help="Plant a fault, which must be found (--device fake alone).")
+@option("wait")
+@click.option(
+    "--to", default="selftest.txt", show_default=True, type=click.Path(path_type=Path), help="The file to send."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def selftest(device: Any, dtype: Any, res: int, fault: str, wait: bool, to: Path, as_json: bool) -> int:
+    """Check what this machine's numbers rest on: outputs, clocks, syncs, memory, the gate, energy. Minutes, offline.
+
+    Exit codes: 0 passed (doubts are named), 1 a check failed.
+    """
+    from harness import console
+    from harness.machine import backend
+    from harness.measure.selftest import kit
+
+    with console.Progress() as progress:
+        report = kit.run(device or backend.best(), dtype, res, fault, wait, progress.say)
+    report.write(to)
+    say(json.dumps(report.as_dict(), indent=2) if as_json else f"{report.text()}\nto send: {to}")
+    return 1 if report.failed else 0
+
+
+@program.command()
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
 @click.argument("names", nargs=-1)
 def models(form: str, names: tuple[str, ...]) -> None:

@@ -86,6 +86,21 @@ class Backend:
         """Return the accelerator's name for the machine's name; None where the processor's says it all."""
         return self._ask("card", lambda: None)
 
+    def trial_clock(self) -> Clock:
+        """Return the clock of a self-test."""
+        return self._ask("trial_clock", Monotonic)
+
+    def plant(self, fault: str) -> None:
+        """Have the opened device be faulty, for a self-test of the self-test; real devices cannot be."""
+        if not hasattr(self.module, "plant") and fault:
+            raise DeviceError(f"--fault {fault}: a real device cannot be told to fail; next: --device fake")
+        self._ask("plant", lambda: None, fault)
+
+    @property
+    def only_card(self) -> str:
+        """The one model that it runs; empty: any."""
+        return self._constant("CARD", "")
+
     @property
     def engine(self) -> str:
         """The engine that it belongs to; torch's devices are of several."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.clock import Clock, Monotonic, Scripted
-from harness.errors import DeviceError
+from harness.errors import DeviceError, UnknownName
 from harness.machine.energy import Counter
 from harness.machine.probes import Probe, Readings, Span
 from harness.machine.probes.clocks import SteadyClock
@@ -62,7 +62,23 @@ class State:
     """When it worked, or will: the queue's spans, those that meet made one, of the last while."""
     worked_before_ns: int = 0
     """Its work before those."""
+    fault: str = ""
+    """What is planted (a name of `FAULTS`); the model looks at it too."""
 
+
+FAULTS = {
+    "lagging-clock": "the device's own clock runs a fifth too slow",
+    "wrong-stage": "a sync comes back when half of the work is done: the rest falls into the next stage",
+    "not-finite": "logits are NaN",
+    "wandering": "the same request gets another answer each time",
+    "leak": "every answer keeps some memory",
+    "kept-weights": "closing a model frees nothing",
+    "stuck-counter": "the energy counter stands still",
+    "refusing-gate": "the gate takes steady load for throttling",
+}
+"""What `harness selftest` may be shown on this device: each must be found, by its name."""
+LEAK_BYTES = 8 << 20
+NEVER_NS = 1 << 60
 
 CLOCK: Clock = Monotonic()
 EPISODES: list[Episode] = []
@@ -123,6 +139,12 @@ def enqueue(duration_ns: float, asked_ns: int | None = None) -> None:
     STATE.queued_cpu_ns += wall_ns * cpu_share
 
 
+def wait_half() -> None:
+    """Return too early, when half of the queued work is done: what a sync must never do."""
+    now_ns = CLOCK.now_ns()
+    until(now_ns + max(0, STATE.queue_end_ns - now_ns) // 2)
+
+
 def wait() -> None:
     """Return when all queued work is done."""
     until(STATE.queue_end_ns, STATE.queued_cpu_ns / STATE.queued_ns if STATE.queued_ns else 1.0)
@@ -178,7 +200,10 @@ class Fake:
         self.name = name
 
     def sync(self) -> None:
-        wait()
+        if STATE.fault == "wrong-stage":
+            wait_half()
+        else:
+            wait()
 
     def stamp(self) -> int:
         """Return when the work queued so far will be done, as a CUDA event does."""
@@ -261,6 +286,26 @@ class ScriptedProbe:
 
 
 # --- What the fake device answers for itself (see `backend.Backend`) ---
+
+
+CARD = "fake"
+"""The one model that it runs."""
+
+
+def trial_clock(name: str) -> Clock:
+    """Return virtual time: a self-test then takes none, and has no noise."""
+    return Scripted()
+
+
+def plant(name: str, fault: str) -> None:
+    """Have the opened device (and the fake model) be faulty in one way, "" for none; it has an energy counter then."""
+    if fault and fault not in FAULTS:
+        raise UnknownName("fault", fault, FAULTS)
+    STATE.fault = fault
+    STATE.clock_rate = 0.8 if fault == "lagging-clock" else 1.0
+    POWER[:] = [Power(idle_w=10.0, busy_w=60.0, update_ns=NEVER_NS if fault == "stuck-counter" else 1_000_000)]
+    if fault == "refusing-gate":
+        EPISODES[:] = [Episode(CLOCK.now_ns(), NEVER_NS, reason="throttled")]
 
 
 def absence(name: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from PIL import Image, UnidentifiedImageError
 
 from harness import images
-from harness.errors import ExampleError, SettingError
+from harness.errors import ExampleError, OutputError, SettingError
 from harness.machine.devices import fake
 from harness.models.card import ModelCard
 from harness.models.protocol import Done, Event, Options, Piece, Request, Seen, Work
@@ -93,13 +93,15 @@ class FakeModel:
             self._spend(self._ms("prefill_ms"))
             yield Done("prefill")
         finally:
-            fake.allocate(-activations)
+            fake.allocate(-activations + (fake.LEAK_BYTES if fake.STATE.fault == "leak" else 0))
         fake.enqueue(self._ms("sample_ms") * self._slowness * MS)
         fake.wait()  # the token comes to the host, as `int(token)` makes a real model do
         yield from self._pieces(request)
 
     def _pieces(self, request: Request) -> Iterator[Piece]:
         words = str(self._settings["answer"]).split() or request.question.split()[-1:] or [""]
+        if fake.STATE.fault == "wandering":
+            words = [f"{words[0]}{self._answered}", *words[1:]]
         count = request.max_new_tokens if request.ignore_eos else min(len(words), request.max_new_tokens)
         for index in range(count):
             if index:
@@ -140,9 +142,17 @@ class FakeModel:
         stages["prefill"] = self._ms("prefill_ms")
         return {stage: Work(round(ms * 1e9), round(ms * 1e6)) for stage, ms in stages.items()}
 
+    def verify(self) -> None:
+        """Raise `OutputError` where the fake machine was told to compute what is not finite."""
+        if fake.STATE.fault == "not-finite":
+            raise OutputError(
+                "the fake model computed logits of token 1 that are not finite (NaN or infinite)", "prefill"
+            )
+
     def close(self) -> None:
         """Give the memory back."""
-        fake.allocate(-self._bytes("weights_mb"))
+        if fake.STATE.fault != "kept-weights":
+            fake.allocate(-self._bytes("weights_mb"))
 
 
 def load(card: ModelCard, source: Source, options: Options) -> FakeModel:
