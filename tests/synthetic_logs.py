@@ -38,6 +38,7 @@ def write(
     doc: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     effective: dict[str, Any] | None = None,
+    rests_on: dict[str, float] | None = None,
 ) -> Path:
     """Write one log with log-normal noise on every stage; the medians are `times_ms` up to that noise."""
     rng = random.Random(f"{seed}-{model}-{resolution}-{part}-{repetition}-{protocol}")
@@ -115,7 +116,8 @@ def write(
         Counted(visual_tokens=tokens, text_tokens=20, tiles=1, flops={"encode": 10**9}, weight_bytes={"encode": 10**6})
     )
     if finished:
-        lines.append(Footer(ended_at="2026-11-23T12:01:00.000+00:00", samples=n, failures=failures, stopped="examples"))
+        ended = Footer(ended_at="2026-11-23T12:01:00.000+00:00", samples=n, failures=failures, stopped="examples")
+        lines.append(msgspec.structs.replace(ended, rests_on=rests_on or {}))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return path

@@ -82,6 +82,10 @@ class Backend:
         """Return the name of the physical device: what has the same one must not be timed at the same time."""
         return self._ask("lock_name", lambda: self.name)
 
+    def spelling(self) -> str:
+        """Return the one way to write its name: a device that may be written in two ways must not be two cells."""
+        return self._ask("spelling", lambda: self.name)
+
     def card(self) -> str | None:
         """Return the accelerator's name for the machine's name; None where the processor's says it all."""
         return self._ask("card", lambda: None)

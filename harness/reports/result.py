@@ -196,6 +196,9 @@ def _also(one: CellSummary) -> dict[str, str]:
     if times.between_process_percent is not None:
         spread = f"medians spread over {times.between_process_percent:.1f} %"
         also["processes"] = f"{one.process.count} fresh ones, {spread}"
+    if one.basis is not None:
+        images, share = wording.basis(one)
+        also["timed on"] = f"{images.text} images, of the shapes of {share.text} % of the suite"
     if one.memory.peak_bytes is not None:
         also["peak memory"] = f"{size(one.memory.peak_bytes)} ({one.memory.of})"
     spent = [f"{stage} {energy / 1e3:.3g} J" for stage, energy in times.energy_mj.items() if energy]
@@ -245,6 +248,9 @@ def _numbers(one: CellSummary) -> dict[str, str | float | int | None]:
         "decode_ms_per_token": _ms(times.ns("tpot")),
         "peak_memory_bytes": one.memory.peak_bytes,
         "between_process_percent": times.between_process_percent,
+        "images": one.basis.images if one.basis else None,
+        "suite_images": one.basis.suite_images if one.basis else None,
+        "share_of_shapes": one.basis.share_of_shapes if one.basis else None,
     }
     for at in times.ttft_percentiles:
         found[f"ttft_p{100 * at.q:g}_ms"] = _ms(at.value)

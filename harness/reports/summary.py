@@ -118,6 +118,16 @@ class Memory:
     of: str
 
 
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """On what the times rest: how many distinct images of how many, and which part of the suite is shaped like them."""
+
+    images: int
+    suite_images: int
+    share_of_shapes: float | None
+    """Share of the suite's examples that have a shape (tiles, tokens, pixels) which was timed."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CellSummary:
     """One measured cell."""
@@ -132,6 +142,8 @@ class CellSummary:
     accuracy: Accuracy
     marks: tuple[str, ...]
     doubts: tuple[str, ...]
+    basis: Basis | None = None
+    """None where the logs do not say it: those of before 2026-11-25, and runs that were cut off."""
 
     @property
     def mark(self) -> str:
@@ -161,6 +173,7 @@ def _summary(cell: Cell, accuracy: Accuracy) -> CellSummary:
         accuracy,
         _marks(about, process, times),
         (*_doubts(about, process, times, logs), *found.doubts),
+        _basis(logs),
     )
 
 
@@ -380,6 +393,17 @@ def _tokens(logs: Sequence[Log]) -> Tokens:
         original_px=sides([sample.original_px for sample in seen]),
         processed_px=sides([sample.processed_px for sample in seen]),
     )
+
+
+def _basis(logs: Sequence[Log]) -> Basis | None:
+    """Return what the times rest on; of several processes or parts, the least share that one of them saw."""
+    told = [log.footer.rests_on for log in logs if log.footer and log.footer.rests_on]
+    if not told or len(told) < len(logs):
+        return None
+    images = {one.sample.image_ids for one in timed(logs) if one.sample.image_ids}
+    shares = [facts["share_of_suite_of_these_shapes"] for facts in told if "share_of_suite_of_these_shapes" in facts]
+    total = max(int(facts.get("suite_images", 0)) for facts in told)
+    return Basis(len(images), total, min(shares, default=None))
 
 
 def _memory(logs: Sequence[Log]) -> Memory:

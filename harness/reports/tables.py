@@ -18,15 +18,18 @@ from harness.stats import Estimate
 
 
 def cells(card: ReportCard, data: Measured) -> Table:
-    """Return a row for every measured cell."""
+    """Return a row for every measured cell; what its times rest on, where any of the logs says it."""
+    chosen = measured.chosen(data, card)
+    based = any(one.basis for one in chosen)
     headings = (
         Heading("model"), Heading("suite"), Heading("resolution", "px", True), Heading("visual tokens", "", True),
         Heading("device"), Heading("protocol"), *(Heading(stage, "ms", True) for stage in STAGES),
         Heading("TTFT", "ms", True), Heading("residual", "%", True), Heading("n", "", True),
+        *([Heading("images"), Heading("shapes", "% of suite", True)] if based else []),
         Heading("peak memory", "GB", True), Heading("accuracy", "of 100", True),
     )  # fmt: skip
     lines = []
-    for one in measured.chosen(data, card):
+    for one in chosen:
         about, times, tokens, memory = one.cell, one.times, one.tokens, one.memory
         lines.append(
             (
@@ -39,11 +42,12 @@ def cells(card: ReportCard, data: Measured) -> Table:
                 *(wording.milliseconds(one, name) for name in (*STAGES, "ttft")),
                 wording.residual(one),
                 Entry(str(times.n), times.n, f"{times.refused} refused, {one.process.failures} failed"),
+                *(wording.basis(one) if based else ()),
                 Entry(wording.number(memory.peak_bytes and memory.peak_bytes / 1e9), memory.peak_bytes, memory.of),
                 wording.accuracy(one),
             )
         )
-    long = wording.long_form(card.name, card.title, measured.chosen(data, card), (*STAGES, "ttft"))
+    long = wording.long_form(card.name, card.title, chosen, (*STAGES, "ttft"))
     return Table(card.name, card.title, headings, tuple(lines), data=long)
 
 

@@ -66,6 +66,18 @@ def residual(one: CellSummary) -> Entry:
     return Entry("–" if share is None else f"{share:+.1f}", share, "TTFT minus the sum of its stages")
 
 
+def basis(one: CellSummary) -> tuple[Entry, Entry]:
+    """Return the entries of what a cell's times rest on: its images of how many, and the share of shapes in percent."""
+    found = one.basis
+    if found is None:
+        none = Entry("–", None, "the log does not say it", (), "absent")
+        return none, none
+    share = None if found.share_of_shapes is None else 100 * found.share_of_shapes
+    images = Entry(f"{found.images} of {found.suite_images}", found.images, "distinct images that were timed")
+    told = "share of the suite's examples whose shape (tiles, tokens, pixels) was timed"
+    return images, Entry("–" if share is None else f"{share:.0f}", share, told)
+
+
 def accuracy(one: CellSummary) -> Entry:
     """Return the entry of a cell's accuracy in points of 100, or why there is none."""
     found = one.accuracy

@@ -26,6 +26,14 @@ Times = Mapping[str, Mapping[str, float]]
 """Example → name (`ttft`, stages) → nanoseconds."""
 
 
+class Timings(dict[str, dict[str, float]]):
+    """Times, and the image of each example where images were drawn: two questions about a page are not independent."""
+
+    def __init__(self, rows: Mapping[str, dict[str, float]], images: Mapping[str, str]) -> None:
+        super().__init__(rows)
+        self.images = images
+
+
 @dataclass(frozen=True, slots=True)
 class Ratio:
     """One name's time in the candidate (B) over the baseline (A): 1.05 is 5 % slower."""
@@ -68,9 +76,13 @@ class Latency:
         return next((ratio for ratio in self.ratios if ratio.name == "ttft"), None)
 
 
-def times(log: Log) -> dict[str, dict[str, float]]:
-    """Return the valid timed samples of `log` that have stages: by example, TTFT and each stage."""
+def times(log: Log) -> Timings:
+    """Return the valid timed samples of `log` that have stages: by example, TTFT and each stage.
+
+    Images are named unless all of the suite's were timed: then none was left to chance, as in reports.
+    """
     found: dict[str, dict[str, float]] = {}
+    images: dict[str, str] = {}
     for sample in log.samples:
         if sample.phase != "timed" or not sample.valid or sample.stages is None:
             continue
@@ -82,7 +94,10 @@ def times(log: Log) -> dict[str, dict[str, float]]:
             row["ttft"] = stages.get("encode", 0.0) + stages.get("prefill", 0.0)
         if "ttft" in row:
             found[sample.example] = row
-    return found
+            images[sample.example] = " ".join(sample.image_ids)
+    rests_on = log.footer.rests_on if log.footer else {}
+    complete = bool(rests_on) and rests_on.get("images", 0) >= rests_on.get("suite_images", 1)
+    return Timings(found, {} if complete or not all(images.values()) else images)
 
 
 def decide(rounds: Sequence[tuple[Times, Times]], minimum_effect: float = MINIMUM_EFFECT) -> Latency:
@@ -122,7 +137,7 @@ def compare(rounds: Sequence[tuple[Times, Times]], minimum_effect: float = MINIM
     """Return the ratios of TTFT and every stage that both arms have, over all rounds.
 
     The same examples are compared pair by pair (the median of the pairs' ratios: pages of different size do not add
-    noise); where the arms share no examples, the ratio of the medians.
+    noise), clustered by image; where the arms share no examples, the ratio of the medians.
     """
     present = [set(next(iter(side.values()), {})) for a, b in rounds for side in (a, b)]
     names = [name for name in ("ttft", *STAGES) if present and all(name in one for one in present)]
@@ -149,11 +164,15 @@ def compare(rounds: Sequence[tuple[Times, Times]], minimum_effect: float = MINIM
 
 
 def _estimate(rounds: Sequence[tuple[Times, Times]], name: str) -> tuple[list[float], list[float], Estimate]:
-    pairs = [(a[key][name], b[key][name]) for a, b in rounds for key in _shared(a, b) if a[key][name] > 0]
-    if pairs:
+    found = [(a, b, key) for a, b in rounds for key in _shared(a, b) if a[key][name] > 0]
+    if found:
+        pairs = [(a[key][name], b[key][name]) for a, b, key in found]
         quotients = np.array([b / a for a, b in pairs])
-        # Over ones, the ratio of medians is the median: its bootstrap is that of the pairs' ratios.
-        estimate = stats.ratio_of_medians(quotients, np.ones(len(quotients)), pairs=True)
+        named = [side.images.get(key, "") if isinstance(side, Timings) else "" for side, _, key in found]
+        # Over ones, the ratio of medians is the median, with the interval of the pairs' ratios.
+        estimate = stats.ratio_of_medians(
+            quotients, np.ones(len(quotients)), pairs=True, clusters=named if all(named) else None
+        )
         return [a for a, _ in pairs], [b for _, b in pairs], estimate
     a_ns = [row[name] for a, _ in rounds for row in a.values()]
     b_ns = [row[name] for _, b in rounds for row in b.values()]

@@ -70,6 +70,7 @@ class Verdict:
             "ratios": ratios_,
             "accuracy": accuracy,
             "history": self.trend.word if self.trend else None,
+            "history_wanders": self.trend.wandering if self.trend else None,
         }
 
 
@@ -171,6 +172,8 @@ class Judge:
             if len(points) < 2 * history.MINIMUM_SEGMENT:
                 few = f"{len(points)} valid nights are too few for change points, and nothing ran side by side"
                 case.unsure.append(few)
+        if trend and trend.wandering:
+            case.notices.append(_wanders(trend.wandering, len(points)))
 
     def _hear_answers(self, tonight: Reading, case: "_Case") -> None:
         """Layer 3: tonight's answers beside the baseline's."""
@@ -257,6 +260,14 @@ def _measured_on(frame: Frame | None) -> str:
     told = [f"weights {digest}" if digest else f"{header.cell.get('weights') or 'unknown'} weights"]
     told += [f"{name}={value}" for name, value in sorted(settings.items())] if isinstance(settings, dict) else []
     return ", ".join(told)
+
+
+def _wanders(correlation: float, nights_: int) -> str:
+    """Say that nights follow one another, and what of the history is still to be believed."""
+    told = f"history: the {nights_} nights wander by themselves (neighbours correlate by {correlation:.2f})"
+    if correlation >= history.NO_LEVEL:
+        return f"{told}: there is no level that could change, so no change of level is looked for"
+    return f"{told}: change points assume independent nights, so only larger changes are believed"
 
 
 def _is_broken(reading: Reading) -> bool | None:

@@ -98,6 +98,12 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(wrong: dic
         cell.settle(replace(Asked(model="fake", device="fake"), **wrong))
 
 
+def test_two_spellings_of_one_card_are_one_cell() -> None:
+    """`cuda` and `cuda:0` take one lock; as two cells they would be two rows of one card, and measured twice."""
+    devices = {name: cell.settle(Asked(model="fake", device=name)).device for name in ("cuda", "cuda:0", "cuda:1")}
+    assert devices == {"cuda": "cuda", "cuda:0": "cuda", "cuda:1": "cuda:1"}
+
+
 def test_an_encoder_alone_has_no_stages_to_isolate() -> None:
     """Else its log would be one part of a cell whose other parts never come, and its figures would be refused."""
     settled = cell.settle(Asked(model="encoder-convnext-l", suite="pages", isolate=True))

@@ -8,7 +8,8 @@ import synthetic_logs
 
 from harness.errors import LogError
 from harness.reports import accuracy as scoring
-from harness.reports import frame, measured
+from harness.reports import frame, measured, result, tables
+from harness.reports.card import load_report_card
 from harness.reports.marks import MARKS
 from harness.reports.summary import CellSummary
 
@@ -110,6 +111,21 @@ def test_doubts_are_about_the_series_that_is_quoted(tmp_path: Path) -> None:
         "only 4 valid samples of encode + prefill; measure at least 8: raise --limit",
         "only 5 valid samples of part llm; measure at least 8: raise --limit",
     ]
+
+
+def test_what_the_times_rest_on_is_a_column_where_a_log_says_it(tmp_path: Path) -> None:
+    """An old log has a dash there; a folder of old logs alone has no such column."""
+    synthetic_logs.write(tmp_path / "old.jsonl", n=12)
+    card = load_report_card("cells")
+    before = tables.cells(card, measured.gather(frame.load(tmp_path), {}))
+    assert "images" not in [heading.title for heading in before.headings]
+    facts = {"images": 6, "suite_images": 40, "share_of_suite_of_these_shapes": 0.925}
+    synthetic_logs.write(tmp_path / "new.jsonl", n=12, resolution=512, rests_on=facts)
+    table = tables.cells(card, measured.gather(frame.load(tmp_path), {}))
+    at = [heading.title for heading in table.headings].index("images")
+    assert sorted((row[at].text, row[at + 1].text) for row in table.rows) == [("6 of 40", "92"), ("–", "–")]
+    (outcome,) = result.of([tmp_path / "new.jsonl"])[0]
+    assert outcome.as_dict()["also"]["timed on"] == "6 of 40 images, of the shapes of 92 % of the suite"
 
 
 def test_fresh_processes_are_one_row_with_their_spread(tmp_path: Path) -> None:

@@ -229,6 +229,40 @@ def test_quiet_series_stay_quiet() -> None:
 # --- verdict ---
 
 
+def test_pairs_of_one_page_are_not_independent(tmp_path: Path) -> None:
+    """Fifteen questions on one page that got slower are one page: they must not fail a night as fifteen pairs would."""
+    a, b = arm(1), arm(2)
+    page = [f"e{k}" for k in range(15)]
+    b = {key: {name: (1.08 if key in page else 0.98) * ns for name, ns in row.items()} for key, row in b.items()}
+    assert ratios.decide([(a, b)]).word == "SLOWER"
+    images = {key: "page" if key in page else key for key in a}
+    found = ratios.decide([(ratios.Timings(a, images), ratios.Timings(b, images))])
+    assert found.word == "AMBIGUOUS"
+    everywhere = {key: {name: 1.08 * ns for name, ns in row.items()} for key, row in arm(3).items()}
+    alone = {key: key for key in a}
+    assert ratios.decide([(ratios.Timings(a, alone), ratios.Timings(everywhere, alone))]).word == "SLOWER"
+
+
+def test_images_name_the_clusters_unless_all_of_the_suites_were_timed(tmp_path: Path) -> None:
+    some = {"images": 6, "suite_images": 40}
+    for facts, count in ((some, 6), ({}, 6), ({"images": 6, "suite_images": 6}, 0)):
+        path = logs.write(tmp_path / "one.jsonl", n=12, rests_on=facts)
+        assert len(set(ratios.times(runlog.read(path)).images.values())) == count
+
+
+def test_wandering_is_said_in_the_verdict() -> None:
+    walk, level_ms = [], 156.0
+    rng = np.random.default_rng(5)
+    for number in range(1, 41):
+        level_ms *= float(np.exp(rng.normal(0, 0.02)))
+        walk.append(Reading(str(number), "valid", median_ns=level_ms * 1e6, n=20, fingerprint=(("os", "one"),)))
+    verdict = judge(*walk).verdict()
+    assert any("wander by themselves" in notice and "no level" in notice for notice in verdict.notices)
+    assert verdict.as_dict()["history_wanders"] > history.NO_LEVEL
+    steady = [night(str(n), ms=156 * (1 + 0.01 * (-1) ** n)) for n in range(1, 12)]
+    assert not any("wander" in notice for notice in judge(*steady).verdict().notices)
+
+
 def night(name: str, ms: float = 156, rounds: int = 3, **factors: float) -> Reading:
     seed = int(name)
     both = tuple((arm(seed + 100 * r), arm(seed + 100 * r + 50, **factors)) for r in range(rounds))

@@ -227,6 +227,11 @@ def lock_name(name: str) -> str:
     return card.uuid.lower() if card and card.uuid else f"cuda-{number(name)}"
 
 
+def spelling(name: str) -> str:
+    """Return "cuda" for the first device, whose key logs have always had, and else "cuda:NUMBER"."""
+    return f"cuda:{number(name)}" if number(name) else "cuda"
+
+
 def card(name: str) -> str | None:
     """Return the card's brand."""
     import torch

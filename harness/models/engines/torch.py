@@ -23,7 +23,7 @@ def place(device: str) -> str:
     owner = backend.of(device).engine
     if owner != "torch":
         raise SettingError(f"--device {device}: not torch's; next: --engine {owner}")
-    return device
+    return backend.of(device).spelling()
 
 
 def decide(
