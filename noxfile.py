@@ -1,5 +1,7 @@
 """`nox` runs what CI runs: style, types, the arrows between modules, the tests, and that the reports are up to date."""
 
+import os
+import shutil
 import sys
 
 import nox
@@ -38,6 +40,23 @@ def serving(session: nox.Session) -> None:
     install(session, "test")
     session.install(*nox.project.dependency_groups(GROUPS, "serving"))
     session.run("pytest", "-q", "tests/measure/test_served.py", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def slurm(session: nox.Session) -> None:
+    """Run sweeps on a real Slurm of this host, brought up on loopback: two nodes, no accounting. Five minutes."""
+    if not shutil.which("slurmctld"):
+        if shutil.which("apt-get") is None or os.getuid() != 0:
+            session.skip("there is no slurmctld here, and only root of a Debian can install it: slurm-wlm and munge")
+        try:
+            packages = ("slurm-wlm", "munge")
+            session.run("apt-get", "install", "-y", "-q", "--no-install-recommends", *packages, external=True)
+        except nox.command.CommandFailed:
+            session.skip("slurm-wlm and munge cannot be installed here: apt-get says why above")
+    install(session, "test")
+    session.install("submitit>=1.5")
+    environment = {"OMP_NUM_THREADS": "1", "VLM_PARETO_SLURM": "1"}
+    session.run("pytest", "-q", "-m", "slurm", "tests/measure/test_slurm.py", *session.posargs, env=environment)
 
 
 @nox.session

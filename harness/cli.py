@@ -167,18 +167,21 @@ MEASURING = (
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @option("part")
 @option("repetition")
+@option("shards", hidden=True)
+@option("shard")
 @click.option("--bare", hidden=True, is_flag=True, help="Measure only: the process that asked prints the result.")
 @serving
 @measuring
 def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, **options: Any) -> int:
     """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
     from harness import console
-    from harness.measure import job, run, sweep
+    from harness.measure import job, run, shards, sweep
 
     asked = _asked({**options, "model": options["model"] or _model_for(options)})
     protocols = PROTOCOLS if protocol == "both" else (protocol,)
     asked = replace(asked, protocol=protocols[0])
     wanted = job.expand(asked, protocols, processes) if asked.part is None else [asked]
+    total = shards.count(wanted)
     with console.Progress() as progress:
         if len(wanted) == 1:
             one = job.prepare(wanted[0])
@@ -186,10 +189,10 @@ def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, *
                 one = job.afresh(one)
             paths = [progress.follow(one, run.run_job)]
         else:
-            paths = progress.follow_all(sweep.run_all(wanted, again), len(wanted))
+            paths = progress.follow_all(sweep.run_all(wanted, again, notify=progress.say), total)
     if bare:
         return 0
-    return _show(paths, as_json) or (len(paths) < len(wanted))
+    return _show(paths, as_json) or (len(paths) < total)
 
 
 @program.command()
@@ -201,44 +204,76 @@ def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, *
 @click.option("--res", help="Input sides, separated by commas. Default: each card's.")
 @click.option("--protocol", "protocols", help="ttft, paper, or both by a comma. [default: ttft]")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Fresh processes a cell.")
-@click.option("--executor", default="local", show_default=True, help="Where cells run: local, submitit.")
+@option("shards")
+@click.option("--executor", help="Where cells run: local, pool, submitit (Slurm). [default: the plan's, or local]")
+@click.option(
+    "--executor-option", "told", multiple=True, metavar="NAME=VALUE", help="As partition=gpu (docs/cluster.md)."
+)
+@click.option("--submit", is_flag=True, help="Leave when jobs are submitted; the same command without it collects.")
+@click.option("--status", is_flag=True, help="Only say how the cells of a submitted sweep are.")
+@click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the jobs too.")
 @click.option("--again", is_flag=True, help="Measure finished cells once more.")
 @click.option("--dry-run", is_flag=True, help="Only list the cells, with an estimate of time, memory and download.")
 @serving
 @measuring
-def sweep(plan: Path | None, processes: int, executor: str, again: bool, dry_run: bool, **options: Any) -> int:
+def sweep(plan: Path | None, again: bool, dry_run: bool, status: bool, **options: Any) -> int:
     """Measure a grid of models, suites and resolutions, each cell in a process of its own; a killed sweep resumes."""
     from harness import console
+    from harness.measure import shards, sweep
+
+    by = sweep.read_executor(plan, options.pop("executor"), options.pop("told"))
+    by = replace(by, leave=options.pop("submit"), cancel=options.pop("cancel_on_interrupt"))
+    if not by.elsewhere and (by.leave or by.cancel or status):
+        raise SettingError(
+            f"--submit, --status and --cancel-on-interrupt: not with the executor {by.name}; see --executor"
+        )
+    by, wanted, refused = _cells(plan, by, options)
+    for one in refused:
+        click.echo(f"left out: {one.reason}", err=True)
+    if not wanted:
+        raise SettingError("no cell of this grid can be measured; next: `harness list models` names the sides of each")
+    if dry_run or status:
+        say(console.plan(wanted, by.elsewhere) if dry_run else console.queued(wanted, by))
+        return 0
+    total = shards.count(wanted)
+    with console.Progress() as progress:
+        cells = sweep.run_all(wanted, again, by, progress.say)
+        paths = progress.follow_all(cells, total, paced=not by.elsewhere)
+        if by.leave:
+            return 0
+        progress.say(f"{len(paths)} of {total} cells have a log; next: harness report pareto --logs {wanted[0].out}")
+    if paths:
+        _show(paths, as_json=False, long=False)
+    return 0 if len(paths) == total else 1
+
+
+def _cells(plan: Path | None, by: Any, options: dict[str, Any]) -> tuple[Any, list[Any], list[Any]]:
+    """Return the executor (a pool, where the device says so), the cells of a plan and of flags, and those refused."""
     from harness.measure import sweep
 
+    processes = options.pop("processes")
     flags = {"model": "models", "suite": "suites", "res": "res", "protocol": "protocols"}
     given = {name: text.split(",") for name, flag in flags.items() if (text := options.pop(flag))}
     typed = {name: [_side(text) for text in texts] if name == "res" else texts for name, texts in given.items()}
     source = click.get_current_context().get_parameter_source
     said = [name for name in options if source(name) == click.core.ParameterSource.COMMANDLINE]
     grids = sweep.read_plan(plan) if plan else [({}, {})]
-    named = "model" in given or all("model" in axes for axes, _ in grids)
+    by, options["device"], grids = sweep.pooled(by, options["device"], grids)
+    named = "model" in given or all("model" in axes or "model" in common for axes, common in grids)
+    if by.elsewhere:
+        sweep.check_named(
+            named or bool(options.get("endpoint")), "device" in said or bool(options.get("endpoint")), grids
+        )
+        options["device"] = options["device"] or "cpu"  # a plan's beats it
     asked = _asked({**options, "model": None if named else _model_for(options)})
     wanted, refused = [], []
     for axes, common in grids:
         axes = {name: values for name, values in axes.items() if name not in said}
         common = {name: value for name, value in common.items() if name not in said}
-        cells, left_out = sweep.grid({**axes, **typed}, replace(asked, **common), processes)
+        cells, left_out = sweep.grid({**axes, **typed}, replace(asked, **common), processes, not by.elsewhere)
         wanted += cells
         refused += left_out
-    for one in refused:
-        click.echo(f"left out: {one.reason}", err=True)
-    if not wanted:
-        raise SettingError("no cell of this grid can be measured; next: `harness list models` names the sides of each")
-    if dry_run:
-        say(console.plan(wanted))
-        return 0
-    with console.Progress() as progress:
-        paths = progress.follow_all(sweep.run_all(wanted, again, executor), len(wanted))
-        progress.say(f"{len(paths)} of {len(wanted)} cells have a log; next: harness report pareto --logs {asked.out}")
-    if paths:
-        _show(paths, as_json=False, long=False)
-    return 0 if len(paths) == len(wanted) else 1
+    return by, wanted, refused
 
 
 @program.command()
@@ -438,6 +473,25 @@ def show(logs: tuple[Path, ...], long: bool, as_json: bool) -> int:
     from harness.runlog import log
 
     return _show([path for folder in logs for path in log.find(folder)], as_json, long)
+
+
+@program.command()
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder to copy to.")
+def merge(sources: tuple[Path, ...], out: Path) -> int:
+    """Copy run logs of other machines into one folder, and name what is there twice.
+
+    Exit codes: 0 all are there, 1 some are not: another run of the same cell is in their place, or they cannot be read.
+    """
+    from harness.runlog import merge
+
+    merged = list(merge.merge(sources, out))
+    for one in merged:
+        if one.what != merge.CAME:
+            click.echo(f"harness: {cleaned(f'{one.path}: {one.what}: {one.told}')}", err=True)
+    kinds = [one.what for one in merged]
+    say(", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "no run logs there")
+    return int(any(one.problem for one in merged))
 
 
 def _show(paths: list[Path], as_json: bool, long: bool = True) -> int:

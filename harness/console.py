@@ -23,9 +23,9 @@ from harness.units import milliseconds, size
 if TYPE_CHECKING:
     from harness.machine.doctor import Finding
     from harness.measure.asked import Asked
+    from harness.measure.executor import Ended, Executor
     from harness.measure.experiments import Result
     from harness.measure.job import Job
-    from harness.measure.sweep import Ended
     from harness.reports.result import Outcome
 
 WIDTH = 118
@@ -76,12 +76,15 @@ class Progress:
                 self.say(f"stopped: {STOPPED.get(record.stopped, record.stopped)}; {record.refused} samples refused")
         return job.path
 
-    def follow_all(self, cells: Iterable["Ended"], total: int) -> list[Path]:
-        """Say which of several cells has ended and how; each says its own progress from its own process."""
+    def follow_all(self, cells: Iterable["Ended"], total: int, paced: bool = True) -> list[Path]:
+        """Say which of several cells has ended and how; each says its own progress from its own process.
+
+        `paced`: they come one after the other, so that those past tell how long those left will take.
+        """
         paths, started_s = [], time.monotonic()
         for number, ended in enumerate(cells, 1):
             left_s = (time.monotonic() - started_s) / number * (total - number)
-            left = f", about {left_s:.0f} s left" if number < total and ended.code == 0 else ""
+            left = f", about {left_s:.0f} s left" if paced and number < total and ended.code == 0 else ""
             self.say(f"[{number}/{total}] {ended.title}: {ended.message}{left}")
             if ended.path:
                 paths.append(ended.path)
@@ -248,11 +251,18 @@ def findings(found: Sequence["Finding"]) -> str:
     return "\n".join(lines)
 
 
-def plan(wanted: Sequence["Asked"]) -> str:
-    """Return the cells of a sweep with what each will probably take (predicted from counts, marked so)."""
-    from harness.machine import peaks
-    from harness.measure import estimate
+def plan(wanted: Sequence["Asked"], elsewhere: bool = False) -> str:
+    """Return the cells of a sweep with what each will probably take (predicted from counts, marked so).
 
+    Of jobs `elsewhere` this host cannot tell the time; instead it says what they will look for, and where.
+    """
+    from harness.machine import peaks
+    from harness.measure import estimate, request
+
+    if elsewhere:
+        cells = [{"cell": request.title(asked), "request": request.of(asked)} for asked in wanted]
+        looked = dict.fromkeys(line for asked in wanted for line in request.looked_for(asked, Path(asked.out) / "jobs"))
+        return "\n".join([rows(cells), f"{len(cells)} cells, a job each; looked for where a job runs:", *looked])
     listed, estimates = [], []
     for asked in wanted:
         peak = peaks.known(asked.device, asked.dtype)
@@ -279,6 +289,15 @@ def plan(wanted: Sequence["Asked"]) -> str:
     return (
         f"{rows(listed)}\n{len(listed)} cells; in all about {time_text}, at most {size(whole.memory_bytes)} at a time, "
         f"{size(whole.download_bytes)} to download   ◇ predicted, not measured"
+    )
+
+
+def queued(wanted: Sequence["Asked"], by: "Executor") -> str:
+    """Return how the cells of a submitted sweep are."""
+    from harness.measure import queue
+
+    return rows(
+        [{"cell": row.title, "job": row.job, "state": row.state, "log": row.log} for row in queue.status(wanted, by)]
     )
 
 

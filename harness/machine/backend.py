@@ -86,6 +86,18 @@ class Backend:
         """Return the one way to write its name: a device that may be written in two ways must not be two cells."""
         return self._ask("spelling", lambda: self.name)
 
+    def present(self) -> Sequence[str]:
+        """Return the devices of this kind that are here, as a pool has them ("cuda:0", "cuda:1"); none: no pools."""
+        return self._ask("present", tuple[str, ...])
+
+    def seeing(self, devices: Sequence[str]) -> dict[str, str]:
+        """Return the environment in which a process sees these devices alone, the first as the kind's own name."""
+        return self._ask("seeing", dict[str, str], devices)
+
+    def cores(self) -> Sequence[int]:
+        """Return the cores beside the device; none where that is not told."""
+        return self._ask("cores", tuple[int, ...])
+
     def card(self) -> str | None:
         """Return the accelerator's name for the machine's name; None where the processor's says it all."""
         return self._ask("card", lambda: None)

@@ -67,6 +67,7 @@ VARIABLES = [
     "HF_HUB_OFFLINE",
     "HF_DATASETS_OFFLINE",
     "HARNESS_OFFLINE",
+    "HARNESS_POOL",
     "PYTHONHASHSEED",
 ]
 """Environment variables that change timings or what is loaded; none of them names a person or a place."""

@@ -67,6 +67,8 @@ class Asked:
     load: str | None = wish(
         None, "Numbers of requests at a time to time a server under, as 1,2,4,8: a series of its own.", metavar="N,N"
     )
+    shards: int = wish(1, "Split the scoring of a cell over so many jobs or devices; the first one times alone.")
+    shard: int = wish(0, "Which of them this process is: 1, 2, ...", hidden=True)
     out: str = wish("results", "Folder for run logs.")
 
     def __post_init__(self) -> None:
@@ -97,6 +99,7 @@ RANGES = {
     "res": (1, 65536), "limit": (1, 10**9), "seed": (-(2**63), 2**63 - 1), "repetition": (0, 10**6),
     "decode_tokens": (1, 100_000), "threads": (1, 4096), "minimum_samples": (0, 10**9), "maximum_samples": (1, 10**9),
     "minimum_seconds": (0, 10**7), "maximum_seconds": (0, 10**7), "precision": (0, 10**3), "concurrency": (1, 10**5),
+    "shards": (1, 1000), "shard": (0, 1000),
 }  # fmt: skip
 """What a number may be; what the model or the machine can take is asked of them."""
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness import plugins
-from harness.errors import SettingError, UnknownName
-from harness.machine import backend
+from harness import files, plugins
+from harness.errors import HarnessError, SettingError, UnknownName
+from harness.machine import backend, pool
 from harness.measure import sampling
 from harness.measure.asked import PROTOCOLS, Asked, Protocol, Setting
 from harness.measure.stopping import Rule, rule_of
@@ -120,10 +120,11 @@ class Settled:
     """What the engine decided by trial, and why: for the log."""
 
 
-def settle(asked: Asked) -> Settled:
+def settle(asked: Asked, here: bool = True) -> Settled:
     """Check what was asked against the cards and decide what is left open.
 
-    Raises `UnknownName`, `CardError` or `SettingError`.
+    Where it will not be measured `here`, but in a job on another machine, the device is not asked: no precision is
+    decided (the text is empty), and no trial made. Raises `UnknownName`, `CardError` or `SettingError`.
     """
     asked = _placed(asked)
     runner = engine(asked.engine)
@@ -140,19 +141,30 @@ def settle(asked: Asked) -> Settled:
     _check(asked)
     _check_part(card, asked.part)
     device = runner.place(asked.device)
-    dtype = asked.dtype or backend.of(device).dtype()
+    dtype = asked.dtype or (backend.of(device).dtype() if here else "")
     wishes = _changed(card, runner, asked.settings)
     settings, decisions = wishes, tuple[str, ...]()
-    if hasattr(runner, "decide"):  # the key names what takes effect, never "auto"
+    if here and hasattr(runner, "decide"):  # the key names what takes effect, never "auto"
         subject = Subject(asked.model, card.digest, side, device, dtype, asked.threads, {})
         settings, decisions = runner.decide(wishes, subject, asked.wait)
     isolate = asked.isolate and card.llm is not None
     if asked.isolate and not isolate:
         why = "runs by transformers' own code" if card.adapter == "auto" else "is an encoder alone"
         notices.append(f"{card.name} {why}: --isolate-stages changes nothing")
-    told = None if asked.endpoint else dtype
+    told = None if asked.endpoint else dtype or None
     decided = replace(asked, res=side, device=device, dtype=told, settings=wishes, isolate=isolate)
     return Settled(decided, card, suite, side, device, dtype, settings, isolate, tuple(notices), decisions)
+
+
+def unseen(model: str, offline: bool) -> bool:
+    """Return whether `--model` names a folder or a Hub id that cannot be seen from here, and may be from a job."""
+    if "/" not in model or model.endswith(".toml"):
+        return False
+    try:
+        model_card(model, offline)
+    except HarnessError:
+        return not files.is_folder(Path(model).expanduser())
+    return False
 
 
 def _placed(asked: Asked) -> Asked:
@@ -165,6 +177,7 @@ def _placed(asked: Asked) -> Asked:
                 raise SettingError(f"{name}: for served models; next: --endpoint URL")
         return asked
     own = {
+        "--shards": asked.shards != 1,
         f"--engine {asked.engine}": asked.engine not in ("torch", "openai"),
         f"--dtype {asked.dtype}": asked.dtype is not None,
         f"--threads {asked.threads}": asked.threads is not None,
@@ -186,10 +199,14 @@ def _check(asked: Asked) -> None:
     if asked.protocol not in PROTOCOLS:
         raise SettingError(f"--protocol {asked.protocol}: known: {', '.join(PROTOCOLS)}")
     backend.of(asked.device)
+    if pool.is_pool(asked.device):
+        raise SettingError(f"--device {asked.device}: several devices, for `harness sweep`; next: name one")
     at_least_one = {"--limit": asked.limit, "--threads": asked.threads, "--decode-tokens": asked.decode_tokens}
     for name, value in at_least_one.items():
         if value is not None and value < 1:
             raise SettingError(f"{name} {value}: must be at least 1")
+    if asked.shard > asked.shards or (asked.shards > 1 and asked.isolate):
+        raise SettingError(f"--shards {asked.shards}: not shard {asked.shard}, and not with --isolate-stages")
     _ = asked.rule
 
 

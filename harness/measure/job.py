@@ -6,7 +6,8 @@ from pathlib import Path
 
 from harness.clock import Monotonic
 from harness.machine import backend, environment
-from harness.measure import cell
+from harness.measure import cell, shards
+from harness.measure import request as requests
 from harness.measure.asked import Asked, Protocol
 from harness.measure.cell import Cell
 from harness.models import weights
@@ -32,14 +33,28 @@ class Job:
     notices: tuple[str, ...]
     decisions: tuple[str, ...] = ()
     """What was decided by trial, and why: for the log."""
+    request: str = ""
+    """The digest of what was asked, as it was asked (`request.of`)."""
 
     @property
     def finished(self) -> bool:
         """Whether a finished log of this very cell is there already."""
-        if not self.path.is_file():
-            return False
-        log = read(self.path)
-        return log.finished and not log.cut_short
+        return self.log is not None
+
+    @property
+    def log(self) -> Path | None:
+        """The finished log: of this very cell, or of this shard of it."""
+        for path in dict.fromkeys((self.whole, self.path)):
+            if path.is_file():
+                log = read(path)
+                if log.finished and not log.cut_short:
+                    return path
+        return None
+
+    @property
+    def whole(self) -> Path:
+        """Where the log of the whole cell lies, or will lie."""
+        return self.cell.path(Path(self.asked.out), self.path.parent.name)
 
     @property
     def scored(self) -> bool:
@@ -48,21 +63,31 @@ class Job:
         return self.source.trained and answering and not self.suite.unscored
 
 
-def expand(asked: Asked, protocols: tuple[Protocol, ...], processes: int) -> list[Asked]:
+def expand(asked: Asked, protocols: tuple[Protocol, ...], processes: int, here: bool = True) -> list[Asked]:
     """Return the runs that one command means: protocols × parts × processes, each to be a process of its own."""
-    card = cell.settle(asked).card
+    card = cell.settle(asked, here).card
     parts: list[str | None] = [*card.part_names] if asked.isolate and card.llm else [None]
-    return [
+    runs = [
         replace(asked, protocol=protocol, part=part, repetition=asked.repetition + process)
         for protocol in protocols
         for part in parts
         for process in range(processes)
     ]
+    return [one for each in runs for one in split(each)]
+
+
+def split(asked: Asked) -> list[Asked]:
+    """Return the shards of a run whose answers are to be split; what scores nothing stays whole."""
+    if asked.shards == 1 or asked.shard:
+        return [asked]
+    if asked.protocol != "ttft" or asked.part:
+        return [replace(asked, shards=1)]
+    return [replace(asked, shard=number) for number in range(1, asked.shards + 1)]
 
 
 def prepare(asked: Asked) -> Job:
     """Find weights and data for what was asked, and name its cell. Downloads, but measures nothing."""
-    settled = cell.settle(asked)
+    settled, request = cell.settle(asked), requests.of(asked)
     asked, card = settled.asked, settled.card
     # The device first: who asked for one that is not here should not wait for data and weights to learn it.
     backend.of(settled.device).open(Monotonic())
@@ -101,9 +126,14 @@ def prepare(asked: Asked) -> Job:
         concurrency=asked.concurrency,
         load=asked.load_levels,
     )
-    path = named.path(Path(asked.out), environment.machine_name(settled.device))
+    path = _path(named, asked)
     complete(path)
-    return Job(asked, named, card, settled.suite, source, suite, path, notices, settled.decisions)
+    return Job(asked, named, card, settled.suite, source, suite, path, notices, settled.decisions, request)
+
+
+def _path(named: Cell, asked: Asked) -> Path:
+    path = named.path(Path(asked.out), environment.machine_name(named.device))
+    return shards.path_of(path, asked.shard, asked.shards) if asked.shard else path
 
 
 def _source(settled: cell.Settled) -> Source:
@@ -119,9 +149,9 @@ def afresh(job: Job, taken: Collection[Path] = ()) -> Job:
 
     `taken` are the logs that other runs of the same command will write.
     """
-    while job.path.is_file() or job.path in taken:
+    while job.path.is_file() or job.whole.is_file() or job.path in taken:
         repetition = job.cell.repetition + 1
         again = replace(job.cell, repetition=repetition)
-        path = again.path(Path(job.asked.out), environment.machine_name(job.cell.device))
-        job = replace(job, asked=replace(job.asked, repetition=repetition), cell=again, path=path)
+        asked = replace(job.asked, repetition=repetition)
+        job = replace(job, asked=asked, cell=again, path=_path(again, asked), request=requests.of(asked))
     return job

@@ -75,6 +75,10 @@ class Plan:
     """Those of them that were timed, and not only answered."""
     drawn: Drawn | None = None
     """The order of the examples and their shapes (`sampling.draw`); None: as the data have them, shapes unknown."""
+    mine: frozenset[int] | None = None
+    """Positions of the examples that are this shard's to answer, once timing has stopped; None: all."""
+    timing: bool = True
+    """Whether anything is timed here; of several shards the first one times."""
     whole: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +133,7 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self._timed = Timed(self.plan.drawn or Drawn((), {}))
+        self.fired = None if self.plan.timing else "shard"
         for example in self.plan.timed_before:
             self._timed.add(example)
 
@@ -136,7 +141,7 @@ class _Loop:
         """Measure one example after the other, and yield what comes of each."""
         with undisturbed() as collector:
             for example, phase in (order := _order(self.plan, self.failed)):
-                if self.fired and not self.plan.score:
+                if self.fired and (not self.plan.score or self._others(example)):
                     break
                 if self.fired and self.plan.concurrency > 1:
                     yield from self._many(chain([example], (one for one, _ in order)))
@@ -160,6 +165,10 @@ class _Loop:
             refused=self.refused,
             rests_on=self._timed.facts() if self.plan.drawn else {},
         )
+
+    def _others(self, example: Example) -> bool:
+        """Return whether another shard answers it: then it does so for all that follow in the order."""
+        return self.plan.mine is not None and example.index not in self.plan.mine
 
     def _measure(self, example: Example, phase: str, timing: bool) -> Iterator[MeasureRecord]:
         """Answer one example; the first request of a shape is made, and kept apart, before one that counts."""
@@ -294,7 +303,7 @@ def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
     one does. Else the process's first request would count as a timed one. Examples are taken one at a time: each brings
     its images with it, and memory must not grow with their number.
     """
-    before = [*(["cold"] if plan.stages else []), *["warmup"] * plan.warmups]
+    before = [*(["cold"] if plan.stages else []), *["warmup"] * plan.warmups] if plan.timing else []
     for example in _left(plan):
         while before and example.id not in failed:
             yield example, before[0]
@@ -310,6 +319,8 @@ def _order(plan: Plan, failed: set[str]) -> Iterator[tuple[Example, str]]:
 def _left(plan: Plan) -> Iterator[Example]:
     """Yield the examples that are to be measured, read one by one: a suite's images do not fit into memory."""
     for position in plan.drawn.order if plan.drawn else range(len(plan.examples)):
+        if not plan.timing and plan.mine is not None and position not in plan.mine:
+            continue
         example = plan.examples[position]
         if example.id not in plan.finished:
             yield example

@@ -18,7 +18,7 @@ from harness.machine.device import Device
 from harness.machine.devices.cpu import usable_cores
 from harness.machine.energy import Meter
 from harness.measure import cell as cells
-from harness.measure import command, profile, sampling
+from harness.measure import command, profile, sampling, shards
 from harness.measure.asked import Asked
 from harness.measure.gate import Gate
 from harness.measure.job import Job, prepare
@@ -100,7 +100,7 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
             loading_s = (clock.now_ns() - started_ns) / 1e9
             meter = energy.watched(backend.of(job.cell.device).counter(), clock)
             if left is None:
-                peak = peaks.measure(job.cell.device, job.cell.dtype)
+                peak = peaks.measure(job.cell.device, job.cell.dtype) if job.asked.shard < 2 else None
                 header = _header(job, device, model, loading_s, peak, meter)
                 found = (unlocked, crowded(job.cell.threads, usable_cores()), *told_doubts(model))
                 writer.append(with_doubts(header, *found))
@@ -133,6 +133,8 @@ def _measure(
         drawn=drawn,
         stages=not job.cell.endpoint,
         concurrency=job.cell.concurrency,
+        mine=shards.share(drawn.order, job.asked.shard, job.asked.shards) if job.asked.shard else None,
+        timing=job.asked.shard < 2,
         load=tuple(n for n in job.cell.load if n not in {one.concurrency for one in (left.loaded if left else ())}),
     )
     gate = Gate(backend.of(job.cell.device).probes(), clock)
@@ -217,6 +219,7 @@ def _header(
             **job.suite.facts,
         },
         suite_card=job.suite.card.as_dict(),
+        request=job.request,
     )
 
 

@@ -5,7 +5,8 @@ run logs themselves.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -13,16 +14,21 @@ from typing import Any
 
 import msgspec
 
-from harness import cards, plugins
+from harness import cards
 from harness.errors import CardError, HarnessError, SettingError, UnknownName
-from harness.machine import backend
-from harness.measure import cell, command
+from harness.machine import backend, pool
+from harness.measure import cell, command, queue, shards
+from harness.measure import executor as executors
+from harness.measure import request as requests
 from harness.measure.asked import Asked
-from harness.measure.job import Job, afresh, expand, prepare
+from harness.measure.executor import INTERRUPTED, Ended, Executor, in_words
+from harness.measure.job import Job, afresh, expand, prepare, split
 
 AXES = ("model", "suite", "res", "device", "engine", "protocol", "dtype")
 """What a plan may list several of, in the order in which cells run."""
 
+
+LOCAL = Executor()
 
 MOST_CELLS = 10_000
 """Of one sweep: a month of them, at five minutes each."""
@@ -36,11 +42,14 @@ class Refused:
     reason: str
 
 
-def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -> tuple[list[Asked], list[Refused]]:
+def grid(
+    axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1, here: bool = True
+) -> tuple[list[Asked], list[Refused]]:
     """Return every combination of `axes` over `common` that its model can take, and those that it cannot.
 
     A model with fixed input sizes keeps one point of a resolution axis. Parts (`--isolate-stages`) and processes are
-    expanded as `harness run` does. Raises `UnknownName` for an axis there is none of.
+    expanded as `harness run` does. What is measured in jobs elsewhere (not `here`) may name a checkpoint's folder that
+    only they see. Raises `UnknownName` for an axis there is none of.
     """
     for name in axes:
         if name not in AXES:
@@ -55,12 +64,14 @@ def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -
     for values in product(*(axes[name] for name in names)):
         asked = replace(common, **dict(zip(names, values, strict=True)))
         try:
-            settled = cell.settle(asked)
+            expanded = _unseen(asked, processes) if not here and cell.unseen(asked.model, asked.offline) else None
+            if expanded is None:
+                asked = replace(asked, res=cell.settle(asked, here).resolution)
+                expanded = expand(asked, (asked.protocol,), processes, here)
         except SettingError as error:
             refused.append(Refused(asked, str(error)))
             continue
-        asked = replace(asked, res=settled.resolution)
-        for one in expand(asked, (asked.protocol,), processes):
+        for one in expanded:
             text = repr(one)
             if text not in seen:
                 seen.add(text)
@@ -68,9 +79,18 @@ def grid(axes: Mapping[str, Sequence[Any]], common: Asked, processes: int = 1) -
     return wanted, refused
 
 
+def _unseen(asked: Asked, processes: int) -> list[Asked]:
+    """Return the runs of a model whose card cannot be made here: the jobs check what was asked."""
+    if asked.isolate:
+        raise SettingError(f"--isolate-stages: {asked.model} is not here, so its parts are not known; next: a card")
+    runs = [replace(asked, repetition=asked.repetition + process) for process in range(processes)]
+    return [one for each in runs for one in split(each)]
+
+
 def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
     """Read a TOML plan: each `[[grid]]` lists axes and its own options; what stands above is common to all grids."""
     table, _ = cards.table(path)
+    table.pop("executor", None)
     grids = table.pop("grid", [{}])
     grids = [grids] if isinstance(grids, dict) else grids
     if not isinstance(grids, list) or not all(isinstance(one, dict) for one in grids):
@@ -81,7 +101,7 @@ def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
         options = {**table, **{name: value for name, value in one.items() if name not in AXES}}
         for name in options:
             if name not in Asked.__dataclass_fields__:
-                raise UnknownName(f"option in {path}", name, [*Asked.__dataclass_fields__, "grid"])
+                raise UnknownName(f"option in {path}", name, [*Asked.__dataclass_fields__, "grid", "executor"])
         try:
             options = _typed(options)
             axes = {name: [_typed({name: value})[name] for value in values] for name, values in axes.items()}
@@ -97,49 +117,100 @@ def _typed(options: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in options}
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What became of one cell: its log if there is one, and in words how it went."""
+def read_executor(path: Path | None, name: str | None, texts: Sequence[str]) -> Executor:
+    """Return the executor that a plan's `[executor]` and the command line name, which beats the plan.
 
-    title: str
-    path: Path | None
-    code: int
-    message: str
+    Raises `UnknownName` for an executor or an option that there is not.
+    """
+    table = cards.table(path)[0].get("executor", {}) if path else {}
+    if not isinstance(table, dict):
+        raise CardError(f"{path}: executor must be a table, as [executor]; next: see docs/cluster.md")
+    told = {key: value for key, value in table.items() if key != "by"}
+    chosen = name or str(table.get("by", "local"))
+    options = executors.options(texts, told if chosen == table.get("by", chosen) else {})
+    title = str(options.pop("name", path.stem if path else "vlm-pareto"))
+    return Executor(chosen, options, title).check()
 
 
-def run_all(wanted: Sequence[Asked], again: bool = False, executor: str = "local") -> Iterator[Ended]:
+Grids = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def pooled(by: Executor, device: str | None, grids: Grids) -> tuple[Executor, str | None, Grids]:
+    """Make a pool of `cuda:all` and `cuda:0,cuda:1`: the executor `pool`, and cells on a `cuda` that each process has.
+
+    This process too sees the pool's devices alone, so that what it asks of its device is true of theirs.
+    """
+    told = {device} if device else _said(grids)
+    told |= {str(by.options["devices"])} if "devices" in by.options else set()
+    pools = {one for one in told if pool.is_pool(one)}
+    if not pools:
+        return by, device, grids
+    if len(told) > 1 or by.name not in ("local", "pool"):
+        raise SettingError(
+            f"--device {', '.join(sorted(told))}: a pool goes by itself, and not with {by.name}; next: one"
+        )
+    (text,) = pools
+    kind = pool.kind(text)
+    os.environ.update(backend.of(kind).seeing(pool.devices(text)))
+    grids = [(_without_device(axes), _without_device(common)) for axes, common in grids]
+    return replace(by, name="pool", options={"devices": f"{kind}:all"}), kind, grids
+
+
+def _without_device(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name != "device"}
+
+
+def _said(grids: Grids) -> set[str]:
+    """Return the devices that a plan names."""
+    axes = [str(one) for axes, _ in grids for one in axes.get("device", ())]
+    return {*axes, *(str(common["device"]) for _, common in grids if "device" in common)}
+
+
+def check_named(model: bool, device: bool, grids: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+    """Refuse to let this host decide what jobs on others measure: its best device and its weights are not theirs."""
+    if not model:
+        raise SettingError("--model: say which, as the jobs' hosts may have other weights than this one")
+    if not device and not all("device" in axes or "device" in common for axes, common in grids):
+        raise SettingError("--device: say which the jobs are to use, as cuda: this host's best one is not theirs")
+
+
+def run_all(
+    wanted: Sequence[Asked],
+    again: bool = False,
+    by: Executor = LOCAL,
+    notify: Callable[[str], None] = lambda text: None,
+) -> Iterator[Ended]:
     """Measure the cells, each in a process of its own; yield what became of each as it ends.
 
     Finished ones are skipped ("measured already"); one that cannot even be prepared is told, and the others go on.
     Raises `KeyboardInterrupt` when a child was interrupted.
     """
-    submit = plugins.load("executors", executor).submit
-    waiting: list[Job] = []
+    cells = queue.run_all(wanted, again, by, notify) if by.elsewhere and wanted else _run_here(wanted, again, by)
+    yield from shards.gathered(cells, notify)
+
+
+def _run_here(wanted: Sequence[Asked], again: bool, by: Executor) -> Iterator[Ended]:
+    waiting: list[tuple[Asked, Job]] = []
     for asked in wanted:
         try:
             job = prepare(asked)
             if again:
-                job = afresh(job, {one.path for one in waiting})
+                job = afresh(job, {one.path for _, one in waiting})
             if not job.finished:
-                waiting.append(job)
+                waiting.append((asked, job))
                 continue
         except HarnessError as error:
-            yield Ended(f"{asked.suite} {asked.model} {asked.device}", None, error.exit_code, str(error))
+            yield Ended(requests.title(asked), None, error.exit_code, str(error), asked)
             continue
-        yield Ended(job.cell.title, job.path, 0, "measured already")
-    commands = [[*command.interpreter(), *command.arguments(job.asked), "--bare"] for job in waiting]
-    for position, code in submit(commands, Path(waiting[0].asked.out) if waiting else Path(), {}):
+        yield Ended(_title(job), job.log, 0, "measured already", asked)
+    commands = [[*command.interpreter(), *command.arguments(job.asked), "--bare"] for _, job in waiting]
+    for position, code in by.here.submit(commands, Path(waiting[0][0].out) if waiting else Path(), by.options):
         if code in INTERRUPTED:
             raise KeyboardInterrupt
-        job = waiting[position]
-        yield Ended(job.cell.title, job.path if job.path.is_file() else None, code, _in_words(code, job.cell.device))
+        asked, job = waiting[position]
+        path = job.path if job.path.is_file() else None
+        yield Ended(_title(job), path, code, in_words(code, job.cell.device), asked)
 
 
-INTERRUPTED = (130, -2, -15)
-KILLED = (137, -9)
-
-
-def _in_words(code: int, device: str) -> str:
-    if code in KILLED:
-        return f"killed, probably for want of memory; next: {backend.less_memory(device)}"
-    return "measured" if code == 0 else f"exit code {code}"
+def _title(job: Job) -> str:
+    return job.cell.title + (f" shard {job.asked.shard}/{job.asked.shards}" if job.asked.shard else "")

@@ -81,6 +81,8 @@ class Log:
         return self.failures[-1].passing if timed and stopped else not timed and all(f.passing for f in self.failures)
 
 
+SHARD = ".jsonl.shard"
+"""In the names of logs that are to be put together to one."""
 MOST_BYTES = 1 << 32
 """Of a log; 100,000 samples with their answers take a hundredth of it."""
 
@@ -171,8 +173,15 @@ def find(folder: Path) -> Iterator[Path]:
         yield folder
         return
     yield from sorted(
-        path for path in folder.rglob("*.jsonl*") if path.suffix in (".jsonl", ".part") and not path.is_dir()
+        path
+        for path in folder.rglob("*.jsonl*")
+        if path.suffix in (".jsonl", ".part") and SHARD not in path.name and not path.is_dir()
     )
+
+
+def find_shards(folder: Path) -> Iterator[Path]:
+    """Yield the finished logs of shards below `folder`, which are no logs of their own (`measure.shards`)."""
+    yield from sorted(path for path in folder.rglob(f"*{SHARD}*") if path.suffix != ".part" and not path.is_dir())
 
 
 def complete(path: Path) -> None:
@@ -272,6 +281,10 @@ class Writer:
         if self._file:
             self._file.close()
             self._file = None
+
+    def empty(self) -> None:
+        """Forget what an earlier process left, to write it anew."""
+        self._truncate(0)
 
     def _truncate(self, size: int) -> None:
         os.truncate(self.part, size)

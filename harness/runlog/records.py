@@ -48,6 +48,8 @@ class Header(Record, frozen=True, tag="header"):
     Hub's data repository and revision."""
     suite_card: dict[str, object] = {}
     """The suite's card, all of it: what scores the answers, wherever the card's file is then. Older logs lack it."""
+    request: str = ""
+    """The digest of what was asked (`measure.request`): by it a host that knows no key finds the log."""
 
     def __post_init__(self) -> None:
         """Refuse a cell that no run could have had: readers group and sort by its values."""
@@ -65,6 +67,8 @@ class Resumed(Record, frozen=True, tag="resumed"):
     device: dict[str, str]
     lines_kept: Count
     bytes_dropped: Count
+    shard: str = ""
+    """Which part of the whole's answers ("2/3"), where several jobs have given them."""
 
 
 class Pass(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

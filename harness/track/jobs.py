@@ -8,7 +8,7 @@ from harness import plugins
 from harness.errors import HarnessError
 from harness.measure import command
 from harness.measure.asked import Asked
-from harness.measure.sweep import INTERRUPTED
+from harness.measure.executor import INTERRUPTED
 from harness.track import interleave, nights, ratios
 from harness.track.nights import Expected, Reading
 

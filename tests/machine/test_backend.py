@@ -107,7 +107,7 @@ def test_the_check_names_a_device_that_cannot_be_loaded_or_opened(foreign: None,
 def test_names() -> None:
     with pytest.raises(UnknownName, match="did you mean"):
         backend.of("cdua")
-    with pytest.raises(DeviceError, match="one fake device"):
+    with pytest.raises(DeviceError, match="the fake devices are fake:0, fake:1"):
         backend.of("fake:2").open(Scripted())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CardError, UnknownName
-from harness.measure import sweep
+from harness.measure import executor, sweep
 from harness.measure.asked import Asked
 from harness.runlog import log
 
@@ -52,11 +52,11 @@ def test_a_cell_that_cannot_be_prepared_stops_no_other(tmp_path: Path, monkeypat
     good = Asked(model="fake", device="fake", suite="pages", limit=2, minimum_seconds=0.0, out=str(tmp_path / "out"))
     ended = list(sweep.run_all([replace(good, device="fake:7"), good]))
     assert [(one.code, one.path is None) for one in ended] == [(2, True), (0, False)]
-    assert "there is one fake device" in ended[0].message
+    assert "the fake devices are fake:0" in ended[0].message
     again = list(sweep.run_all([good, replace(good, repetition=1)], again=True))
     assert len({one.path for one in again} | {ended[1].path}) == 3  # two processes asked for, two new logs
     assert len([path for path in log.find(tmp_path / "out") if log.read(path).finished]) == 3
 
 
 def test_a_process_that_the_system_killed_says_what_to_try() -> None:
-    assert "--isolate-stages" in sweep._in_words(-9, "cpu")
+    assert "--isolate-stages" in executor.in_words(-9, "cpu")

@@ -1,7 +1,7 @@
 """NVIDIA GPUs: CUDA events beside the host clock, the caching allocator's peaks, and what NVML says of the card."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -230,6 +230,32 @@ def lock_name(name: str) -> str:
 def spelling(name: str) -> str:
     """Return "cuda" for the first device, whose key logs have always had, and else "cuda:NUMBER"."""
     return f"cuda:{number(name)}" if number(name) else "cuda"
+
+
+def present(name: str) -> tuple[str, ...]:
+    """Return the devices that this process sees."""
+    import torch
+
+    return () if absence("cuda") else tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+
+
+def seeing(name: str, devices: Sequence[str]) -> dict[str, str]:
+    """Return CUDA_VISIBLE_DEVICES for these devices, in terms of what this process sees itself."""
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    numbers = [number(device) for device in devices]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible[one] if visible else str(one) for one in numbers)}
+
+
+def cores(name: str) -> tuple[int, ...]:
+    """Return the cores beside the card, as Linux tells them of its PCI address."""
+    import torch
+
+    from harness.machine import pool
+
+    told: Any = torch.cuda.get_device_properties(number(name))  # torch's stubs lack the address
+    if not hasattr(told, "pci_bus_id"):
+        return ()
+    return pool.near_pci(f"{told.pci_domain_id:04x}:{told.pci_bus_id:02x}:{told.pci_device_id:02x}.0")
 
 
 def card(name: str) -> str | None:

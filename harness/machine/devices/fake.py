@@ -5,7 +5,8 @@ spins to the deadline, so that it is right to microseconds. Tests inject what go
 The device and the fake model share this module's state: `CLOCK`, `EPISODES`, the queue and the memory.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.clock import Clock, Monotonic, Scripted
@@ -230,6 +231,7 @@ class Fake:
     def describe(self) -> Mapping[str, str]:
         return {
             "name": self.name,
+            "number": lock_name(self.name).partition("-")[2] or "0",
             "model": "fake device: no number measured on it says anything about a machine",
             "clock": CLOCK.name,
             "sync": "waits for the queue",
@@ -256,8 +258,8 @@ class QueueTime:
 def open(name: str, clock: Clock) -> Fake:
     """Open the fake device and put the fake machine on `clock`; episodes stay."""
     global CLOCK, STATE
-    if name != "fake":
-        raise DeviceError(f"--device {name}: there is one fake device; next: --device fake")
+    if name not in ("fake", *present(name)):
+        raise DeviceError(f"--device {name}: the fake devices are {', '.join(present(name))}; next: --device fake")
     CLOCK, STATE = clock, State()
     return Fake(name)
 
@@ -316,6 +318,38 @@ def absence(name: str) -> str:
 def probes(name: str) -> list[Probe]:
     """Return what tells of the episodes; the host has no part in virtual time."""
     return [ScriptedProbe()]
+
+
+COUNT = 4
+"""Of fake devices: enough to show what a pool does."""
+VISIBLE = "HARNESS_FAKE_DEVICES"
+"""Which of them a process sees, as CUDA_VISIBLE_DEVICES says of CUDA's."""
+
+
+def visible() -> list[str]:
+    """Return the numbers of the fake devices that this process sees: its fake:0 is the first of them."""
+    return os.environ.get(VISIBLE, ",".join(map(str, range(COUNT)))).split(",")
+
+
+def present(name: str) -> tuple[str, ...]:
+    """Return the fake devices that this process sees."""
+    return tuple(f"fake:{index}" for index in range(len(visible())))
+
+
+def seeing(name: str, devices: Sequence[str]) -> dict[str, str]:
+    """Return the environment in which a process sees these devices alone."""
+    return {VISIBLE: ",".join(visible()[int(device.partition(":")[2] or 0)] for device in devices)}
+
+
+def spelling(name: str) -> str:
+    """Return "fake" for the first device, and else "fake:NUMBER"."""
+    return "fake" if name == "fake:0" else name
+
+
+def lock_name(name: str) -> str:
+    """Return which of the fake devices it is, whatever it is called in this process."""
+    number = visible()[int(name.partition(":")[2] or 0)]
+    return "fake" if number == "0" else f"fake-{number}"
 
 
 def counter(name: str) -> Counter | None:

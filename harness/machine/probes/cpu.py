@@ -1,7 +1,7 @@
 """The CPU: what others use of it, what the hypervisor takes, its frequency; and the power source."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,22 +22,45 @@ FREQUENCY_FLOOR = 0.75
 
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
-    """Seconds since boot, summed over all cores: used (by anyone), and taken by the hypervisor."""
+    """Seconds since boot, summed over our cores: used (by anyone), and taken by the hypervisor."""
 
     busy_s: float
     steal_s: float
+    neighbour_s: float | None = None
+    """Used on the other cores of the machine, where a pool has given us some of them."""
 
 
-def parse_stat(text: str, ticks_per_s: int = 100) -> CpuTimes:
-    """Read the first line of /proc/stat; guest time is in user and nice already (proc(5))."""
-    user, nice, system, _idle, _wait, irq, softirq, steal, *_ = (int(x) for x in text.split("\n", 1)[0].split()[1:9])
-    return CpuTimes((user + nice + system + irq + softirq) / ticks_per_s, steal / ticks_per_s)
+def parse_stat(text: str, ticks_per_s: int = 100, cores: Collection[int] = ()) -> CpuTimes:
+    """Read the first line of /proc/stat, or those of `cores`; guest time is in user and nice already (proc(5))."""
+    wanted = {f"cpu{core}" for core in cores} or {"cpu"}
+    busy = stolen = everybody = 0
+    for line in text.splitlines():
+        name, *numbers = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _wait, irq, softirq, steal = (int(number) for number in numbers[:8])
+            busy, stolen = busy + user + nice + system + irq + softirq, stolen + steal
+        elif name == "cpu":
+            everybody = sum(int(number) for number in numbers[:8]) - int(numbers[3]) - int(numbers[4]) - int(numbers[7])
+        elif not name.startswith("cpu"):
+            break
+    return CpuTimes(busy / ticks_per_s, stolen / ticks_per_s, (everybody - busy) / ticks_per_s if cores else None)
+
+
+def own_cores() -> frozenset[int]:
+    """Return the cores that a pool has bound this process to; empty where there is none: all cores are watched."""
+    if "HARNESS_POOL" not in os.environ or not hasattr(os, "sched_getaffinity"):
+        return frozenset()
+    mine = os.sched_getaffinity(0)
+    return frozenset(mine) if len(mine) < (os.cpu_count() or 1) else frozenset()
 
 
 def cpu_times() -> CpuTimes | None:
-    """Return the machine's CPU times: /proc/stat, or where there is none what psutil has (no steal there)."""
+    """Return the CPU times of the cores that we may use: /proc/stat, or where there is none psutil's (no steal there).
+
+    What neighbours do on cores of their own is theirs; what they take from ours shows here.
+    """
     try:
-        return parse_stat(Path("/proc/stat").read_text(), os.sysconf("SC_CLK_TCK"))
+        return parse_stat(Path("/proc/stat").read_text(), os.sysconf("SC_CLK_TCK"), own_cores())
     except (OSError, ValueError, AttributeError):
         pass
     with suppress(Exception):  # psutil raises its own errors and the platform's; a gate must never end a run
@@ -76,7 +99,7 @@ class CpuProbe:
         cores: int | None = None,
     ) -> None:
         self._times, self._load, self._mhz = times, load, mhz
-        self._cores = cores or os.cpu_count() or 1
+        self._cores = cores or len(own_cores()) or os.cpu_count() or 1
         self._highest_mhz = 0.0
 
     def read(self) -> Readings:
@@ -84,6 +107,7 @@ class CpuProbe:
         return {
             "busy_s": times.busy_s if times else None,
             "steal_s": times.steal_s if times else None,
+            "neighbour_s": times.neighbour_s if times else None,
             "load_1min": self._load(),
             "cpu_mhz": self._mhz(),
         }
@@ -102,6 +126,9 @@ class CpuProbe:
             told["steal_cores"] = round(steal_s / wall_s, 3)
             if steal_s > TICK_FLOOR_S and steal_s / wall_s > STEAL_CORES and "contended" not in reasons:
                 reasons.append("contended")
+        neighbour_s = _change(before, after, "neighbour_s")
+        if neighbour_s is not None and wall_s > 0:  # told, not judged: it may take memory's bandwidth, and the power
+            told["neighbour_cores"] = round(neighbour_s / wall_s, 3)
         mhz = after["cpu_mhz"]
         if isinstance(mhz, float):
             told["cpu_mhz"] = mhz
@@ -112,7 +139,7 @@ class CpuProbe:
 
 
 def _change(before: Readings, after: Readings, name: str) -> float | None:
-    first, second = before[name], after[name]
+    first, second = before.get(name), after.get(name)
     return second - first if isinstance(first, float) and isinstance(second, float) else None
 
 

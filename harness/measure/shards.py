@@ -1,0 +1,192 @@
+"""One cell's answers split over several jobs or devices, and their logs put together to the log of the one cell.
+
+The first shard times, alone on its device, as a whole run does, and answers the beginning of the order; the others
+answer the rest of it and time nothing. The order is the cell's own (`sampling.draw`), so the whole log has the samples
+that a run in one piece would have, in the same order.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from harness.errors import HarnessError, LogError
+from harness.measure import request as requests
+from harness.measure.asked import Asked
+from harness.measure.executor import Ended
+from harness.runlog.log import Log, Writer, read
+from harness.runlog.records import Counted, Failure, Footer, Header, Line, Resumed, Sample
+
+LONGEST_NAME = 250
+
+
+def path_of(whole: Path, shard: int, shards: int) -> Path:
+    """Return where the log of one shard lies: beside the whole one, under a name that no report reads."""
+    return whole.with_name(f"{whole.name}.shard{shard}of{shards}"[-LONGEST_NAME:])
+
+
+def share(order: Sequence[int], shard: int, shards: int) -> frozenset[int]:
+    """Return the positions that shard 1, 2, ... answers: a stretch of the order, the first one's at its beginning."""
+    ends = [len(order) * part // shards for part in (shard - 1, shard)]
+    return frozenset(order[ends[0] : ends[1]])
+
+
+def whole(asked: Asked) -> Asked:
+    """Return the wish that a shard is a part of."""
+    return replace(asked, shard=0, shards=1)
+
+
+def count(wanted: Iterable[Asked]) -> int:
+    """Return how many cells these are, the shards of one counted once."""
+    return sum(asked.shard < 2 for asked in wanted)
+
+
+def gathered(ended: Iterable[Ended], notify: Callable[[str], None]) -> Iterator[Ended]:
+    """Yield what became of each cell: shards are told, and put together when all of them have ended."""
+    cells: dict[str, list[Ended]] = {}
+    for one in ended:
+        if one.asked is None or not one.asked.shard:
+            yield one
+            continue
+        mine = cells.setdefault(requests.of(whole(one.asked)), [])
+        mine.append(one)
+        notify(f"{one.title}: {one.message}")
+        if len(mine) == one.asked.shards:
+            yield _together(mine, one.asked)
+
+
+def _together(ended: Sequence[Ended], asked: Asked) -> Ended:
+    """Return what became of a cell whose shards have all ended."""
+    title = requests.title(whole(asked))
+    already = [one.path for one in ended if one.path and ".jsonl.shard" not in one.path.name]
+    if already:
+        return Ended(title, already[0], 0, "measured already")
+    for one in ended:
+        if one.code or one.path is None:
+            return Ended(title, None, one.code or 1, f"not all shards are measured: {one.title}: {one.message}")
+    try:
+        path = merge([one.path for one in ended if one.path], requests.of(whole(asked)))
+    except HarnessError as error:
+        return Ended(title, None, error.exit_code, str(error))
+    return Ended(title, path, 0, f"measured in {asked.shards} shards")
+
+
+def merge(paths: Sequence[Path], request: str) -> Path:
+    """Write the whole log of a cell from its shards', which are removed then; return where it lies.
+
+    Raises `LogError` where they are not the shards of one cell, or some are not finished.
+    """
+    logs = sorted((read(path) for path in paths), key=_number)
+    first = logs[0]
+    _check(logs)
+    path = first.path.with_name(first.path.name.partition(".shard")[0])
+    if len(path.name) < len(first.path.name) - LONGEST_NAME or not path.name.endswith(".jsonl"):
+        raise LogError(f"{first.path}: is not the log of a shard; next: move it away")
+    with Writer(path) as writer:
+        left = writer.open()
+        if left is not None:
+            if left.header.started_at != first.header.started_at:
+                raise LogError(f"{writer.part}: an unfinished run of the same cell; next: move it away, then again")
+            writer.empty()
+        for record in _lines(logs, request):
+            if isinstance(record, Footer):
+                writer.finish(record)
+            else:
+                writer.append(record)
+    for log in logs:
+        log.path.unlink(missing_ok=True)
+    return path
+
+
+def _number(log: Log) -> int:
+    return int(str(log.header.requested.get("shard", 0)))
+
+
+def _check(logs: Sequence[Log]) -> None:
+    first = logs[0]
+    wanted = int(str(first.header.requested.get("shards", 0)))
+    if [_number(log) for log in logs] != list(range(1, wanted + 1)):
+        raise LogError(f"{first.path}: {len(logs)} of {wanted} shards; next: the same command measures the others")
+    for log in logs:
+        if log.header.key != first.header.key:
+            raise LogError(f"{log.path}: is of another cell than {first.path}; next: move one away")
+        if not log.finished or log.cut_short:
+            raise LogError(f"{log.path}: is not finished; next: the same command goes on with it")
+
+
+@dataclass(slots=True)
+class _Whole:
+    """The whole log as far as it is written."""
+
+    lines: int = 1
+    samples: int = 0
+    failures: int = 0
+    answered: set[str] = field(default_factory=set)
+    counted: set[tuple[int, int, int]] = field(default_factory=set)
+
+    def take(self, record: Line) -> bool:
+        """Return whether a record belongs into the whole log: an example that was timed is not answered again."""
+        if isinstance(record, Counted):
+            shape = (record.visual_tokens, record.tiles, record.text_tokens)
+            new = shape not in self.counted
+            self.counted.add(shape)
+            self.lines += new
+            return new
+        example = record.example if isinstance(record, Sample | Failure) else None
+        if example is not None and example in self.answered:
+            return False
+        self.samples += isinstance(record, Sample) and record.phase == "timed"
+        self.failures += isinstance(record, Failure)
+        self.lines += 1
+        return True
+
+
+def _lines(logs: Sequence[Log], request: str) -> Iterator[Line]:
+    """Yield the whole log: the first shard's, then what each other one has answered, each as a process of its own."""
+    first, made = logs[0], _Whole()
+    assert first.footer
+    yield _header(logs, request)
+    for number, log in enumerate(logs):
+        if number:
+            header = log.header
+            yield Resumed(
+                started_at=header.started_at,
+                environment=header.environment,
+                device=header.device,
+                lines_kept=made.lines,
+                bytes_dropped=0,
+                shard=f"{number + 1}/{len(logs)}",
+            )
+            made.lines += 1
+        yield from (record for record in _records(log) if made.take(record))
+        made.answered |= {each.example for each in log.samples if each.phase == "timed" and each.valid}
+    refused = sum(log.footer.refused for log in logs if log.footer)
+    yield msgspec.structs.replace(first.footer, samples=made.samples, failures=made.failures, refused=refused)
+
+
+def _records(log: Log) -> list[Line]:
+    """Return a log's records between header and footer, in the order of the file."""
+    lines = log.path.read_bytes().splitlines()
+    decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+    records = [decoder.decode(line) for line in lines if line.strip()]
+    return [record for record in records if not isinstance(record, Header | Footer)]
+
+
+def _header(logs: Sequence[Log], request: str) -> Header:
+    """Return the first shard's header as the whole run's, with a doubt where devices of several kinds have answered."""
+    header = logs[0].header
+    models = sorted({log.header.device.get("model", "") for log in logs})
+    doubts = list(header.effective.get("doubts", []))  # type: ignore[call-overload]
+    if len(models) > 1:
+        doubts.append(
+            f"answers come from several kinds of device: {', '.join(models)}; next: one kind, by a constraint"
+        )
+    return msgspec.structs.replace(
+        header,
+        request=request,
+        command=re.sub(r" --shards \d+ --shard \d+", "", header.command),
+        requested={**header.requested, "shard": 0},
+        effective={**header.effective, "shards": len(logs), **({"doubts": doubts} if doubts else {})},
+    )
