@@ -89,16 +89,14 @@ def divided(near: Sequence[Sequence[int]], cores: Sequence[int]) -> list[tuple[i
     if len(cores) < len(near) or not hasattr(os, "sched_setaffinity"):
         return [()] * len(near)
     size, left = len(cores) // len(near), sorted(cores, key=lambda core: (_physical(core), core))
-    shares: list[tuple[int, ...]] = []
+    shares: list[list[int]] = []
     for own in near:
-        share = [core for core in left if core in own][:size]
-        shares.append(tuple(share))
+        shares.append([core for core in left if core in own][:size])
+        left = [core for core in left if core not in shares[-1]]
+    for share in shares:  # what its own node did not have
+        share += left[: size - len(share)]
         left = [core for core in left if core not in share]
-    for at, share in enumerate(shares):  # what its own node did not have
-        more = left[: size - len(share)]
-        shares[at] = (*share, *more)
-        left = [core for core in left if core not in more]
-    return shares
+    return [tuple(share) for share in shares]
 
 
 def _physical(core: int) -> int:

@@ -162,6 +162,17 @@ def test_again_is_another_repetition(tmp_path: Path, scripted: Scripted) -> None
     assert sorted(int(str(log.read(path).header.cell["repetition"])) for path in log.find(tmp_path / "out")) == [0, 1]
 
 
+def test_shards_are_jobs_and_one_cell(tmp_path: Path, scripted: Scripted) -> None:
+    wanted = [shard for one in wishes(tmp_path / "out", 64, shards=2) for shard in job.split(one)]
+    scripted.at_once, told = True, list[str]()
+    (ended,) = sweep.run_all(wanted, by=BY, notify=told.append)
+    assert ended.message == "measured in 2 shards"
+    assert sum("shard 2/2: measured in job 100_1" in line for line in told) == 1
+    assert list(log.find(tmp_path / "out")) == [ended.path]
+    (again,) = sweep.run_all(wanted, by=BY)
+    assert (again.message, again.path, len(scripted.names)) == ("measured already", ended.path, 1)
+
+
 def test_the_submitting_host_asks_no_device_and_no_folder(tmp_path: Path) -> None:
     """A CUDA device that is not here, and a checkpoint that only the nodes see."""
     common = Asked(device="cuda", suite="pages", weights="/nodes/only")

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import LogError, SettingError
-from harness.measure import cell, job, request, run, shards, sweep
+from harness.measure import cell, job, request, run, shards
 from harness.measure.asked import Asked
-from harness.measure.executor import Executor
 from harness.reports import accuracy, frame
 from harness.runlog import log
 
@@ -98,19 +97,3 @@ def test_shards_that_cannot_be_are_refused() -> None:
         cell.settle(replace(base, shards=2, shard=3))
     assert job.split(replace(base, shards=3, protocol="paper")) == [replace(base, protocol="paper")]
     assert request.of(replace(base, shards=3, shard=1)) != request.of(base)
-
-
-def test_shards_on_a_pool_are_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the executors, as a user does it: each shard in a process of its own, on a fake device of its own."""
-    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HARNESS_FAKE_DEVICES", "0,1")
-    common = Asked(model="fake", device="fake", suite="pages", limit=4, minimum_samples=1, minimum_seconds=0.0)
-    wanted, _ = sweep.grid({"res": [64]}, replace(common, maximum_samples=1, shards=2, out=str(tmp_path / "out")))
-    told: list[str] = []
-    (ended,) = sweep.run_all(wanted, by=Executor("pool", {"devices": "fake:all"}), notify=told.append)
-    assert ended.message == "measured in 2 shards", ended
-    assert len(told) == 2
-    assert ended.path
-    assert log.read(ended.path).finished
-    (again,) = sweep.run_all(wanted, by=Executor("pool", {"devices": "fake:all"}))
-    assert again.message == "measured already"
