@@ -19,6 +19,12 @@ def locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for tests that do not look into it: a suite is built once for all of them."""
+    return tmp_path_factory.mktemp("built")
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of parity fixtures and small real data sets beside the repository (or in VLM_PARETO_SHARED)."""
     folder = Path(os.environ.get("VLM_PARETO_SHARED", Path(__file__).parent.parent.parent / "shared"))

@@ -65,9 +65,11 @@ def test_a_pool_is_said_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         list(pool.submit([], Path(), {}))
 
 
-def test_a_killed_worker_loses_its_unfinished_sample_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_loses_its_unfinished_sample_alone(
+    tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The worker kills itself in its third sample; the same command goes on with its log, and the others stay."""
-    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(built))
     common = Asked(
         model="fake", device="fake", suite="pages", limit=5, minimum_samples=5, minimum_seconds=0.0, res=64,
         settings={"prefill_ms": 300}, out=str(tmp_path / "out"),

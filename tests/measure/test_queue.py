@@ -57,7 +57,7 @@ class Scripted:
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripted:
+def scripted(monkeypatch: pytest.MonkeyPatch, built: Path) -> Scripted:
     made, load = Scripted(), plugins.load
 
     def loaded(group: str, name: str) -> ModuleType:
@@ -66,7 +66,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripted:
     monkeypatch.setattr(plugins, "load", loaded)
     monkeypatch.setattr(queue, "POLL_S", 0.0)
     monkeypatch.setattr(queue, "GRACE_S", 0.0)
-    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(built))
     return made
 
 
@@ -186,8 +186,10 @@ def test_the_submitting_host_asks_no_device_and_no_folder(tmp_path: Path) -> Non
     sweep.check_named(True, False, [({"device": ["cuda"]}, {})])
 
 
-def test_a_local_run_leaves_its_request_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+def test_a_local_run_leaves_its_request_in_the_log(
+    tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(built))
     (asked,) = wishes(tmp_path / "out", 64)
     assert job.prepare(asked).request == request.of(asked)
     assert request.of(replace(asked, wait=True, out="elsewhere")) == request.of(asked)

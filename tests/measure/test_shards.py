@@ -14,11 +14,16 @@ from harness.runlog import log
 COUNT = 3
 
 
+@pytest.fixture(autouse=True)
+def cache(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(built))
+
+
 def wish(out: Path, data: Path, checkpoint: object, **more: object) -> Asked:
     one = Asked(
         model=str(checkpoint.card),  # type: ignore[attr-defined]
         weights=str(checkpoint.weights),  # type: ignore[attr-defined]
-        suite="docvqa", data=str(data), res=64, minimum_samples=3, minimum_seconds=0.0, maximum_samples=4, limit=30,
+        suite="docvqa", data=str(data), res=64, minimum_samples=3, minimum_seconds=0.0, maximum_samples=4, limit=9,
         out=str(out),
     )  # fmt: skip
     return replace(one, **more)  # type: ignore[arg-type]

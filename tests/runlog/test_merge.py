@@ -14,8 +14,8 @@ from harness.runlog import log, merge
 
 
 @pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+def measured(tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(built))
     asked = Asked(
         model="fake", device="fake", suite="pages", res=64, limit=2, minimum_samples=1, minimum_seconds=0.0,
         settings={"prefill_ms": 0.1, "encode_ms": 0.1}, out=str(tmp_path / "a"),
