@@ -15,6 +15,7 @@ import msgspec
 from harness.errors import HarnessError, LogError
 from harness.measure import request as requests
 from harness.measure.asked import Asked
+from harness.measure.cell import Cell
 from harness.measure.executor import Ended
 from harness.runlog.log import Log, Writer, read
 from harness.runlog.records import Counted, Failure, Footer, Header, Line, Resumed, Sample
@@ -81,9 +82,8 @@ def merge(paths: Sequence[Path], request: str) -> Path:
     logs = sorted((read(path) for path in paths), key=_number)
     first = logs[0]
     _check(logs)
-    path = first.path.with_name(first.path.name.partition(".shard")[0])
-    if len(path.name) < len(first.path.name) - LONGEST_NAME or not path.name.endswith(".jsonl"):
-        raise LogError(f"{first.path}: is not the log of a shard; next: move it away")
+    cell = Cell(**first.header.cell)  # type: ignore[arg-type]
+    path = cell.path(first.path.parent.parent, first.path.parent.name)
     with Writer(path) as writer:
         left = writer.open()
         if left is not None:

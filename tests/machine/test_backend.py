@@ -108,7 +108,7 @@ def test_names() -> None:
     with pytest.raises(UnknownName, match="did you mean"):
         backend.of("cdua")
     with pytest.raises(DeviceError, match="the fake devices are fake:0, fake:1"):
-        backend.of("fake:2").open(Scripted())
+        backend.of("fake:9").open(Scripted())
 
 
 def test_engines_of_one_gpu_share_its_lock() -> None:

@@ -125,6 +125,6 @@ def test_its_work_is_counted_as_it_is_done():
     fake.reset()
 
 
-def test_only_one_fake():
+def test_a_fake_that_is_not_there():
     with pytest.raises(DeviceError, match="--device fake"):
-        fake.open("fake:1", Monotonic())
+        fake.open("fake:9", Monotonic())

@@ -348,6 +348,8 @@ def spelling(name: str) -> str:
 
 def lock_name(name: str) -> str:
     """Return which of the fake devices it is, whatever it is called in this process."""
+    if name not in ("fake", *present(name)):
+        return name  # it is not here: opening it says so
     number = visible()[int(name.partition(":")[2] or 0)]
     return "fake" if number == "0" else f"fake-{number}"
 
