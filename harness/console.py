@@ -275,7 +275,7 @@ def plan(wanted: Sequence["Asked"], elsewhere: bool = False) -> str:
                 "res": asked.res,
                 "device": asked.device,
                 "protocol": asked.protocol,
-                "part": asked.part or "all",
+                "part": asked.part or (f"shard {asked.shard}/{asked.shards}" if asked.shard else "all"),
                 "process": asked.repetition + 1,
                 "time ◇": "–" if one.seconds is None else f"{one.seconds:.0f} s",
                 "memory ◇": size(one.memory_bytes),
