@@ -110,6 +110,7 @@ STOPPED = {
     "maximum_samples": "the most samples asked for",
     "maximum_seconds": "the most seconds asked for",
     "examples": "all examples",
+    "shard": "its share of the answers, which the first shard times",
     "failures": "too many failures in a row",
 }
 
