@@ -31,7 +31,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests; `nox -s tests -- -k frontier` passes arguments on."""
     install(session, "test")
     # One thread a process: two test processes with two threads each would only wait for one another.
-    session.run("pytest", "-q", "-n", "2", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "-q", "-n", "2", "--dist", "loadgroup", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

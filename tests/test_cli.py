@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nursery
 import pytest
 
 from harness.runlog import log as runlog
@@ -39,6 +40,8 @@ def environment(cache: Path) -> dict[str, str]:
 @pytest.fixture
 def harness(tmp_path: Path, environment: dict[str, str]) -> Run:
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        if not options:
+            return nursery.opened().run(list(arguments), tmp_path, environment)
         command = [sys.executable, "-m", "harness", *arguments]
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, **options

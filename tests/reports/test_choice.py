@@ -3,12 +3,11 @@
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import grids
 import numpy as np
+import nursery
 import pytest
 
 from harness.errors import SettingError
@@ -104,12 +103,12 @@ def test_the_command(tmp_path: Path) -> None:
     if not logs.is_dir():
         pytest.skip(f"no reference logs in {logs}: not a checkout of the repository")
     pytest.importorskip("lmms_eval", reason="lmms_eval is not installed: nothing can be scored")
-    command = [sys.executable, "-m", "harness", "choose", "--logs", str(logs), "--figure", str(tmp_path / "c.png")]
+    command = ["choose", "--logs", str(logs), "--figure", str(tmp_path / "c.png")]
     environment = {**os.environ, "VLM_PARETO_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run([*command, "--ttft", "100ms"], capture_output=True, text=True, check=False, env=environment)
+    done = nursery.opened().run([*command, "--ttft", "100ms"], tmp_path, environment)
     assert done.returncode == 0, done.stderr
     assert "choose  fastvlm-nano at 512 px‡" in done.stdout
     assert (tmp_path / "c.png").is_file()
-    done = subprocess.run([*command, "--ttft", "20ms"], capture_output=True, text=True, check=False, env=environment)
+    done = nursery.opened().run([*command, "--ttft", "20ms"], tmp_path, environment)
     assert done.returncode == 1
     assert "no cell fits: the fastest takes" in done.stdout

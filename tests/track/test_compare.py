@@ -4,11 +4,10 @@ import json
 import math
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import nursery
 import pytest
 import synthetic_logs as logs
 from click.testing import CliRunner
@@ -464,11 +463,11 @@ def test_two_cards_are_measured_side_by_side_by_the_program(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         settings = f"encode_ms = 2.0\nprefill_ms = {prefill_ms}\npreprocess_ms = 0.5\n"
         (tmp_path / name / "nightly.toml").write_text(f'weights = "random"\n[settings]\n{settings}')
-    command = [sys.executable, "-m", "harness", "compare", "good", "bad", "--interleave", "--model", "fake", "--device",
+    command = ["compare", "good", "bad", "--interleave", "--model", "fake", "--device",
                "fake", "--suite", "pages", "--limit", "12", "--min-seconds", "0", "--min-effect", "0.5", "--json",
                "--decode-tokens", "2"]  # fmt: skip
     environment = {**os.environ, "VLM_PARETO_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = nursery.opened().run(command, tmp_path, environment)
     verdict = json.loads(done.stdout)
     assert done.returncode == REGRESSION, done.stdout + done.stderr
     assert verdict["stage"] == "prefill"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+import nursery
 import pandas as pd
 import pytest
 import torch
@@ -31,6 +32,8 @@ from harness.models.protocol import Options, Request
 from harness.models.weights import Source
 from harness.runlog import log as runlog
 
+# One test process measures the nights once for all tests of this file.
+pytestmark = pytest.mark.xdist_group("track")
 ROOT = Path(__file__).parents[2]
 QUESTIONS = 12
 
@@ -39,10 +42,7 @@ def run(folder: Path, cache: Path, *arguments: str, **environment: str) -> subpr
     """Run the program in `folder`."""
     known = {**os.environ, "VLM_PARETO_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     known.pop("GITHUB_ACTIONS", None)
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *arguments],
-        cwd=folder, env={**known, **environment}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    return nursery.opened().run(list(arguments), folder, {**known, **environment})
 
 
 @pytest.fixture(scope="session")
