@@ -303,3 +303,15 @@ def test_padding_after_the_rows_were_scaled_is_padding_before(width: int, height
 def test_a_strip_that_is_padded_later_is_refused_too() -> None:
     with pytest.raises(ExampleError, match="square of more than"):
         images.pad_and_resize(Image.new("RGB", (images.LARGEST_SQUARE_SIDE + 1, 1)), (0, 0, 0), 64)
+
+
+@pytest.mark.parametrize("size", [(301, 533), (1240, 1754), (90, 60)])
+def test_torchvision_resizes_to_pixels_a_level_off_and_only_where_it_is_asked_for(size: tuple[int, int]) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(levels)
+    usual = np.asarray(images.resize(image, 256, 320)).astype(int)
+    with images.scaled_by("torchvision"):
+        other = np.asarray(images.resize(image, 256, 320)).astype(int)
+    assert other.shape == usual.shape
+    assert np.abs(other - usual).max() <= 1, "docs/decisions.md states it"
+    assert (np.asarray(images.resize(image, 256, 320)) == usual).all()

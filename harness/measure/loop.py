@@ -18,9 +18,9 @@ from harness.errors import ExampleError, HarnessError, ServerError, out_of_memor
 from harness.machine import backend
 from harness.machine.device import Device
 from harness.machine.energy import Meter
-from harness.measure import concurrency
+from harness.measure import concurrency, scoring
 from harness.measure.gate import Verdict, retry_delay_ns
-from harness.measure.passes import Bench, failed_stage, keep_part, time_stages, time_whole, undisturbed
+from harness.measure.passes import Bench, Collector, failed_stage, keep_part, time_stages, time_whole, undisturbed
 from harness.measure.sampling import Drawn, Timed
 from harness.measure.stopping import Stopping
 from harness.models.protocol import Model, Request, Seen, Work
@@ -97,6 +97,10 @@ class Measured:
     """Whether its times count, where no stage pass says it (`Sample.counts`)."""
     asked_tokens: int | None = None
     """How long the answer was allowed to be, in tokens."""
+    answer_tokens: int | None = None
+    """How long it is, where no whole pass says it."""
+    shared: str = ""
+    """What it shared with other questions, if it was answered for its score alone."""
 
 
 def measure(
@@ -126,6 +130,8 @@ class _Loop:
     fired: str | None = None
     """Why timing has stopped: the name of the stopping rule, or `failures`."""
     failed: set[str] = field(default_factory=set)
+    _asked: set[str] = field(default_factory=set)
+    """Examples that were asked to be timed; the others are answered for their score alone."""
     _counted: set[tuple[int, int]] = field(default_factory=set)
     _known: set[Hashable] = field(default_factory=set)
     """Shapes that this process has met: those foreseen, and those that the model told."""
@@ -146,7 +152,11 @@ class _Loop:
                 if self.fired and self.plan.concurrency > 1:
                     yield from self._many(chain([example], (one for one, _ in order)))
                     break
+                if self.fired and self.plan.whole and isinstance(self.model, scoring.AnswersAll):
+                    yield from self._for_score(self.model, collector)
+                    break
                 collector.collect()
+                self._asked |= {example.id} if phase == "timed" else set()
                 if phase == "timed" and self.started_ns is None:
                     self.started_ns = self.bench.clock.now_ns()
                     collector.freeze()
@@ -255,6 +265,28 @@ class _Loop:
                 self.failures_in_a_row = 0
                 self.samples += 1
                 yield _sample(example, "timed", 1, came, UNJUDGED, self.bench, new_shape=False)
+
+    def _for_score(self, model: scoring.AnswersAll, collector: Collector) -> Iterator[MeasureRecord]:
+        """Answer the examples that are left for their score alone, image by image, as timing has stopped."""
+        order = self.plan.drawn.order if self.plan.drawn else range(len(self.plan.examples))
+        done = self._asked | self.failed | self.plan.finished
+        for positions in scoring.by_image(self.plan.examples, order, done):
+            collector.collect()
+            together = [self.plan.examples[at] for at in positions]
+            for example, came in scoring.answer(model, together):
+                if isinstance(came, Exception):
+                    yield self._fail(example, came)
+                    if self.failures_in_a_row >= MAXIMUM_CONSECUTIVE_FAILURES:
+                        self.fired = "failures"
+                        return
+                    continue
+                self.failures_in_a_row = 0
+                self.samples += 1
+                made = Measured(
+                    None, None, came.seen, came.text, False, example.max_new_tokens, came.tokens, came.shared
+                )
+                yield _sample(example, "timed", 1, made, UNJUDGED, self.bench, new_shape=False)
+                yield from self._count(made)
 
     def _untimed(self, example: Example) -> Measured:
         if example.problem:
@@ -428,6 +460,8 @@ def _sample(
         memory=dict(bench.device.memory()),
         new_shape=new_shape,
         counts=measured.counts,
+        answer_tokens=measured.answer_tokens,
+        shared=measured.shared,
     )
 
 

@@ -24,7 +24,7 @@ from harness.models.card import ModelCard
 from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison, Configuration, Difference
 from harness.models.loading import Target
-from harness.models.protocol import Done, Event, Foreseen, Options, Piece, Request, Seen, Work
+from harness.models.protocol import Answered, Done, Event, Foreseen, Options, Piece, Request, Seen, Work
 from harness.models.weights import Source
 
 NOT_READ = Configuration(Path())
@@ -190,6 +190,14 @@ class VisionLanguageModel(ABC):
                 self.parts[name].to(memory_format=form)  # type: ignore[call-overload]
         self.channels_last = channels_last
 
+    scaler = "pil"
+    """Which library resizes images (`images.scaled_by`)."""
+
+    def look(self, pictures: list[images.Picture]) -> Prepared:
+        """Return the images' pixels on the device, as the encoders take them."""
+        with images.scaled_by(self.scaler):
+            return self.laid_out(self.prepare(pictures))
+
     def laid_out(self, prepared: Prepared) -> Prepared:
         """Return the pixels in the encoders' memory format."""
         if not self.channels_last:
@@ -210,9 +218,9 @@ class VisionLanguageModel(ABC):
     def answer(self, request: Request, /) -> Iterator[Event]:
         """Answer one request (batch 1, greedy, caches made anew): see `model.Model`."""
         only = self.options.only
-        self._largest = []
+        self.forget()
         pictures = [images.decode(data) for data in request.images]
-        prepared = self.laid_out(self.prepare(pictures))
+        prepared = self.look(pictures)
         before, after = ([], []) if request.visual_only else self.prompt(request.question)
         features: dict[str, Tensor] = {}
         if only == "llm":
@@ -229,12 +237,12 @@ class VisionLanguageModel(ABC):
                 tokens = (
                     0 if self.card.llm else sum(feature.shape[0] * feature.shape[1] for feature in features.values())
                 )
-                yield self._seen(prepared, tokens, 0)
+                yield self.seen(prepared, tokens, 0)
                 return
         visual = self.project(features, prepared)
         yield Done("project")
-        yield self._seen(prepared, len(visual), len(before) + len(after))
-        yield from self._generate(features, prepared, visual, before, after, request)
+        yield self.seen(prepared, len(visual), len(before) + len(after))
+        yield from self.generate(features, prepared, visual, before, after, request)
 
     def _stand_in(self, prepared: Prepared) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.options.seed)
@@ -243,7 +251,7 @@ class VisionLanguageModel(ABC):
             for name, shape in self.feature_shapes(prepared).items()
         }
 
-    def _seen(self, prepared: Prepared, visual_tokens: int, text_tokens: int) -> Seen:
+    def seen(self, prepared: Prepared, visual_tokens: int, text_tokens: int) -> Seen:
         return Seen(
             prepared.original_px,
             prepared.processed_px,
@@ -272,7 +280,29 @@ class VisionLanguageModel(ABC):
     def prefill(self, embeds: Tensor, scope: AbstractContextManager[Any]) -> Any:
         """Run the LLM over the whole prompt, logits of the last position only; returns transformers' output."""
         with scope:
-            return self.parts["llm"](inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
+            return self.parts["llm"](inputs_embeds=embeds, cache=self.new_cache(), use_cache=True, logits_to_keep=1)
+
+    static_cache = False
+    """Whether keys and values lie in one place of fixed length (see `deployment`)."""
+    decode_ahead = False
+    """Whether the next step is asked for before a token is read, from the second token on."""
+    steps: Any = None
+    """What replays decode steps from CUDA graphs (`deployment.GraphedSteps`)."""
+    _longest = 0
+    """How many tokens prompt and answer may come to."""
+
+    def new_cache(self) -> Any:
+        """Return an empty cache for one answer; None: transformers makes one that grows."""
+        if not self.static_cache or self.device == "meta":
+            return None
+        from harness.models import deployment
+
+        length = -(-self._longest // deployment.BLOCK) * deployment.BLOCK
+        return self.steps.cache(length) if self.steps else deployment.static_cache(self.parts["llm"], length)
+
+    def forget(self) -> None:
+        """Begin a new answer: what was kept of the last one, for `verify`, is its own."""
+        self._largest = []
 
     def greedy(self, output: Any) -> Any:
         """Return the likeliest next token, still on the device; its logit is kept for `verify`."""
@@ -302,9 +332,11 @@ class VisionLanguageModel(ABC):
 
     def decode(self, token: Any, output: Any) -> Any:
         """Run the LLM over one more token, on the cache of `output`."""
+        if self.steps:
+            return self.steps.step(token, output.cache)
         return self.parts["llm"](input_ids=token.view(1, 1), cache=output.cache, use_cache=True, logits_to_keep=1)
 
-    def _generate(
+    def generate(
         self,
         features: Mapping[str, Tensor],
         prepared: Prepared,
@@ -314,27 +346,62 @@ class VisionLanguageModel(ABC):
         request: Request,
     ) -> Iterator[Event]:
         embeds = self.embed(visual, before, after)
-        positions = self.card.llm.positions if self.card.llm else 0
-        if embeds.shape[1] + request.max_new_tokens > positions:
-            raise ExampleError(
-                f"{embeds.shape[1]} prompt tokens and {request.max_new_tokens} new ones exceed the {positions} "
-                f"positions of {self.card.name}; next: a lower --res"
-            )
+        self.check_length(embeds.shape[1], request)
+        self._longest = embeds.shape[1] + request.max_new_tokens
         output = self.prefill(embeds, self.prefill_scope(features, prepared, len(before)))
         token = self.greedy(output)
         yield Done("prefill")
-        stream = tokenizers.Stream(self.tokenizer)
-        stops = set() if request.ignore_eos or not self.card.llm else set(self.card.llm.eos)
-        for count in range(request.max_new_tokens):
-            value = int(token)  # waits for the device: the token is on the host only now
+        yield from self.pieces(token, output, request)
+
+    def check_length(self, prompt_tokens: int, request: Request) -> None:
+        """Refuse a prompt that leaves the language model no positions for its answer."""
+        positions = self.card.llm.positions if self.card.llm else 0
+        if prompt_tokens + request.max_new_tokens > positions:
+            raise ExampleError(
+                f"{prompt_tokens} prompt tokens and {request.max_new_tokens} new ones exceed the {positions} "
+                f"positions of {self.card.name}; next: a lower --res"
+            )
+
+    def stops(self, request: Request) -> set[int]:
+        """Return the tokens that end an answer."""
+        return set() if request.ignore_eos or not self.card.llm else set(self.card.llm.eos)
+
+    def pieces(self, token: Any, output: Any, request: Request) -> Iterator[Piece]:
+        """Yield the first token, and decode and yield the ones after it."""
+        stream, stops = tokenizers.Stream(self.tokenizer), self.stops(request)
+        for count, value in enumerate(self.tokens(token, output, request.max_new_tokens)):
             if value in stops:
                 if not count:
                     yield Piece("")
                 return
             yield Piece(stream.add(value))
-            if count + 1 < request.max_new_tokens:
+
+    def tokens(self, token: Any, output: Any, most: int) -> Iterator[int]:
+        """Yield at most so many tokens on the host.
+
+        With `decode_ahead` the device computes the next one while the host reads this one; never before the first was
+        read, for asking would be part of TTFT. An answer that ends early has then asked for one step too many.
+        """
+        for count in range(most):
+            ahead = self.decode_ahead and 0 < count < most - 1
+            if ahead:
+                output = self.decode(token, output)
+                following = self.greedy(output)
+            yield int(token)  # waits for the device: the token is on the host only now
+            if ahead:
+                token = following
+            elif count + 1 < most:
                 output = self.decode(token, output)
                 token = self.greedy(output)
+
+    scoring = "features"
+    """What questions about one image share when they are answered for their score alone (see `sharing`)."""
+
+    def answer_all(self, requests: Sequence[Request]) -> list[Answered]:
+        """Answer questions about the same images, untimed; what their images themselves raise comes out."""
+        from harness.models import sharing
+
+        return sharing.answer_all(self, requests, self.scoring)
 
     def describe(self) -> dict[str, str]:
         """Return the effective settings for the log."""
@@ -347,8 +414,12 @@ class VisionLanguageModel(ABC):
             "tokenizer": self.tokenizer.name,
             "parts": self.options.only or "all",
             **self._describe_memory_format(),
+            **self.deployed,
             **self._describe_configuration(),
         }
+
+    deployed: Mapping[str, str] = {}
+    """What of `deployment` took effect."""
 
     def _describe_memory_format(self) -> dict[str, str]:
         if not any(name in self.parts for name in self.encoder_names):
@@ -399,7 +470,7 @@ class VisionLanguageModel(ABC):
 
     def close(self) -> None:
         """Free the weights."""
-        self.parts = nn.ModuleDict()
+        self.parts, self.steps = nn.ModuleDict(), None
         empty = getattr(getattr(torch, self.device.partition(":")[0], None), "empty_cache", None)
         if empty:
             empty()

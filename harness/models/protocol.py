@@ -75,6 +75,17 @@ class Told(NamedTuple):
 Event = Done | Piece | Seen | Thought | Told
 
 
+class Answered(NamedTuple):
+    """An answer that was asked for its score alone: no times; `error` in place of an answer that could not be had."""
+
+    seen: Seen | None
+    text: str
+    tokens: int
+    shared: str
+    """What it shared with other questions about its images, for the log."""
+    error: Exception | None = None
+
+
 class Work(NamedTuple):
     """What a stage must do, counted: floating-point operations (2 per multiply-add) and bytes of weights read."""
 
@@ -101,6 +112,8 @@ class Model(Protocol):
     It may have `foresee(sizes, question) -> Foreseen`: what an example of these image sizes will be, without answering
     it (cheap: it is asked for every example of a suite). An attribute `minds_shapes = False` says that the first
     request of a shape costs no more than the next (a server that is warm already): then none is made in advance.
+    And `answer_all(requests) -> list[Answered]`: untimed answers to questions about the same images, which may share
+    what the images cost; what the images themselves raise is raised.
     """
 
     def answer(self, request: Request, /) -> Iterator[Event]:

@@ -128,8 +128,13 @@ def _counted(samples: Sequence[Sample], failed: Sequence["_Failed"], logs: Seque
     """Return how many questions there were, how many failed for good, and how many answers were cut off."""
     stated = [log.header.data.get("examples", "") for log in logs]
     asked = max((int(text) for text in stated if text.isdigit()), default=0)
-    cut = [s for s in samples if s.asked_tokens and s.whole and s.whole.output_tokens >= s.asked_tokens]
+    cut = [s for s in samples if s.asked_tokens and _length(s) >= s.asked_tokens]
     return {"asked": max(asked, len(samples) + len(failed)), "failed": len(failed), "cut": len(cut)}
+
+
+def _length(sample: Sample) -> int:
+    """Return how many tokens an answer has; 0 where the log does not say."""
+    return sample.whole.output_tokens if sample.whole else sample.answer_tokens or 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,11 @@ class Sample(Record, frozen=True, tag="sample"):
     counts: bool | None = None
     """Whether its times count, or it was answered for its score alone; None: there is a stage pass if they do."""
 
+    answer_tokens: Count | None = None
+    """How many tokens an answer has that was made for its score alone: there is no pass that says it."""
+    shared: str = ""
+    """What such an answer shared with other questions about its images; empty where it was answered alone."""
+
     @property
     def timed(self) -> bool:
         """Whether its times count (if it is of the phase `timed`, and valid)."""

@@ -1,6 +1,6 @@
 """The measuring loop in virtual time: the fake device and model say what is true, the log must say the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,7 +18,7 @@ from harness.measure.passes import Bench, time_stages, time_whole
 from harness.measure.stopping import Rule, Stopping
 from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
-from harness.models.protocol import Done, Event, Options, Piece, Request
+from harness.models.protocol import Answered, Done, Event, Options, Piece, Request
 from harness.runlog.records import Counted, Failure, Footer, Sample
 from harness.suites.examples import Example
 
@@ -392,3 +392,59 @@ def test_a_cell_of_one_part_logs_its_own_stages_only(clock: Scripted) -> None:
         for sample in timed(measured_with(Watched(), clock, plan(2, part=part))):
             assert sample.stages
             assert set(sample.stages.stage_ns) == stages
+
+
+# --- answers for their score alone ---
+
+
+class Sharing(FakeModel):
+    """A fake model that answers all questions about an image at once, in no time of the clock."""
+
+    together: list[tuple[str, ...]]
+
+    def answer_all(self, requests: Sequence[Request]) -> list[Answered]:
+        self.together = [*getattr(self, "together", []), tuple(one.question for one in requests)]
+        if any(one.images[0] == b"" for one in requests):
+            raise ExampleError("no image")
+        return [
+            Answered(None, "", 0, "", ValueError("odd")) if "13" in one.question else Answered(None, "x", 1, "features")
+            for one in requests
+        ]
+
+
+def scored(clock: Scripted, count: int = 14, **options: object) -> tuple[Sharing, list[Sample | Failure]]:
+    card = load_model_card("fake")
+    sharing = Sharing(card, Options(side=1024, settings=dict(card.settings)))
+    three = Rule(minimum_samples=3, minimum_seconds=0, maximum_samples=3, maximum_seconds=1e6, precision=0)
+    shown = [replace(one, image_ids=(f"page {one.index % 3}",)) for one in examples(count)]
+    shown[7] = replace(shown[7], images=(b"",), image_ids=("empty",))
+    wanted = Plan(shown, Stopping(three), **options)  # type: ignore[arg-type]
+    gate = Gate(backend.of("fake").probes(), clock)
+    records = list(measure(sharing, fake.Fake("fake"), clock, gate, wanted))
+    return sharing, [one for one in records if isinstance(one, Sample | Failure)]
+
+
+def test_after_timing_questions_are_answered_image_by_image_and_marked_as_scored(clock: Scripted) -> None:
+    sharing, records = scored(clock)
+    asked = [[int(question.split()[-1].strip("?")) for question in each] for each in sharing.together]
+    assert asked == [[3, 6, 9, 12], [4, 10, 13], [5, 8, 11], [7]]
+    samples = {one.index: one for one in records if isinstance(one, Sample) and one.phase == "timed"}
+    assert sorted(samples) == [*range(7), *range(8, 13)]
+    assert [samples[n].timed for n in range(7)] == [True] * 3 + [False] * 4
+    assert {samples[n].shared for n in range(3, 13) if n in samples} == {"features"}
+    assert all(samples[n].whole is None and samples[n].answer_tokens == 1 for n in range(3, 7))
+    assert {one.index: one.error for one in records if isinstance(one, Failure)} == {
+        7: "ExampleError",
+        13: "ValueError",
+    }
+
+
+def test_what_was_answered_before_is_not_asked_again(clock: Scripted) -> None:
+    sharing, _ = scored(clock, finished=frozenset({"3", "4", "10", "13"}))
+    assert [len(each) for each in sharing.together] == [3, 3, 1]
+
+
+def test_answers_that_nobody_scores_are_not_asked_for(clock: Scripted) -> None:
+    sharing, records = scored(clock, score=False)
+    assert not hasattr(sharing, "together")
+    assert len([one for one in records if isinstance(one, Sample) and one.phase == "timed"]) == 3

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness import images
 from harness.errors import ExampleError, WeightsError
+from harness.models import sharing
 from harness.models.card import Encoder, Llm, load_model_card
 from harness.models.families import cambrian
 from harness.models.families.cambrian import Cambrian, Geometry
@@ -277,10 +278,21 @@ def test_greedy_tokens_are_the_originals(model: Cambrian, case: dict[str, Tensor
     own, model.tokenizer = model.tokenizer, Numbers()
     try:
         visual = model.project(features, prepared)
-        events = list(model._generate(features, prepared, visual, before, after, request))
+        events = list(model.generate(features, prepared, visual, before, after, request))
     finally:
         model.tokenizer = own
     assert [int(number) for e in events if isinstance(e, Piece) for number in e.text.split()] == wanted
+
+
+@pytest.mark.parametrize("how", ["features", "prefix", "batch"])
+def test_questions_that_share_an_image_are_answered_as_alone(model: Cambrian, how: str) -> None:
+    """The samplers rewrite the image's hidden states while the prompt up to the question is read, and only then."""
+    page = images.png(Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 140, 3), dtype=np.uint8)))
+    requests = [Request((page,), text, 3, ignore_eos=True) for text in ("What is it?", "Total?", "Which page is this?")]
+    found = sharing.answer_all(model, requests, how)
+    assert [one.error for one in found] == [None] * 3
+    wanted = ["".join(e.text for e in model.answer(one) if isinstance(e, Piece)) for one in requests]
+    assert [one.text for one in found] == wanted
 
 
 @torch.inference_mode()

@@ -6,14 +6,21 @@ from dataclasses import replace
 from harness import plugins
 from harness.errors import SettingError
 from harness.machine import backend
-from harness.models import memory_format
+from harness.models import deployment, memory_format
 from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
 
-SETTINGS: dict[str, str | int | float | bool] = {"route": "own", "channels_last": False}
+SETTINGS: dict[str, str | int | float | bool] = {
+    "route": "own",
+    "channels_last": False,
+    "scoring": "features",
+    **deployment.SETTINGS,
+}
 """`route`: `own` runs the card's family, `auto` any family's checkpoint by transformers' own code. `channels_last`: how
-convolutional encoders keep images in memory; `auto` asks a trial. What took effect is in a cell's key, never "auto"."""
+convolutional encoders keep images in memory; `auto` asks a trial. What took effect is in a cell's key, never "auto".
+`scoring`: what questions about one image share once timing has stopped (see `sharing`): never while anything is timed.
+The others are `deployment`'s."""
 
 ROUTES = ("own", "auto")
 
@@ -51,12 +58,49 @@ def load(card: ModelCard, source: Source, options: Options) -> Model:
     route = options.settings.get("route", "own")
     if route not in ROUTES:
         raise SettingError(f"route={route}: known: {', '.join(ROUTES)}; next: --route auto")
+    deployment.check(options.settings, options.device)
+    deployment.SWITCHES.turn(options.settings)
     own = {name: value for name, value in options.settings.items() if name not in SETTINGS}
     family = "auto" if route == "auto" else card.adapter
     model: Model = plugins.load("adapters", family).load(card, source, replace(options, settings=own))
     if options.settings.get("channels_last", False):
         _lay_channels_last(card, model, options)
+    _deploy(card, model, options)
+    _share(card, model, str(options.settings.get("scoring", SETTINGS["scoring"])))
     return model
+
+
+def _deploy(card: ModelCard, model: Model, options: Options) -> None:
+    """Run the model as it is deployed; refuse what runs by other code than ours."""
+    from harness.models.pipeline import VisionLanguageModel
+
+    asked = [name for name in deployment.FLAGS if options.settings.get(name)]
+    asked += [name for name in ("image_backend",) if options.settings.get(name, "pil") != "pil"]
+    if not isinstance(model, VisionLanguageModel):
+        if asked:
+            model.close()
+            raise SettingError(f"{asked[0]}: {card.name} runs by other code than ours; next: leave it out")
+        return
+    switches = deployment.told() if card.adapter != "fake" else {}
+    try:
+        model.deployed = {**switches, **deployment.deploy(model, options.settings)}
+    except SettingError:
+        model.close()
+        raise
+
+
+def _share(card: ModelCard, model: Model, scoring: str) -> None:
+    """Have questions about one image share what `scoring` says; refuse what a model cannot share."""
+    from harness.models.pipeline import VisionLanguageModel
+    from harness.models.sharing import SHARED
+
+    own = isinstance(model, VisionLanguageModel)
+    if scoring not in SHARED or not (own or scoring == SETTINGS["scoring"]):
+        model.close()
+        what = f"known: {', '.join(SHARED)}" if own else f"{card.name} runs by other code than ours"
+        raise SettingError(f"scoring={scoring}: {what}; next: leave it out")
+    if isinstance(model, VisionLanguageModel):
+        model.scoring = scoring
 
 
 def _lay_channels_last(card: ModelCard, model: Model, options: Options) -> None:

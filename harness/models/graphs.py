@@ -1,0 +1,119 @@
+"""CUDA graphs of encoders and of one decode step: the host launches one graph where it launched a thousand kernels.
+
+Written after torch's documentation; **not run yet**, as no CUDA device was at hand (`pytest -m gpu` runs it).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import SettingError
+from harness.models import deployment
+
+if TYPE_CHECKING:
+    from harness.models.pipeline import VisionLanguageModel
+
+WARM = 3
+"""Passes before a graph is captured: libraries choose kernels and allocate in the first ones."""
+
+
+@dataclass(slots=True)
+class Replayed:
+    """A function of one tensor, captured as a CUDA graph for each shape it meets, and replayed on a copy of the input.
+
+    What it returns lies where the graph puts it, and is overwritten by the next replay: it is cloned.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    graphs: dict[tuple[object, ...], tuple[Any, Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, given: Tensor) -> Tensor:
+        key = (tuple(given.shape), given.dtype, given.stride())
+        if key not in self.graphs:
+            self.graphs[key] = self._capture(given)
+        graph, held, result = self.graphs[key]
+        held.copy_(given)
+        graph.replay()
+        return result.clone()
+
+    def _capture(self, given: Tensor) -> tuple[Any, Tensor, Tensor]:
+        held = given.clone(memory_format=torch.preserve_format)
+        _warmed(lambda: self.function(held))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self.function(held)
+        return graph, held, result
+
+
+def _warmed(run: Callable[[], object]) -> None:
+    """Run some times on a stream of its own, as capturing asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+class GraphedSteps:
+    """One decode step on a static cache as a CUDA graph, for each length of cache; the caches are kept and emptied."""
+
+    def __init__(self, llm: nn.Module) -> None:
+        self.llm = llm
+        self.caches: dict[int, Any] = {}
+        self.graphs: dict[int, tuple[Any, Tensor, Any]] = {}
+
+    def cache(self, length: int) -> Any:
+        """Return the cache of this length, empty."""
+        if length not in self.caches:
+            self.caches[length] = deployment.static_cache(self.llm, length)
+        else:
+            self.caches[length].reset()
+        return self.caches[length]
+
+    def step(self, token: Tensor, cache: Any) -> Any:
+        """Run one step on `cache`, which holds the prompt: the first time captured, then replayed."""
+        length = cache.get_max_length()
+        if length not in self.graphs:
+            self.graphs[length] = self._capture(token, cache)
+        graph, held, output = self.graphs[length]
+        held.copy_(token.view(1, 1))
+        graph.replay()
+        return output
+
+    def _capture(self, token: Tensor, cache: Any) -> tuple[Any, Tensor, Any]:
+        held = token.view(1, 1).clone()
+
+        def run() -> Any:
+            return self.llm(input_ids=held, cache=cache, use_cache=True, logits_to_keep=1)
+
+        lengths = [layer.cumulative_length.clone() for layer in cache.layers]
+
+        def run_in_place() -> None:
+            run()
+            for layer, before in zip(cache.layers, lengths, strict=True):  # a step that is no answer's leaves no trace
+                layer.cumulative_length.copy_(before)
+
+        _warmed(run_in_place)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):  # captured, not run
+            output = run()
+        return graph, held, output
+
+
+def graph_parts(model: "VisionLanguageModel") -> str:
+    """Replay the encoders' networks and each decode step from CUDA graphs."""
+    names = [name for name in model.encoder_names if name in model.parts]
+    for name in names:
+        part: Any = model.parts[name]
+        if hasattr(part, "forward_features"):
+            part.forward_features = Replayed(part.forward_features)
+        else:
+            raise SettingError(f"graphs=true: {name} of {model.card.name} is no network of timm; next: compile=true")
+    deployment.warm(model)
+    if "llm" in model.parts:
+        model.steps = GraphedSteps(model.parts["llm"])
+    return ", ".join([*names, *(["decode"] if "llm" in model.parts else [])])
