@@ -36,6 +36,7 @@ CLOSE = {"float32": 1e-3}
 """The largest difference of first logits, over the largest logit; below the error of the precision itself."""
 CLOSE_OF_HALVES = 5e-2
 WARM = 1
+BEGAN_S = time.perf_counter()
 
 
 def main() -> None:
@@ -50,7 +51,8 @@ def main() -> None:
     for _ in range(WARM):
         for run in arms.values():
             run()
-    times = rounds(arms, asked.pairs, device)
+    say("warm")
+    times = rounds(arms, asked.pairs, device, asked.seconds)
     told = {
         "machine": environment.machine_name(asked.device),
         "threads": torch.get_num_threads(),
@@ -76,6 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--pairs", type=int, default=20, help="rounds; below 6 there is no interval")
     parser.add_argument("--set", dest="settings", action="append", default=[], choices=["compile"], help="a fourth arm")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no round after so many, building included")
     parser.add_argument("--question", default="What is the date?", help="the question of every request")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -96,7 +99,10 @@ def build(
         options = Options(asked.res, device, asked.dtype, settings={**card.settings, **settings})
         return engine.load(card, Source("random"), options)
 
-    ours, theirs = model(), model(route="auto")
+    ours = model()
+    say("built ours")
+    theirs = model(route="auto")
+    say("built transformers'")
     copy_weights(ours, theirs.model)
     mine = {"ours": ours, "channels_last": in_channels_last(ours)}
     for name in asked.settings:
@@ -121,7 +127,9 @@ def build(
     def first(one: Any) -> str:
         return next(event.text for event in one.answer(request) if isinstance(event, Piece))
 
+    say("built")
     wanted = generate(return_dict_in_generate=True, output_logits=True)
+    say("transformers' first logits")
     differences = {}
     for name, one in mine.items():
         seen: list[torch.Tensor] = []
@@ -161,10 +169,17 @@ def copy_weights(ours: Any, theirs: torch.nn.Module) -> None:
         into.copy_(given)  # theirs may have further rows: one for the image's token
 
 
-def rounds(arms: dict[str, Callable[[], Any]], pairs: int, device: Device) -> dict[str, list[int]]:
-    """Time every arm once a round, in all orders one after another; nanoseconds."""
+def say(text: str) -> None:
+    """Say on stderr how far we are."""
+    sys.stderr.write(f"{time.perf_counter() - BEGAN_S:6.0f} s  {text}\n")
+
+
+def rounds(arms: dict[str, Callable[[], Any]], pairs: int, device: Device, seconds: float) -> dict[str, list[int]]:
+    """Time every arm once a round, in all orders one after another; nanoseconds. Stop early when time is up."""
     orders, times = list(permutations(arms)), {name: list[int]() for name in arms}
     for number in range(pairs):
+        if time.perf_counter() - BEGAN_S > seconds:
+            break
         for name in orders[number % len(orders)]:
             device.sync()
             start_ns = time.perf_counter_ns()
