@@ -7,7 +7,7 @@ One thing cannot be seen here: damage inside a JPEG's compressed data that still
 import io
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -215,13 +215,14 @@ def mean_colour(mean: tuple[float, float, float]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-SCALERS = ("pil", "torchvision")
-_SCALER: ContextVar[str] = ContextVar("scaler", default="pil")
+Scaler = Callable[[Image.Image, int, int], Image.Image]
+"""Resizes an RGB image to a width and a height."""
+_SCALER: ContextVar[Scaler | None] = ContextVar("scaler", default=None)
 
 
 @contextmanager
-def scaled_by(scaler: str) -> Iterator[None]:
-    """Have `resize` use another library inside this: "torchvision" is faster, and one level off here and there."""
+def scaled_by(scaler: Scaler | None) -> Iterator[None]:
+    """Have `resize` use another library inside this (None: PIL, as ever)."""
     before = _SCALER.set(scaler)
     try:
         yield
@@ -233,20 +234,10 @@ def resize(image: Image.Image, width: int, height: int) -> Image.Image:
     """Resize with PIL's bicubic filter, as the slow CLIP image processor does (but see `scaled_by`)."""
     if image.size == (width, height):
         return image
-    if _SCALER.get() == "torchvision" and image.mode == "RGB":
-        return _resize_by_torchvision(image, width, height)
+    scaler = _SCALER.get()
+    if scaler is not None and image.mode == "RGB":
+        return scaler(image, width, height)
     return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _resize_by_torchvision(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Resize with torch's bicubic filter for bytes, with antialiasing, as transformers' fast image processors do."""
-    import torch
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import resize_image
-
-    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # strided pixel by pixel: torch has a kernel for that
-    scaled = resize_image(levels, [height, width], InterpolationMode.BICUBIC, antialias=True)
-    return Image.fromarray(scaled.permute(1, 2, 0).contiguous().numpy())
 
 
 def normalise(

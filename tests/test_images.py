@@ -14,6 +14,7 @@ from transformers import CLIPImageProcessorPil
 
 from harness import images
 from harness.errors import ExampleError
+from harness.models import deployment
 
 WHITE = [255, 255, 255]
 
@@ -310,7 +311,7 @@ def test_torchvision_resizes_to_pixels_a_level_off_and_only_where_it_is_asked_fo
     levels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(levels)
     usual = np.asarray(images.resize(image, 256, 320)).astype(int)
-    with images.scaled_by("torchvision"):
+    with images.scaled_by(deployment.by_torchvision):
         other = np.asarray(images.resize(image, 256, 320)).astype(int)
     assert other.shape == usual.shape
     assert np.abs(other - usual).max() <= 1, "docs/decisions.md states it"

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from harness import images
 from harness.clock import Monotonic
 from harness.errors import SettingError
@@ -32,6 +35,7 @@ next step is asked for before a token is read, from the second token on. `tf32`:
 
 FLAGS = ("compile", "graphs", "static_cache", "decode_ahead")
 SDPA = ("flash", "mem_efficient", "math", "cudnn")
+IMAGE_BACKENDS = ("pil", "torchvision")
 BACKEND = "inductor"
 MOST_SHAPES = 64
 """So many shapes are compiled; the next one is an error, for torch would run it uncompiled without a word."""
@@ -52,8 +56,8 @@ def check(settings: Mapping[str, str | int | float | bool], device: str) -> None
         )
     if settings.get("tf32", "default") not in ("default", True, False):
         raise SettingError(f"tf32={settings['tf32']}: known: true, false")
-    if settings.get("image_backend", "pil") not in images.SCALERS:
-        raise SettingError(f"image_backend={settings['image_backend']}: known: {', '.join(images.SCALERS)}")
+    if settings.get("image_backend", "pil") not in IMAGE_BACKENDS:
+        raise SettingError(f"image_backend={settings['image_backend']}: known: {', '.join(IMAGE_BACKENDS)}")
     if settings.get("sdpa", "default") not in ("default", *SDPA):
         raise SettingError(f"sdpa={settings['sdpa']}: known: {', '.join(SDPA)}")
 
@@ -107,10 +111,10 @@ def deploy(model: "VisionLanguageModel", settings: Mapping[str, str | int | floa
     """Have `model` run as `settings` say; return what took effect, for the log."""
     model.static_cache = bool(settings.get("static_cache", False)) or bool(settings.get("graphs", False))
     model.decode_ahead = bool(settings.get("decode_ahead", False))
-    model.scaler = str(settings.get("image_backend", "pil"))
     found: dict[str, str] = {}
-    if model.scaler != "pil":
-        found["image_backend"] = f"{model.scaler} bicubic, antialiased"
+    if settings.get("image_backend", "pil") == "torchvision":
+        model.scaler = by_torchvision
+        found["image_backend"] = "torchvision bicubic, antialiased"
     if model.static_cache and "llm" in model.parts:
         found["cache"] = f"static, in blocks of {BLOCK}"
     if model.decode_ahead:
@@ -149,6 +153,17 @@ def compile_parts(model: "VisionLanguageModel") -> str:
         ) from error
     took_s = (clock.now_ns() - start_ns) / 1e9
     return f"{', '.join(names)} by {BACKEND}, static shapes; compiling the usual shape took {took_s:.1f} s"
+
+
+def by_torchvision(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Resize with torch's bicubic filter for bytes, with antialiasing, as transformers' fast image processors do."""
+    import torch
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize_image
+
+    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # strided pixel by pixel: torch has a kernel for that
+    scaled = resize_image(levels, [height, width], InterpolationMode.BICUBIC, antialias=True)
+    return Image.fromarray(scaled.permute(1, 2, 0).contiguous().numpy())
 
 
 def warm(model: "VisionLanguageModel") -> None:

@@ -190,8 +190,8 @@ class VisionLanguageModel(ABC):
                 self.parts[name].to(memory_format=form)  # type: ignore[call-overload]
         self.channels_last = channels_last
 
-    scaler = "pil"
-    """Which library resizes images (`images.scaled_by`)."""
+    scaler: images.Scaler | None = None
+    """What resizes images in PIL's place."""
 
     def look(self, pictures: list[images.Picture]) -> Prepared:
         """Return the images' pixels on the device, as the encoders take them."""
