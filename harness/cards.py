@@ -7,7 +7,7 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -61,7 +61,7 @@ MOST_BYTES = 1 << 20
 """Of a TOML file that people write."""
 
 
-def table(path: Path) -> tuple[dict[str, Any], bytes]:
+def table(path: Path) -> tuple[dict[str, object], bytes]:
     """Read a TOML file that somebody wrote: its table and its bytes. Raises `CardError` for anything else."""
     try:
         raw = files.read_regular(path, MOST_BYTES)

@@ -131,7 +131,7 @@ def program() -> None:
 # --- options that several commands share ---
 
 
-def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
+def measuring(command: Callable[..., object]) -> Callable[..., object]:
     """Add the options that say how a cell is measured."""
     for name in reversed(MEASURING):
         command = option(name)(command)
@@ -141,7 +141,7 @@ def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
 ROUTES = "By which code: own (the family's adapter) or auto (transformers' classes). Default: own where there is one."
 
 
-def serving(command: Callable[..., Any]) -> Callable[..., Any]:
+def serving(command: Callable[..., object]) -> Callable[..., object]:
     """Add the options for a model that a server serves."""
     for name in ("load", "concurrency", "endpoint"):
         command = option(name)(command)
@@ -172,7 +172,7 @@ MEASURING = (
 @click.option("--bare", hidden=True, is_flag=True, help="Measure only: the process that asked prints the result.")
 @serving
 @measuring
-def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, **options: Any) -> int:
+def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, **options: object) -> int:
     """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
     from harness import console
     from harness.measure import job, run, shards, sweep
@@ -294,7 +294,7 @@ def _cells(plan: Path | None, by: Any, options: dict[str, Any]) -> tuple[Any, li
 @option("suite", default="pages")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @measuring
-def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, **options: Any) -> int:
+def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, **options: object) -> int:
     """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage."""
     from harness import console
     from harness.measure import experiments
@@ -324,7 +324,7 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
 @option("repetition")
 @measuring
 def compare(
-    a: str, b: str, interleave: bool, min_effect: float, as_json: bool, bare: bool, alone: bool, **options: Any
+    a: str, b: str, interleave: bool, min_effect: float, as_json: bool, bare: bool, alone: bool, **options: object
 ) -> int:
     """Say whether B is slower or answers worse than A: two logs, or two checkpoints measured side by side now.
 
@@ -403,7 +403,7 @@ def track(folder: Path | None, repo: str | None, min_effect: float, to: Path, as
     return result.verdict.code
 
 
-def _finer(options: dict[str, Any], minimum_effect: float) -> dict[str, Any]:
+def _finer(options: dict[str, object], minimum_effect: float) -> dict[str, object]:
     """Return the options with a precision that a ratio with this smallest effect needs, unless one was given."""
     given = click.get_current_context().get_parameter_source("precision")
     if given is click.core.ParameterSource.DEFAULT:

@@ -56,7 +56,7 @@ class Progress:
         self._end_line()
         self._console.print(escape(cleaned(text)))
 
-    def follow(self, job: "Job", run_job: Callable[["Job", Callable[[str], None]], Iterator[Any]]) -> Path:
+    def follow(self, job: "Job", run_job: Callable[["Job", Callable[[str], None]], Iterator[object]]) -> Path:
         """Measure `job` while telling how far it is; return its log."""
         for notice in job.notices:
             self.say(f"note: {notice}")
@@ -179,7 +179,7 @@ def _result(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _roofline(row: Mapping[str, Any]) -> str:
+def _roofline(row: Mapping[str, object]) -> str:
     """Return the share of the roofline; beside it how busy the device was, where the host held it up."""
     if row.get("of_roofline") is None:
         return "–"
@@ -200,7 +200,7 @@ def catalogue(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
     return "\n\n".join(rows(content) for content in shown if content)
 
 
-def rows(content: Sequence[Mapping[str, Any]]) -> str:
+def rows(content: Sequence[Mapping[str, object]]) -> str:
     """Return a plain table of dicts that share their keys."""
     if not content:
         return "nothing"

@@ -8,7 +8,7 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 try:
     import fcntl
@@ -74,7 +74,7 @@ def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
         return file.read()
 
 
-def locked(file: IO[Any], wait_s: float) -> bool | None:
+def locked(file: IO[str] | IO[bytes], wait_s: float) -> bool | None:
     """Take the file's lock, waiting so long for a process that is about to let go of it; False where it is kept.
 
     None where there are no locks (Windows; file systems that answer ENOLCK or ENOSYS), so that nobody is blamed.

@@ -24,7 +24,7 @@ def manifests() -> "list[ModelManifest]":
     return [ModelManifest(model_id=NAME, simple_class_path=f"{__name__}.VlmPareto")]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name != "VlmPareto":
         raise AttributeError(f"module {__name__} has no attribute {name}")
     made = _make()
@@ -95,7 +95,7 @@ class Answers:
         self.longest, self.mark = given.max_new_tokens, given.failures == "mark"
         self.failed = 0
 
-    def answer(self, request: Any, split: Any) -> str:
+    def answer(self, request: Any, split: object) -> str:
         """Answer one of lmms-eval's requests; `split` is the data set its row is in."""
         from harness.errors import HarnessError
         from harness.models.protocol import Piece, Request
@@ -119,7 +119,7 @@ def visuals(to_visual: Any, split: Any, at: int) -> list[bytes]:
     from harness.suites.task import encoded
 
     if hasattr(split, "with_format"):
-        row: Mapping[str, Any] = split.with_format("arrow")[at].to_pylist()[0]
+        row: Mapping[str, object] = split.with_format("arrow")[at].to_pylist()[0]
         doc, images = encoded(row)
         shown = to_visual({**doc, **images})
     else:
@@ -138,12 +138,12 @@ def _make() -> type:
 
         is_simple = True
 
-        def __init__(self, **arguments: Any) -> None:
+        def __init__(self, **arguments: object) -> None:
             super().__init__()
             self.answers = Answers(**arguments)
             logger.info(f"{NAME}: {dict(self.answers.model.describe())}")
 
-        def generate_until(self, requests: list[Any]) -> list[str]:
+        def generate_until(self, requests: list[object]) -> list[str]:
             texts = []
             for request in tqdm(requests, desc=NAME, disable=self.rank != 0):
                 *_, task, split = request.args
@@ -153,10 +153,10 @@ def _make() -> type:
                 logger.error(f"{NAME}: {self.answers.failed} of {len(texts)} answers are failures, scored as wrong")
             return texts
 
-        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        def loglikelihood(self, requests: list[object]) -> list[tuple[float, bool]]:
             raise NotImplementedError(f"{NAME} generates answers; it gives no likelihoods")
 
-        def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+        def generate_until_multi_round(self, requests: list[object]) -> list[str]:
             raise NotImplementedError(f"{NAME} answers one question at a time")
 
         def clean(self) -> None:

@@ -4,13 +4,15 @@ Too little data gives None, never a number that looks like one. Nothing is drawn
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Clusters = Sequence[Hashable] | NDArray[np.generic]
+"""For each value the cluster (the image, say) that it belongs to."""
 
 Array = NDArray[np.float64]
 
@@ -105,9 +107,7 @@ def median_rank(n: int, level: float = 0.95) -> int | None:
     return n // 2 or None
 
 
-def median_interval(
-    values: ArrayLike, level: float = 0.95, clusters: Sequence[Any] | NDArray[Any] | None = None
-) -> Estimate:
+def median_interval(values: ArrayLike, level: float = 0.95, clusters: Clusters | None = None) -> Estimate:
     """Return the median with its order-statistic interval; no bounds below 6 values (or clusters) at 95 %.
 
     The two pairs of order statistics whose coverage lies around `level` are interpolated (Hettmansperger and Sheather
@@ -159,10 +159,10 @@ def _between(ordered: Array, rank: int, share: float) -> float:
     return outer if not share else (1 - share) * outer + share * float(ordered[min(rank, len(ordered) - 1)])
 
 
-def _numbered(clusters: Sequence[Any] | NDArray[Any], n: int) -> NDArray[np.intp]:
+def _numbered(clusters: Clusters, n: int) -> NDArray[np.intp]:
     if len(clusters) != n:
         raise ValueError(f"{len(clusters)} cluster names for {n} values")
-    known: dict[Any, int] = {}
+    known: dict[Hashable, int] = {}
     return np.array([known.setdefault(name, len(known)) for name in clusters], dtype=np.intp)
 
 
@@ -313,7 +313,7 @@ def ratio_of_medians(
     b: ArrayLike,
     pairs: bool = False,
     level: float = 0.95,
-    clusters: Sequence[Any] | NDArray[Any] | None = None,
+    clusters: Clusters | None = None,
 ) -> Estimate:
     """Return median(a) / median(b) with its interval; values must be positive.
 
@@ -338,7 +338,7 @@ def sum_of_medians(
     parts: Sequence[ArrayLike],
     level: float = 0.95,
     together: bool = False,
-    clusters: Sequence[Any] | NDArray[Any] | None = None,
+    clusters: Clusters | None = None,
 ) -> Estimate:
     """Return the sum of the parts' medians with its interval; `n` is the shortest part's.
 
@@ -400,9 +400,7 @@ def _ratio(top: Estimate, bottom: Estimate, n: int, level: float) -> Estimate:
     return Estimate(value, value * math.exp(-less), value * math.exp(more), n, level)
 
 
-def mean_interval_clustered(
-    scores: ArrayLike, clusters: Sequence[Any] | NDArray[Any], level: float = 0.95, seed: int = 0
-) -> Estimate:
+def mean_interval_clustered(scores: ArrayLike, clusters: Clusters, level: float = 0.95, seed: int = 0) -> Estimate:
     """Return the mean score with an interval that knows that questions about one image are not independent.
 
     The variance is the cluster-robust one with Bell and McCaffrey's correction for few and unequal clusters (CR2, and
@@ -434,7 +432,7 @@ def mean_interval_clustered(
 def paired_difference(
     a: ArrayLike,
     b: ArrayLike,
-    clusters: Sequence[Any] | NDArray[Any] | None = None,
+    clusters: Clusters | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
@@ -480,7 +478,7 @@ class ClusterSpread:
     """As many clusters of equal size would say as much: 1 / Σ share²."""
 
 
-def cluster_spread(values: ArrayLike, clusters: Sequence[Any] | NDArray[Any]) -> ClusterSpread:
+def cluster_spread(values: ArrayLike, clusters: Clusters) -> ClusterSpread:
     """Return the CR2 variance of the mean of `values` and its degrees of freedom.
 
     Each cluster's sum of residuals is divided by √(1 - its share of the values), which undoes the pull it has on the

@@ -1,7 +1,7 @@
 """What the measurer needs of a device: to wait for it, to ask its memory, and to read its own clock if it has one."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 
 class Device(Protocol):
@@ -21,11 +21,11 @@ class Device(Protocol):
         """Return when everything asked of the device is done."""
         ...
 
-    def stamp(self) -> Any | None:
+    def stamp(self) -> object | None:
         """Record a time stamp in the device's own stream (a CUDA event), without waiting; None where there is none."""
         ...
 
-    def elapsed_ns(self, earlier: Any, later: Any) -> int | None:
+    def elapsed_ns(self, earlier: object, later: object) -> int | None:
         """Return nanoseconds between two stamps, after a `sync`."""
         ...
 

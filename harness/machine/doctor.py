@@ -246,11 +246,11 @@ print(json.dumps(said))
 """
 
 
-def try_imports() -> dict[str, Any]:
+def try_imports() -> dict[str, object]:
     """Import torch and torchvision in a process of its own, so that a broken pair breaks nothing here."""
     try:
         done = subprocess.run([sys.executable, "-c", TRIAL], capture_output=True, text=True, timeout=120, check=False)
-        said: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        said: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return {
             "torch_error": "the import ended without a word",
@@ -281,7 +281,7 @@ def torch(said: dict[str, Any], gpu: str | None) -> Iterator[Finding]:
         yield Finding("ok", f"torch {version} runs on {', '.join(said.get('devices', ['cpu']))}")
 
 
-def torchvision(said: dict[str, Any]) -> Iterator[Finding]:
+def torchvision(said: dict[str, object]) -> Iterator[Finding]:
     """Judge whether torchvision fits torch: timm and transformers import it, and die with a wrong pair."""
     if "torchvision" in said:
         yield Finding("ok", f"torchvision {said['torchvision']} fits")

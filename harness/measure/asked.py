@@ -20,7 +20,7 @@ RULE = Rule()
 """Its defaults are the stopping rule's own."""
 
 
-def wish(default: Any, words: str, flag: str | None = None, **more: Any) -> Any:
+def wish(default: object, words: str, flag: str | None = None, **more: object) -> Any:
     """Return a field of `Asked`: its default, what `--help` says, and its flag where that is not its name."""
     metadata = {"help": words, "flag": flag, **more}
     if isinstance(default, dict):

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from harness import files, plugins
 from harness.errors import HarnessError, SettingError, UnknownName
@@ -68,7 +67,7 @@ class Cell:
         """When to stop."""
         return rule_of(self)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the cell for the log's header."""
         told = {**asdict(self), "settings": dict(self.settings)}
         return {name: value for name, value in told.items() if name not in SERVED or value != SERVED[name]}

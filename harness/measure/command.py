@@ -57,7 +57,7 @@ def flag(name: str) -> str:
     return "--" + (FIELDS[name].metadata["flag"] or name.replace("_", "-"))
 
 
-def option(name: str, **other: Any) -> Callable[..., Any]:
+def option(name: str, **other: object) -> Callable[..., Any]:
     """Return the click option of one field of `Asked`; `other` beats what the field says."""
     field = FIELDS[name]
     told: dict[str, Any] = {"help": field.metadata["help"], "hidden": field.metadata.get("hidden", False)}
@@ -71,11 +71,11 @@ def option(name: str, **other: Any) -> Callable[..., Any]:
     return click.option(flag(name), name, **{**told, **other})
 
 
-def _type(name: str) -> Any:
+def _type(name: str) -> object:
     field = FIELDS[name]
     if "choices" in field.metadata:
         return click.Choice(field.metadata["choices"])
-    kinds: dict[Any, Any] = {int: Whole(), float: float, int | None: Whole()}
+    kinds: dict[object, object] = {int: Whole(), float: float, int | None: Whole()}
     return kinds.get(field.type, str)
 
 

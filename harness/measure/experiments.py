@@ -7,7 +7,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from harness import stats
 from harness.clock import Clock
@@ -62,7 +61,7 @@ class Result:
     passed: bool
     verdict: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return it for `--json`."""
         return asdict(self)
 

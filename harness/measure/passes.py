@@ -7,13 +7,15 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TypeVar, cast
 
 from harness.clock import Clock
 from harness.machine.device import Device
 from harness.machine.energy import Meter, spent_mj
 from harness.models.protocol import STAGES, Done, Event, Model, Piece, Request, Seen, Thought, Told
 from harness.runlog.records import Pass
+
+Number = TypeVar("Number", int, float, int | None)
 
 DECODE = "decode"
 """What comes after the first token; no stage of its own, but a place where an answer can fail."""
@@ -196,12 +198,12 @@ class _Split:
     peak_bytes: dict[str, int] = field(default_factory=dict)
     energy_mj: dict[str, float] = field(default_factory=dict)
     pieces_ns: list[int] = field(default_factory=list)
-    _stamps: dict[str, list[tuple[Any, Any]]] = field(default_factory=dict)
+    _stamps: dict[str, list[tuple[object, object]]] = field(default_factory=dict)
     _parts_ns: dict[str, int] = field(default_factory=dict)
     _parts_cpu_ns: dict[str, int] = field(default_factory=dict)
     _begun_mj: dict[str, float] = field(default_factory=dict)
     _joules_mj: float | None = None
-    _stamp: Any = None
+    _stamp: object = None
     _cpu_ns: int = 0
     _start_ns: int = 0
     _last_ns: int = 0
@@ -293,7 +295,7 @@ def keep_part(stages: Pass, part: str) -> Pass:
     """Keep the stages that belong to an isolated part: the LLM's preprocessing only made its stand-ins' shapes."""
     keep = ("project", "prefill") if part == "llm" else ("preprocess", "encode", f"encode.{part}")
 
-    def pick(table: dict[str, Any]) -> dict[str, Any]:
+    def pick(table: dict[str, Number]) -> dict[str, Number]:
         return {name: value for name, value in table.items() if name in keep}
 
     return Pass(

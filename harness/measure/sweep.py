@@ -87,7 +87,7 @@ def _unseen(asked: Asked, processes: int) -> list[Asked]:
     return [one for each in runs for one in split(each)]
 
 
-def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
+def read_plan(path: Path) -> list[tuple[dict[str, list[object]], dict[str, object]]]:
     """Read a TOML plan: each `[[grid]]` lists axes and its own options; what stands above is common to all grids."""
     table, _ = cards.table(path)
     table.pop("executor", None)
@@ -111,7 +111,7 @@ def read_plan(path: Path) -> list[tuple[dict[str, list[Any]], dict[str, Any]]]:
     return result
 
 
-def _typed(options: dict[str, Any]) -> dict[str, Any]:
+def _typed(options: dict[str, object]) -> dict[str, object]:
     """Return the options as `Asked` has them: 0 seconds becomes 0.0, as a child process will read it, and key it."""
     asked = msgspec.convert(options, Asked)
     return {name: getattr(asked, name) for name in options}

@@ -1,7 +1,7 @@
 """What a model card may say: one checkpoint, or one exact architecture, as facts."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -12,6 +12,9 @@ from harness.errors import SettingError, UnknownName
 Size = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 """A number of something that there is: layers, heads, pixels. Torch takes a negative one for a small one, or ends."""
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+
+Table: TypeAlias = dict[str, Any]
+"""A table of a card that goes to other code by its names: a family's settings, transformers' configuration."""
 
 FREE = ("any", "area", "longest_edge", "tiles", "budget", "caller")
 """Rules under which every side runs."""
@@ -80,9 +83,9 @@ class Llm(Facts, frozen=True):
     tied: bool = False
     bos: Id | None = None
     eos: tuple[Id, ...] = ()
-    rope_scaling: dict[str, Any] = {}
+    rope_scaling: Table = {}
     """What changes the rotary frequencies besides their base, as transformers' `rope_parameters` names it."""
-    config: dict[str, Any] = {}
+    config: Table = {}
     """Further fields of the transformers configuration: those whose value is not the class's own."""
 
     def __post_init__(self) -> None:
@@ -102,7 +105,7 @@ class Encoder(Facts, frozen=True):
     width: Size
     side: Size | None = None
     repo: str | None = None
-    settings: dict[str, Any] = {}
+    settings: Table = {}
 
 
 class Hub(Facts, frozen=True):
@@ -138,9 +141,9 @@ class ModelCard(Card, frozen=True, kw_only=True):
     """Name of the adapter's chat template."""
     settings: dict[str, str | int | float | bool] = {}
     """Options of the adapter with their defaults; `--set name=value` overlays them."""
-    config: dict[str, Any] = {}
+    config: Table = {}
     """Family `auto`: transformers' configuration with its `model_type`: the exact architecture, for random weights."""
-    processor: dict[str, Any] = {}
+    processor: Table = {}
     """Family `auto`: the processor's own settings, and below `images` those of its image processor."""
     published: Published = Published()
     sources: tuple[str, ...] = ()

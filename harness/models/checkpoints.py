@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import WeightsError
 from harness.models.configuration import POINTER, Fields, read, section
@@ -203,7 +203,7 @@ def _safetensors(path: Path) -> tuple[str, dict[str, Entry]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        file: Any = safe_open(path, framework="pt", device="cpu")
+        file = safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}; next: fetch it anew") from error
 

@@ -1,12 +1,13 @@
 """Decoder-only language models, built from a card with transformers' own classes (SDPA attention, KV cache on)."""
 
-from typing import Any
+from collections.abc import Callable
 
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -14,7 +15,7 @@ from transformers import (
 
 from harness.models.card import Llm
 
-CLASSES: dict[str, tuple[Any, Any]] = {
+CLASSES: dict[str, tuple[Callable[..., PreTrainedConfig], Callable[..., PreTrainedModel]]] = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "phi3": (Phi3Config, Phi3ForCausalLM),

@@ -1,7 +1,7 @@
 """Language models in MLX: mlx-lm's classes, built from a card and filled with the very tensors of the torch model."""
 
 from importlib.metadata import version
-from typing import Any
+from types import ModuleType
 
 import mlx.core as mx
 import mlx.nn as mnn
@@ -11,8 +11,9 @@ from torch import nn
 
 from harness.errors import SettingError
 from harness.models.card import Llm
+from harness.models.foreign import Network
 
-CLASSES: dict[str, Any] = {"qwen2": qwen2, "llama": llama}
+CLASSES: dict[str, ModuleType] = {"qwen2": qwen2, "llama": llama}
 GROUP = 64
 """Numbers that share a scale when quantised: MLX's default, and that of `mlx_lm.convert`."""
 
@@ -28,7 +29,7 @@ class Projector(mnn.Module):  # type: ignore[misc]
         return self.second(mnn.gelu(self.first(features)))
 
 
-def build(card: Llm) -> Any:
+def build(card: Llm) -> Network:
     """Return mlx-lm's model of this shape; its weights are lazy and take no memory until they are replaced."""
     if card.kind not in CLASSES:
         raise SettingError(f"--engine mlx knows language models of kind {', '.join(CLASSES)}, not {card.kind!r}")
@@ -53,7 +54,7 @@ def build(card: Llm) -> Any:
     )
 
 
-def take(source: nn.Module, target: Any, rename: dict[str, str] | None = None) -> None:
+def take(source: nn.Module, target: Network, rename: dict[str, str] | None = None) -> None:
     """Move all parameters of a torch module (on the CPU) into an MLX one, tensor by tensor, emptying the torch module.
 
     Names must be equal, or be mapped by `rename` (by first component); MLX refuses what is missing or misshapen.
@@ -69,7 +70,7 @@ def take(source: nn.Module, target: Any, rename: dict[str, str] | None = None) -
     target.eval()
 
 
-def quantise(model: Any, bits: int) -> None:
+def quantise(model: Network, bits: int) -> None:
     """Quantise all matrices, the embeddings too, as `mlx_lm.convert -q` does; rows must divide into groups."""
     mnn.quantize(
         model,
@@ -80,18 +81,18 @@ def quantise(model: Any, bits: int) -> None:
     mx.eval(model.parameters())
 
 
-def prefill(model: Any, embeds: mx.array) -> tuple[mx.array, list[Any]]:
+def prefill(model: Network, embeds: mx.array) -> tuple[mx.array, list[object]]:
     """Start the whole prompt's forward pass: logits of the last position (1, 1, vocabulary), and the filled cache."""
     filled = cache.make_prompt_cache(model)
     return _logits(model, model.model(None, filled, embeds)), filled
 
 
-def step(model: Any, token: mx.array, filled: list[Any]) -> mx.array:
+def step(model: Network, token: mx.array, filled: list[object]) -> mx.array:
     """Start the forward pass of one more token."""
     return _logits(model, model.model(token.reshape(1, 1), filled))
 
 
-def _logits(model: Any, hidden: mx.array) -> mx.array:
+def _logits(model: Network, hidden: mx.array) -> mx.array:
     last = hidden[:, -1:]  # before the head: over all positions it would cost as much as half the prefill
     tied = model.args.tie_word_embeddings
     logits = model.model.embed_tokens.as_linear(last) if tied else model.lm_head(last)
@@ -107,7 +108,7 @@ def array(tensor: torch.Tensor) -> mx.array:
     return mx.array(host.numpy())
 
 
-def weight_bytes(model: Any) -> int:
+def weight_bytes(model: Network) -> int:
     """Return the bytes that a pass over the model reads: all parameters, but an untied embedding table."""
     from mlx.utils import tree_flatten
 

@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +24,7 @@ from harness.models import configuration, llms, loading, tokenizers
 from harness.models.card import ModelCard
 from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison, Configuration, Difference
+from harness.models.foreign import Array, Output
 from harness.models.loading import Target
 from harness.models.protocol import Answered, Done, Event, Foreseen, Options, Piece, Request, Seen, Work
 from harness.models.weights import Source
@@ -44,7 +46,7 @@ class Prepared:
     content_px: int
     tiles: int
     conversions: tuple[str, ...] = ()
-    geometry: Any = None
+    geometry: object = None
     note: str = ""
 
 
@@ -84,7 +86,7 @@ class VisionLanguageModel(ABC):
         else:
             loading.randomise(self.parts, options.seed, options.device, self.dtype)
         self.encoder_side = options.side
-        self._largest: list[Any] = []
+        self._largest: list[Array] = []
         """Of the last answer: each token's largest logit, still on the device; of an encoder alone, its features."""
 
     def configured(self, card: ModelCard, source: Source, options: Options) -> tuple[ModelCard, Options]:
@@ -162,7 +164,7 @@ class VisionLanguageModel(ABC):
 
     def prefill_scope(
         self, features: Mapping[str, Tensor], prepared: Prepared, position: int
-    ) -> AbstractContextManager[Any]:
+    ) -> AbstractContextManager[object]:
         """Return a context in which prefill runs, for families whose LLM looks at the features again (Cambrian-1)."""
         return nullcontext()
 
@@ -277,7 +279,7 @@ class VisionLanguageModel(ABC):
         text: Tensor = table(ids)
         return torch.cat([text[: len(before)], visual.to(text.dtype), text[len(before) :]])[None]
 
-    def prefill(self, embeds: Tensor, scope: AbstractContextManager[Any]) -> Any:
+    def prefill(self, embeds: Tensor, scope: AbstractContextManager[object]) -> Output:
         """Run the LLM over the whole prompt, logits of the last position only; returns transformers' output."""
         with scope:
             return self.parts["llm"](inputs_embeds=embeds, cache=self.new_cache(), use_cache=True, logits_to_keep=1)
@@ -304,7 +306,7 @@ class VisionLanguageModel(ABC):
         """Begin a new answer: what was kept of the last one, for `verify`, is its own."""
         self._largest = []
 
-    def greedy(self, output: Any) -> Any:
+    def greedy(self, output: Output) -> Array:
         """Return the likeliest next token, still on the device; its logit is kept for `verify`."""
         largest, token = output.logits[0, -1].max(dim=-1)
         self._largest.append(largest)
@@ -322,7 +324,7 @@ class VisionLanguageModel(ABC):
                 stage = "encode" if self._encoder_alone else "prefill" if number == 1 else "decode"
                 raise OutputError(f"{self.card.name} computed {what} not finite (NaN or infinite)", stage)
 
-    def finite(self, value: Any) -> bool:
+    def finite(self, value: Array) -> bool:
         """Return whether all of a kept value is finite."""
         return bool(torch.isfinite(value).all())
 
@@ -330,7 +332,7 @@ class VisionLanguageModel(ABC):
     def _encoder_alone(self) -> bool:
         return self.options.only not in (None, "llm") or not self.card.llm
 
-    def decode(self, token: Any, output: Any) -> Any:
+    def decode(self, token: Array, output: Output) -> Output:
         """Run the LLM over one more token, on the cache of `output`."""
         if self.steps:
             return self.steps.step(token, output.cache)
@@ -492,7 +494,7 @@ def parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def to_device(pixels: Any, device: str, dtype: torch.dtype) -> Tensor:
+def to_device(pixels: NDArray[np.float32], device: str, dtype: torch.dtype) -> Tensor:
     """Return float32 numpy pixels as a tensor on `device` in `dtype` (meta: the shape alone)."""
     return torch.from_numpy(pixels).to(device=device, dtype=dtype)
 

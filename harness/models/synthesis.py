@@ -7,7 +7,6 @@ runs by that family's own card; any other by family `auto`, on a card made of it
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -193,9 +192,8 @@ def _licence(folder: Path) -> str:
     if not text.startswith("---"):
         return NOT_STATED
     lines = text.split("---", 2)[1].splitlines()
-    fields: dict[str, Any] = dict(
-        line.split(":", 1) for line in lines if ":" in line and not line.startswith((" ", "-"))
-    )
+    stated = [line.partition(":") for line in lines if ":" in line and not line.startswith((" ", "-"))]
+    fields = {name: value for name, _, value in stated}
     named = str(fields.get("license_name") or fields.get("license") or "").strip().strip("'\"")
     return f"{named} (the checkpoint's own README)" if named else NOT_STATED
 

@@ -5,7 +5,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from harness.errors import WeightsError
 
@@ -40,7 +40,7 @@ class Own:
         whole = (folder / "tokenizer.json").is_file()
         try:
             name = "PreTrainedTokenizerFast" if whole else _class_name(folder)
-            self._tokenizer: Any = getattr(transformers, name).from_pretrained(folder, local_files_only=True)
+            self._tokenizer = getattr(transformers, name).from_pretrained(folder, local_files_only=True)
         except Exception as error:
             raise _unreadable(folder, error) from error
         self.name = f"{type(self._tokenizer).__name__} of {folder.name}"
@@ -70,7 +70,7 @@ class SentencePiece:
         import sentencepiece
 
         try:
-            self._model: Any = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+            self._model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
             added = folder / "added_tokens.json"
             special: dict[str, int] = json.loads(added.read_text()) if added.is_file() else {}
         except Exception as error:

@@ -6,7 +6,6 @@ Scoring imports lmms-eval, which is slow: it is done once per log and kept in th
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -142,7 +141,7 @@ class _Failed:
     """An example that failed, as the scorer takes it: its row may be one of a group that counts only as a whole."""
 
     example: str
-    doc: Mapping[str, Any]
+    doc: Mapping[str, object]
     answer: None = None
 
 

@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -33,7 +34,7 @@ class Canvas:
     labels: list[Label] = field(default_factory=list)
     unlabelled: list[Label] = field(default_factory=list)
 
-    def hover(self, artist: Any, name: str, text: str) -> None:
+    def hover(self, artist: Artist, name: str, text: str) -> None:
         """Let a point or a bar say `text` to whoever points at it on a page."""
         artist.set_gid(name)
         self.hovers[name] = text
@@ -125,7 +126,15 @@ def marks_note(carriers: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
     return " · ".join(said)
 
 
-def series_style(number: int) -> dict[str, Any]:
+class Look(TypedDict):
+    """How a series is drawn, as arguments of matplotlib."""
+
+    color: str
+    marker: str
+    linestyle: style.Line
+
+
+def series_style(number: int) -> Look:
     """Return colour, marker and line of the series with this number; no two of the first 64 look alike."""
     turn = number // len(style.COLOURS)
     return {

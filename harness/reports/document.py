@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.errors import UnknownName
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Picture:
     name: str
     title: str
     alt: str
-    figure: Any
+    figure: "Figure"
     numbers: Table
     caption: str = ""
     hovers: Mapping[str, str] = field(default_factory=dict)

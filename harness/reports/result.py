@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Outcome:
         """Whether anything that was asked for is missing from the result."""
         return bool(self.failures) or self.cell.times.n == 0
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return facts, stage rows, what else there is to say, and doubts: all that the table and `--json` show."""
         one = self.cell
         return {
@@ -76,7 +75,7 @@ class Outcome:
                 "next: remove the folder `peaks` of the cache folder, and measure again on a quiet machine"
             )
 
-    def _stage(self, name: str) -> dict[str, Any]:
+    def _stage(self, name: str) -> dict[str, object]:
         found = self.cell.times.median_ns[name]
         return {
             "stage": _stage_name(name, self.cell),
@@ -258,7 +257,7 @@ def _numbers(one: CellSummary) -> dict[str, str | float | int | None]:
     return found | {f"{stage}_energy_mj": energy for stage, energy in times.energy_mj.items()}
 
 
-def _accuracy(one: CellSummary) -> dict[str, Any]:
+def _accuracy(one: CellSummary) -> dict[str, object]:
     found = one.accuracy
     remarks = {"remarks": list(found.remarks)} if found.remarks else {}
     if found.own is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 COLUMN_IN = 3.3
@@ -15,7 +16,9 @@ PAGE_IN = 7.0
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#767676")
 """Okabe and Ito's palette without black and yellow, which vanish on a dark or a white page."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", (0, (3, 1)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+Line = str | tuple[int, tuple[int, ...]]
+"""A line's dashes, as matplotlib takes them."""
+LINES: tuple[Line, ...] = ("-", (0, (3, 1)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 STAGE_COLOURS = {"preprocess": "#767676", "encode": "#0072b2", "project": "#009e73", "prefill": "#e69f00"}
 STAGE_HATCHES = {"preprocess": "....", "encode": "", "project": "xxxx", "prefill": "////"}
 INK = "#000000"
@@ -56,7 +59,7 @@ def new(height_in: float = 2.6, width_in: float = COLUMN_IN) -> tuple[Figure, Ax
     return figure, figure.add_subplot()
 
 
-def log_ticks(axis: Any, low: float, high: float) -> None:
+def log_ticks(axis: Axis, low: float, high: float) -> None:
     """Put plain numbers on a logarithmic axis, as many as its range needs: 1, 2, 5, 10 ..., or finer ones."""
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 

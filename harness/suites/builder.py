@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.errors import DataError, HarnessError, MissingPackage, UnknownName
 from harness.files import cache_folder
@@ -24,6 +24,10 @@ from harness.suites import task as tasks
 from harness.suites.cache import Order
 from harness.suites.contract import RowProblem, Unlabelled
 from harness.suites.task import Task
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow import parquet
 
 BATCH_ROWS = 16
 """Rows in memory at a time: pages of a megabyte each."""
@@ -43,7 +47,7 @@ class Place:
         return f"{self.file.name}, row {self.row}"
 
 
-Rows = Iterator[tuple[dict[str, Any], Place | None]]
+Rows = Iterator[tuple[dict[str, object], Place | None]]
 """Rows as Arrow gives them, each with its place: paths of images in it are relative to the file's folder."""
 
 
@@ -116,7 +120,7 @@ class Reader:
         self._problems: dict[int, str] = {}
         self._unlabelled: dict[int, str] = {}
 
-    def line(self, index: int, row: dict[str, Any], place: Place | None) -> tuple[list[bytes], dict[str, Any]]:
+    def line(self, index: int, row: dict[str, object], place: Place | None) -> tuple[list[bytes], builds.Line]:
         """Return the images and the facts of one example; with a problem, neither images nor a question."""
         where = str(place) if place else f"row {index}"
         self._count += 1
@@ -131,12 +135,12 @@ class Reader:
         except Exception as error:  # noqa: BLE001 - whatever a task's own code raises over a row is the row's
             text = (str(error).splitlines() or [""])[0]
             self._problems[index] = f"{where}: task {self._order.task} cannot read it: {type(error).__name__}: {text}"
-        doc = {name: value for name, value in row.items() if isinstance(value, str | int) and name in IDS}
-        return [], {"id": identify(index, doc), "index": index, "question": "", "references": (), "doc": doc}
+        doc: dict[str, object] = {name: row[name] for name in row if name in IDS and isinstance(row[name], str | int)}
+        return [], builds.Line(id=identify(index, doc), index=index, question="", references=(), doc=doc)
 
     def _example(
-        self, index: int, row: dict[str, Any], place: Place | None, where: str
-    ) -> tuple[list[bytes], dict[str, Any]]:
+        self, index: int, row: dict[str, object], place: Place | None, where: str
+    ) -> tuple[list[bytes], builds.Line]:
         doc, images = tasks.encoded(row, place.file.parent if place else None, self._contract)
         doc = self._contract.asked(doc)
         missing = ""
@@ -157,10 +161,11 @@ class Reader:
         self._redrawn += sum(not _untouched(image, images) for image in shown)
         if missing:
             self._unlabelled[index] = missing
-        facts = {"id": identify(index, doc), "index": index, "question": question, "references": references}
-        return shown, {**facts, "doc": doc}
+        return shown, builds.Line(
+            id=identify(index, doc), index=index, question=question, references=references, doc=doc
+        )
 
-    def _loaded(self, doc: dict[str, Any], unlabelled: bool) -> Task:
+    def _loaded(self, doc: dict[str, object], unlabelled: bool) -> Task:
         """Return the task, made from the first row that it takes."""
         if self._task is None:
             column = self._contract.references
@@ -169,18 +174,18 @@ class Reader:
             )
         return self._task
 
-    def _check_pictures(self, images: Mapping[str, Any]) -> None:
+    def _check_pictures(self, images: Mapping[str, object]) -> None:
         for column in self._contract.pictures or ():
             if not self._contract.optional and images.get(column) in (None, []):
                 raise RowProblem(column, "no picture" if column in images else "is not there")
 
-    def _check_scoring(self, task: Task, doc: dict[str, Any], references: tuple[str, ...]) -> None:
+    def _check_scoring(self, task: Task, doc: dict[str, object], references: tuple[str, ...]) -> None:
         """Let the task score a right answer: what it cannot score now, it could not after hours of measuring."""
         if not (self._contract.known and self._contract.references and references):
             return
         task.results(copy.deepcopy(doc), references[0])
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> builds.ReaderFacts:
         """Return what the manifest says of all rows; raises `DataError` where none can be asked."""
         if not self._count:
             raise DataError("there are no examples in the data; next: look at --data")
@@ -274,7 +279,7 @@ def paths_in(task: str, file: Path) -> Iterator[str]:
                     yield from pictures.paths(value)
 
 
-def _all_bytes(table: Any, column: str) -> bool:
+def _all_bytes(table: "parquet.ParquetFile", column: str) -> bool:
     """Return whether the file's statistics say that every picture of a column has its bytes in the table."""
     kind = str(table.schema_arrow.field(column).type)
     if "string" not in kind:
@@ -304,7 +309,7 @@ def published(order: Order) -> tuple[list[Path], Order]:
         revision, files = hub.cached(definition.repo, wanted)
     else:
         revision, files = hub.fetch(definition.repo, wanted, addresses(definition.repo), count_rows)
-    found = {"kind": "hub", "repo": definition.repo, "revision": revision}
+    found: dict[str, object] = {"kind": "hub", "repo": definition.repo, "revision": revision}
     digest = builds.digest(order.task, found)
     return files, replace(order, source=found, digest=digest)
 
@@ -315,7 +320,7 @@ def addresses(repo: str) -> Callable[[str | None, str, str], Sequence[str]]:
     def listed(config: str | None, split: str, revision: str) -> Sequence[str]:
         import datasets
 
-        builder: Any = datasets.load_dataset_builder(repo, config, revision=revision)
+        builder = datasets.load_dataset_builder(repo, config, revision=revision)
         return [str(address) for address in builder.config.data_files[split]]
 
     return listed
@@ -338,7 +343,7 @@ def parquet_rows(files: list[Path]) -> Rows:
             raise _unreadable(file, error) from error
 
 
-def _cells(batch: Any) -> Iterator[dict[str, Any]]:
+def _cells(batch: "pyarrow.RecordBatch") -> Iterator[dict[str, object]]:
     """Yield a batch's rows; where one cell cannot be read, only that cell is lost."""
     try:
         yield from batch.to_pylist()
@@ -347,7 +352,7 @@ def _cells(batch: Any) -> Iterator[dict[str, Any]]:
             yield {name: _cell(batch.column(name)[at]) for name in batch.schema.names}
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: "pyarrow.Scalar") -> object:
     try:
         return value.as_py()
     except (ValueError, OverflowError) as error:
@@ -374,7 +379,7 @@ def count_rows(file: Path) -> int:
         raise _unreadable(file, error) from error
 
 
-def schema_of(file: Path) -> Any:
+def schema_of(file: Path) -> "pyarrow.Schema":
     """Return the columns of a Parquet file."""
     import pyarrow
     from pyarrow import parquet
@@ -404,13 +409,13 @@ def with_images(rows: Rows, tables: list[Path]) -> Rows:
         yield {**row, "image": image}, place
 
 
-def identify(index: int, doc: Mapping[str, Any]) -> str:
+def identify(index: int, doc: Mapping[str, object]) -> str:
     """Return an example's id: its position, and the row's own id where it has one (they repeat in some data sets)."""
     own = next((str(doc[name]) for name in IDS if doc.get(name) not in (None, "")), "")
     return f"{index}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', own)}" if own else str(index)
 
 
-def _untouched(image: bytes, columns: Mapping[str, Any]) -> bool:
+def _untouched(image: bytes, columns: Mapping[str, object]) -> bool:
     files = [item for value in columns.values() for item in (value if isinstance(value, list) else [value])]
     return not image or any(isinstance(file, pictures.Encoded) and file.data is image for file in files)
 

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Required, TypedDict, Unpack
 
 import msgspec
 
@@ -35,8 +35,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     question: str
     references: tuple[str, ...]
-    images: tuple[str, ...]
-    doc: dict[str, Any]
+    doc: dict[str, object]
+    images: tuple[str, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,7 +44,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     digest: str
     task: str
-    source: dict[str, Any]
+    source: dict[str, object]
     count: int
     complete: bool
     lines_digest: str
@@ -60,13 +60,31 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """By index: why an example has no references."""
 
 
+class ReaderFacts(TypedDict):
+    """What of the manifest only the reader of all rows knows."""
+
+    max_new_tokens: int | None
+    notes: tuple[str, ...]
+    problems: dict[int, str]
+    unlabelled: dict[int, str]
+
+
+class ManifestFacts(ReaderFacts, total=False):
+    """What of the manifest only the builder knows; the rest the writer has counted."""
+
+    task: Required[str]
+    source: Required[dict[str, object]]
+    complete: Required[bool]
+    rows: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What the child process is to build."""
 
     task: str
     suite: str
-    source: dict[str, Any]
+    source: dict[str, object]
     limit: int | None
     digest: str = ""
     """Empty where only the child learns it (the Hub's revision)."""
@@ -75,7 +93,7 @@ class Order:
     rows: int | None = None
     """How many rows there are, once the child has counted them."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return it as JSON takes it."""
         return asdict(self)
 
@@ -132,10 +150,9 @@ class Build:
 
     def open_image(self, digest: str) -> BinaryIO:
         """Open one image file, to look at its header."""
-        file: BinaryIO = self._open(f"images/{digest}")
-        return file
+        return self._open(f"images/{digest}")
 
-    def _open(self, name: str) -> Any:
+    def _open(self, name: str) -> BinaryIO:
         try:
             return (self.folder / name).open("rb")
         except OSError as error:
@@ -149,7 +166,7 @@ def image_digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def digest(task: str, source: dict[str, Any]) -> str:
+def digest(task: str, source: dict[str, object]) -> str:
     """Return the name of a build: of its source, task, lmms-eval's version and our builder's."""
     version = BUILDER_OF_EMBEDDED if source.get("kind") == "embedded" else BUILDER
     return _hash([version, definitions.release(), task, source])
@@ -167,7 +184,7 @@ def content_digests(paths: Sequence[Path]) -> list[str]:
     time of change.
     """
     note = cache_folder() / "sources" / f"{_hash([str(path.resolve()) for path in paths])}.json"
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     with contextlib.suppress(OSError, ValueError, TypeError):
         known = dict(json.loads(note.read_bytes()))
     found: dict[str, tuple[list[int], str]] = {}
@@ -177,8 +194,8 @@ def content_digests(paths: Sequence[Path]) -> list[str]:
             stat = path.stat()
             stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             had = known.get(name)
-            same = isinstance(had, list) and len(had) == 2 and had[0] == stamp
-            found[name] = (stamp, str(had[1]) if same and had else digest_file(path) if path.is_file() else "")
+            kept = str(had[1]) if isinstance(had, list) and len(had) == 2 and had[0] == stamp else ""
+            found[name] = (stamp, kept or (digest_file(path) if path.is_file() else ""))
         except FileNotFoundError:
             found[name] = ([], "")
     if {name: [*one] for name, one in found.items()} != known:
@@ -187,20 +204,22 @@ def content_digests(paths: Sequence[Path]) -> list[str]:
     return [found[str(path)][1] for path in paths]
 
 
-def outside(task: str, source: dict[str, Any]) -> list[tuple[int, str]] | None:
+def outside(task: str, source: dict[str, object]) -> list[tuple[int, str]] | None:
     """Return the pictures that these tables name by path (number of the table, path), or None where nobody looked."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return [(int(at), str(path)) for at, path in json.loads(_outside(task, source).read_bytes())["pictures"]]
     return None
 
 
-def remember_outside(task: str, source: dict[str, Any], pictures: Sequence[tuple[int, str]]) -> None:
+def remember_outside(task: str, source: dict[str, object], pictures: Sequence[tuple[int, str]]) -> None:
     """Note which pictures these tables name by path."""
     with writing():
         _write(_outside(task, source), json.dumps({"pictures": pictures}).encode())
 
 
-def with_pictures(source: dict[str, Any], files: Sequence[Path], pictures: Sequence[tuple[int, str]]) -> dict[str, Any]:
+def with_pictures(
+    source: dict[str, object], files: Sequence[Path], pictures: Sequence[tuple[int, str]]
+) -> dict[str, object]:
     """Return `source` with the contents of the pictures beside its tables: a repaired one makes other examples."""
     if not pictures:
         return source
@@ -269,7 +288,7 @@ class Writer:
         self._images: dict[str, int] = {}
         self.count = 0
 
-    def add(self, images: list[bytes], line: dict[str, Any]) -> None:
+    def add(self, images: list[bytes], line: Line) -> None:
         """Append one example; an image that is there already is not written twice."""
         digests = []
         for data in images:
@@ -278,12 +297,12 @@ class Writer:
             if name not in self._images:
                 (self._folder / "images" / name).write_bytes(data)
                 self._images[name] = len(data)
-        written = msgspec.json.encode(Line(**line, images=tuple(digests))) + b"\n"
+        written = msgspec.json.encode(msgspec.structs.replace(line, images=tuple(digests))) + b"\n"
         self._lines.write(written)
         self._hashed.update(written)
         self.count += 1
 
-    def finish(self, name: str, **facts: Any) -> Path:
+    def finish(self, name: str, **facts: Unpack[ManifestFacts]) -> Path:
         """Write the manifest and give the folder its name; where another process was faster, its build is kept."""
         self._lines.close()
         manifest = Manifest(
@@ -340,11 +359,11 @@ def _note(task: str) -> Path:
     return cache_folder() / "hub" / f"{task}-{definitions.release()}-{BUILDER}.json"
 
 
-def _outside(task: str, source: dict[str, Any]) -> Path:
+def _outside(task: str, source: dict[str, object]) -> Path:
     return cache_folder() / "sources" / f"pictures-{_hash([BUILDER, task, source])}.json"
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -14,11 +14,13 @@ import math
 import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from harness.errors import DataError
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
+
+Item = TypeVar("Item")
 
 ANNOTATORS = 10
 """References of a question in VQA accuracy: an answer counts fully where three of the other nine gave it."""
@@ -42,8 +44,8 @@ class Contract:
 
     references: str | None
     """The column of references, or None where none are read here (a judge has them)."""
-    read: Callable[[Row, Any], Any]
-    stand_in: Any = "x"
+    read: Callable[[Row, object], object]
+    stand_in: object = "x"
     """References that the task's constructor, which looks at one row, accepts where a row has none."""
     needed: tuple[str, ...] = ("question",)
     """Columns that may not be null, beside references and pictures."""
@@ -58,7 +60,7 @@ class Contract:
     known: bool = True
     """Whether the task is one whose scorer was read: a right answer is then scored once, to see that it can be."""
 
-    def asked(self, doc: Row) -> dict[str, Any]:
+    def asked(self, doc: Row) -> dict[str, object]:
         """Return the row with its options as lists; raises `RowProblem` where the question cannot be asked."""
         made = dict(doc)
         for name in self.needed:
@@ -74,7 +76,7 @@ class Contract:
             made["options"] = repr(made["options"])
         return made
 
-    def labelled(self, doc: Row) -> dict[str, Any]:
+    def labelled(self, doc: Row) -> dict[str, object]:
         """Return the row with references as the scorer takes them; raises `Unlabelled` without any, or `RowProblem`."""
         if self.references is None:
             return dict(doc)
@@ -99,7 +101,7 @@ def of(task: str, target: str | None = None) -> Contract:
     return known or Contract(target, lambda _, value: value, needed=(), pictures=None, known=False)
 
 
-def absent(value: Any) -> bool:
+def absent(value: object) -> bool:
     """Return whether references are none at all: null, empty, or what data sets write for them (-1, "?")."""
     if isinstance(value, str):
         text = value.strip()
@@ -111,11 +113,11 @@ def absent(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value == -1)
 
 
-def _blank(value: Any) -> bool:
+def _blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip()) or value == []
 
 
-def _listed(value: str) -> Any:
+def _listed(value: str) -> object:
     """Return the list that a JSON text (or Python's own) spells, or None where it spells none."""
     found = None
     with contextlib.suppress(ValueError, RecursionError):
@@ -132,7 +134,7 @@ def _runs_together(value: str) -> bool:
     return any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(kinds))
 
 
-def _options(column: str, value: Any) -> list[str]:
+def _options(column: str, value: object) -> list[str]:
     found = _listed(value) if isinstance(value, str) else value
     if not isinstance(found, list | tuple) or len(found) < 1:
         raise RowProblem(column, f"{value!r} is no list of options")
@@ -141,7 +143,7 @@ def _options(column: str, value: Any) -> list[str]:
     return [_plain_text(column, option) for option in found]
 
 
-def _plain_text(column: str, value: Any) -> str:
+def _plain_text(column: str, value: object) -> str:
     """Return a text, or a number as one writes it; a float that counts (pandas makes them of integers) without `.0`."""
     if isinstance(value, str):
         return value
@@ -150,7 +152,7 @@ def _plain_text(column: str, value: Any) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def _answers(column: str, value: Any) -> list[Any]:
+def _answers(column: str, value: object) -> list[object]:
     """Return several references as a list of what each is, whatever they come in; nulls are left out."""
     if isinstance(value, str):
         found = _listed(value.strip()) if value.strip().startswith("[") else None
@@ -168,20 +170,20 @@ def _answers(column: str, value: Any) -> list[Any]:
     return [item for item in items if item is not None]
 
 
-def _texts(doc: Row, value: Any, column: str = "answers") -> list[str]:
+def _texts(doc: Row, value: object, column: str = "answers") -> list[str]:
     return [_plain_text(column, item) for item in _answers(column, value)]
 
 
-def _ten(doc: Row, value: Any) -> list[str]:
+def _ten(doc: Row, value: object) -> list[str]:
     items = _answers("answers", value)
     texts = [_plain_text("answers", item.get("answer") if isinstance(item, Mapping) else item) for item in items]
     return _repeated(texts)
 
 
-def _structs(doc: Row, value: Any) -> list[dict[str, Any]]:
+def _structs(doc: Row, value: object) -> list[dict[str, object]]:
     """VQAv2: each reference needs an id of its own, or equal answers of several people are taken for one."""
     items = _answers("answers", value)
-    made = [dict(item) if isinstance(item, Mapping) else {"answer": item} for item in items]
+    made: list[dict[str, object]] = [dict(item) if isinstance(item, Mapping) else {"answer": item} for item in items]
     made = [{**item, "answer": _plain_text("answers", item.get("answer"))} for item in made]
     ids = [item.get("answer_id") for item in made]
     if None in ids or len(set(map(str, ids))) < len(ids) or len(made) < ANNOTATORS:
@@ -189,12 +191,12 @@ def _structs(doc: Row, value: Any) -> list[dict[str, Any]]:
     return made
 
 
-def _repeated(items: list[Any]) -> list[Any]:
+def _repeated(items: list[Item]) -> list[Item]:
     """Repeat fewer references than ten until they are ten: the scorer compares each with the others, one with none."""
     return items * math.ceil(ANNOTATORS / len(items)) if len(items) < ANNOTATORS else items
 
 
-def _text(doc: Row, value: Any, column: str = "answer") -> str:
+def _text(doc: Row, value: object, column: str = "answer") -> str:
     found = _listed(value) if isinstance(value, str) and value.strip()[:2] in ("['", '["') else value
     if isinstance(found, list | tuple):
         if len(found) != 1:
@@ -203,17 +205,17 @@ def _text(doc: Row, value: Any, column: str = "answer") -> str:
     return _plain_text(column, found if found is not None else value)
 
 
-def _yes_or_no(doc: Row, value: Any) -> str:
+def _yes_or_no(doc: Row, value: object) -> str:
     text = _text(doc, value)
     if text.strip().lower() not in ("yes", "no"):
         raise RowProblem("answer", f"{value!r} is neither yes nor no")
     return text
 
 
-def _letter_of(options: list[str]) -> Callable[[Row, Any], str]:
+def _letter_of(options: list[str]) -> Callable[[Row, object], str]:
     """Return the reader of a letter among those whose option, in a column of its own, is there."""
 
-    def read(doc: Row, value: Any) -> str:
+    def read(doc: Row, value: object) -> str:
         letter = _text(doc, value).strip().upper()
         known = [name[-1].upper() for name in options if not _blank(doc.get(name)) and doc.get(name) != "nan"]
         if letter not in known:
@@ -223,22 +225,23 @@ def _letter_of(options: list[str]) -> Callable[[Row, Any], str]:
     return read
 
 
-def _index_of(options: str, kind: type[int] | type[str]) -> Callable[[Row, Any], int | str]:
+def _index_of(options: str, kind: type[int] | type[str]) -> Callable[[Row, object], int | str]:
     """Return the reader of a position in the column `options`, from 0, as the scorer wants it."""
 
-    def read(doc: Row, value: Any) -> int | str:
+    def read(doc: Row, value: object) -> int | str:
         try:
             at = int(_text(doc, value))
         except ValueError:
             raise RowProblem("answer", f"{value!r} is no index of the options (0 is the first)") from None
-        if not 0 <= at < len(doc[options]):
-            raise RowProblem("answer", f"index {at} is out of range: there are {len(doc[options])} options")
+        there = len(_options(options, doc[options]))
+        if not 0 <= at < there:
+            raise RowProblem("answer", f"index {at} is out of range: there are {there} options")
         return kind(at)
 
     return read
 
 
-def _mmmu(doc: Row, value: Any) -> Any:
+def _mmmu(doc: Row, value: object) -> object:
     kind = doc["question_type"]
     if kind not in ("multiple-choice", "open"):
         raise RowProblem("question_type", f"{kind!r} is neither multiple-choice nor open")
@@ -252,7 +255,7 @@ def _mmmu(doc: Row, value: Any) -> Any:
     return letter
 
 
-def _unread(doc: Row, value: Any) -> Any:
+def _unread(doc: Row, value: object) -> object:
     return value
 
 
@@ -271,7 +274,7 @@ OCRBENCH_KINDS = (
 """OCRBench's ten kinds of question: its aggregate knows no other."""
 
 
-def _ocrbench(doc: Row, value: Any) -> Any:
+def _ocrbench(doc: Row, value: object) -> object:
     if doc["question_type"] not in OCRBENCH_KINDS:
         raise RowProblem("question_type", f"{doc['question_type']!r} is none of OCRBench's {len(OCRBENCH_KINDS)} kinds")
     return _texts(doc, value, "answer")

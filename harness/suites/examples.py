@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 from harness import hub
 from harness.errors import CardError, DataError
@@ -44,7 +44,7 @@ class Example:
     """The right answers, each once, for people to read."""
     image_ids: tuple[str, ...]
     """Digest of each image file."""
-    doc: dict[str, Any]
+    doc: dict[str, object]
     """The row without its images: what the task's scorer needs."""
     problem: str = ""
     """Why it cannot be measured: where its row stands, the column and what is wrong; then nothing else is there."""
@@ -173,7 +173,7 @@ def _embedded(card: SuiteCard, limit: int | None, notice: str) -> Suite:
 
 def _local(card: SuiteCard, path: Path, limit: int | None) -> Suite:
     chosen = tables.choose(path, definitions.find(card.task))
-    source: dict[str, Any] = {"kind": "local", "files": builds.content_digests(chosen.files)}
+    source: dict[str, object] = {"kind": "local", "files": builds.content_digests(chosen.files)}
     named = builds.outside(card.task, source)
     files = [str(file.absolute()) for file in chosen.files]
     if named is None:  # only the child, which can read tables, learns which pictures they name
@@ -186,7 +186,11 @@ def _local(card: SuiteCard, path: Path, limit: int | None) -> Suite:
 
 
 def _local_build(
-    card: SuiteCard, source: dict[str, Any], limit: int | None, files: list[str], tables: dict[str, Any] | None = None
+    card: SuiteCard,
+    source: dict[str, object],
+    limit: int | None,
+    files: list[str],
+    tables: dict[str, object] | None = None,
 ) -> Build:
     """Return the build of `source`; `tables` is the source without the pictures that its tables name by path."""
     digest = builds.digest(card.task, source)

@@ -1,9 +1,8 @@
 """Rows that count only together: MMBench's rotations of one question, MME's two questions on one picture."""
 
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
-Row = Mapping[str, Any]
+from harness.suites.contract import Row
 
 ROTATION = 1_000_000
 """MMBench numbers the rotations of question 5 as 1000005, 2000005 ..."""
@@ -24,13 +23,13 @@ def incomplete(task: str, docs: Mapping[int, Row], asked: Iterable[Row]) -> tupl
 
 
 def _mmbench(docs: Mapping[int, Row], asked: Iterable[Row]) -> tuple[dict[int, str], str]:
-    if all(int(doc.get("index") or 0) < ROTATION for doc in asked):
+    if all(_index(doc) < ROTATION for doc in asked):
         return {}, "no rotations of the options among these rows: each row counts by itself, once"
-    groups = _by(docs, lambda doc: int(doc["index"]) % ROTATION)
+    groups = _by(docs, lambda doc: _index(doc) % ROTATION)
     left: dict[int, str] = {}
     for key, members in groups.items():
         options = max(sum(_there(docs[at].get(name)) for name in "ABCDE") for at in members)
-        numbers = {int(docs[at]["index"]) for at in members}
+        numbers = {_index(docs[at]) for at in members}
         if len(numbers) < options or key not in numbers:
             why = f"question {key}: {len(numbers)} of its {options} rotations are answered"
             left |= dict.fromkeys(members, why)
@@ -45,12 +44,17 @@ def _mme(docs: Mapping[int, Row]) -> tuple[dict[int, str], str]:
     return left, ""
 
 
-def _by(docs: Mapping[int, Row], key: Any) -> dict[Hashable, list[int]]:
+def _by(docs: Mapping[int, Row], key: Callable[[Row], Hashable]) -> dict[Hashable, list[int]]:
     groups: dict[Hashable, list[int]] = {}
     for at, doc in docs.items():
         groups.setdefault(key(doc), []).append(at)
     return groups
 
 
-def _there(option: Any) -> bool:
+def _index(doc: Row) -> int:
+    number = doc.get("index")
+    return int(number) if isinstance(number, int | float | str) else 0
+
+
+def _there(option: object) -> bool:
     return option is not None and str(option).strip() not in ("", "nan")

@@ -29,13 +29,13 @@ class Encoded:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def convert(self, mode: str | None = None, *rest: Any, **named: Any) -> Any:
+    def convert(self, mode: str | None = None, *rest: Any, **named: Any) -> object:
         """Return the file itself for RGB, a decoded image for any other mode."""
         if mode == "RGB" and not rest and not named:
             return self
         return decode(self.data).image.convert(mode, *rest, **named)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(decode(self.data).image, name)
@@ -48,7 +48,7 @@ class Broken:
         self.why = why
 
 
-def holds(column: str, value: Any, contract: Contract | None) -> bool:
+def holds(column: str, value: object, contract: Contract | None) -> bool:
     """Return whether a cell is a picture (or a list of them): by the task's columns, else by its name or its form."""
     mine = contract.pictures if contract else None
     if mine is not None and column in mine:
@@ -71,7 +71,7 @@ def text_of(value: bytes) -> str | None:
     return text if text.isprintable() or not re.search(r"[\x00-\x08\x0e-\x1f]", text) else None
 
 
-def read(column: str, value: Any, folder: Path | None, contract: Contract | None) -> Any:
+def read(column: str, value: object, folder: Path | None, contract: Contract | None) -> object:
     """Return a cell's picture as `Encoded`, a list of them where the task takes several, or None without one.
 
     Raises `RowProblem` for what is no picture, a path where no file is, and an address: nothing is fetched.
@@ -93,7 +93,7 @@ def read(column: str, value: Any, folder: Path | None, contract: Contract | None
     return [one] if several and one is not None else one
 
 
-def paths(value: Any) -> Iterator[str]:
+def paths(value: object) -> Iterator[str]:
     """Yield the files that a picture cell names by path."""
     for item in value if isinstance(value, list | tuple) else [value]:
         path = item
@@ -105,11 +105,11 @@ def paths(value: Any) -> Iterator[str]:
             yield path
 
 
-def _struct(value: Any) -> bool:
+def _struct(value: object) -> bool:
     return isinstance(value, Mapping) and bool(value) and set(value) <= {"bytes", "path"}
 
 
-def _one(column: str, value: Any, folder: Path | None) -> Encoded | None:
+def _one(column: str, value: object, folder: Path | None) -> Encoded | None:
     if isinstance(value, Mapping):
         data = value.get("bytes")
         value = data if data is not None else value.get("path")

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, SupportsFloat
 
 from harness.errors import DataError
 from harness.suites import contract, definitions, groups
@@ -42,7 +42,7 @@ class Scorable(Protocol):
         """The example's id."""
 
     @property
-    def doc(self) -> Mapping[str, Any]:
+    def doc(self) -> Mapping[str, object]:
         """The suite's own row without its images."""
 
     @property
@@ -131,7 +131,7 @@ def score(samples: Sequence[Scorable], card: SuiteCard) -> Scores:
 class _Tally:
     """What the task said of each answer, by the answer's position."""
 
-    results: dict[str, dict[str, dict[int, Any]]] = field(default_factory=dict)
+    results: dict[str, dict[str, dict[int, object]]] = field(default_factory=dict)
     """By filter and metric."""
     shares: dict[int, float] = field(default_factory=dict)
     guessed: set[int] = field(default_factory=set)
@@ -140,7 +140,7 @@ class _Tally:
 
 def _readable(
     card: SuiteCard, samples: Mapping[int, Scorable]
-) -> tuple[dict[int, dict[str, Any]], dict[int, str], dict[int, str]]:
+) -> tuple[dict[int, dict[str, object]], dict[int, str], dict[int, str]]:
     """Return the rows as the scorer takes them, and why the others are left out: bad ones, and without references."""
     mine = contract.of(card.task, definitions.field(definitions.find(card.task).path, "doc_to_target"))
     docs, left, unlabelled = {}, {}, {}
@@ -158,7 +158,7 @@ def _readable(
     return docs, left, unlabelled
 
 
-def _tally(task: "Task", card: SuiteCard, samples: Sequence[Scorable], docs: Mapping[int, dict[str, Any]]) -> _Tally:
+def _tally(task: "Task", card: SuiteCard, samples: Sequence[Scorable], docs: Mapping[int, dict[str, object]]) -> _Tally:
     tally = _Tally()
     answers_by_filter = task.filtered(list(docs.values()), [samples[at].answer or "" for at in docs])
     for name, answers in answers_by_filter.items():
@@ -232,7 +232,7 @@ def _scores(task: "Task", card: SuiteCard, tally: _Tally, count: int, failures: 
     )
 
 
-def _aggregate(task: "Task", metric: str, column: Mapping[int, Any]) -> tuple[float | None, str]:
+def _aggregate(task: "Task", metric: str, column: Mapping[int, object]) -> tuple[float | None, str]:
     """Return the task's aggregate, or why there is none: a column's own trouble, or a value that is no number."""
     try:
         total = task.aggregate(metric, copy.deepcopy(list(column.values())))
@@ -259,14 +259,16 @@ def _random_kept() -> Iterator[None]:
         random.setstate(before)
 
 
-def _share(task: "Task", metric: str, result: Any) -> float:
+def _share(task: "Task", metric: str, result: object) -> float:
     """Return one sample's result as a share: the number it is or holds, else the task's own aggregate of it alone."""
-    if isinstance(result, int | float) or hasattr(result, "__float__"):
+    if isinstance(result, SupportsFloat):
         value = float(result)
     elif isinstance(result, Mapping) and isinstance(result.get("score"), int | float):
         value = float(result["score"])
     else:
-        if task.name in OF_A_HUNDRED:  # rows from a million on are rotations, which alone would not count
+        if task.name in OF_A_HUNDRED and isinstance(
+            result, Mapping
+        ):  # rows from a million on are rotations, which alone would not count
             result = {**result, "index": int(result["index"]) % groups.ROTATION}
         alone = task.aggregate(metric, [copy.deepcopy(result)])
         if alone is None:

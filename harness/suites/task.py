@@ -15,15 +15,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from harness.errors import DataError, MissingPackage
 from harness.images import png
 from harness.suites import definitions, pictures
-from harness.suites.contract import Contract, RowProblem
+from harness.suites.contract import Contract, Row, RowProblem
 from harness.suites.pictures import Broken, Encoded
-
-Row = Mapping[str, Any]
 
 
 class Task:
@@ -41,7 +38,7 @@ class Task:
         from lmms_eval import utils
         from lmms_eval.api.task import ConfigurableTask
 
-        def download(task: Any, _: object = None) -> None:
+        def download(task: ConfigurableTask, _: object = None) -> None:
             task.dataset = task.dataset_no_image = {self.definition.split: _Rows(first)}
 
         detached = type("Detached", (ConfigurableTask,), {"download": download})
@@ -52,7 +49,7 @@ class Task:
             raise MissingPackage(error.name or "?", f"lmms-eval's task {name!r}") from error
         try:
             with quiet():
-                self._task: Any = detached(config=config)
+                self._task = detached(config=config)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(missing(name, first, error)) from error
 
@@ -108,7 +105,7 @@ class Task:
         texts = [answer.get("answer") if isinstance(answer, Mapping) else answer for answer in several]
         return tuple(dict.fromkeys(str(text) for text in texts if text is not None))
 
-    def filtered(self, docs: Sequence[Row], answers: Sequence[str]) -> dict[str, list[Any]]:
+    def filtered(self, docs: Sequence[Row], answers: Sequence[str]) -> dict[str, list[object]]:
         """Pass the answers through the task's filters, as the evaluator does; one list per filter."""
         instances = [SimpleNamespace(resps=[answer], filtered_resps={}) for answer in answers]
         for chain in self._task._filters:
@@ -117,13 +114,13 @@ class Task:
             chain.name: [instance.filtered_resps[chain.name] for instance in instances] for chain in self._task._filters
         }
 
-    def results(self, doc: Row, answer: Any) -> dict[str, Any]:
+    def results(self, doc: Row, answer: object) -> dict[str, object]:
         """Return the task's own per-sample results; `doc` may be changed. An error is raised at once, not retried."""
         process = inspect.unwrap(type(self._task).process_results)
         with quiet():
             return dict(process(self._task, doc, [answer]))
 
-    def aggregate(self, metric: str, values: list[Any]) -> float | None:
+    def aggregate(self, metric: str, values: list[object]) -> float | None:
         """Return the task's own aggregate of per-sample results; files that it writes go to a folder that vanishes."""
         function = self._task.aggregation()[metric]
         with tempfile.TemporaryDirectory() as folder, quiet():
@@ -140,7 +137,7 @@ class _Rows:
         self.features = dict.fromkeys(first)
         self._first = first
 
-    def __getitem__(self, _: int) -> dict[str, Any]:
+    def __getitem__(self, _: int) -> dict[str, object]:
         return dict(self._first)
 
     def __len__(self) -> int:
@@ -149,14 +146,14 @@ class _Rows:
 
 def encoded(
     row: Row, folder: Path | None = None, contract: Contract | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, object], dict[str, object]]:
     """Split a row as Arrow gives it into (columns without images, image columns as `Encoded`, lists of them, or None).
 
     Image files are `pictures.read`; `folder` is what paths are relative to. Text written as binary becomes text, and
     what JSON cannot hold is made to fit: NaN becomes None. Raises `RowProblem` for a cell that cannot be read.
     """
-    doc: dict[str, Any] = {}
-    images: dict[str, Any] = {}
+    doc: dict[str, object] = {}
+    images: dict[str, object] = {}
     for name, value in row.items():
         if isinstance(value, Broken):
             raise RowProblem(name, value.why)
@@ -223,7 +220,7 @@ def _key_for_import() -> Iterator[None]:
             del os.environ["OPENAI_API_KEY"]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):

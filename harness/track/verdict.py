@@ -1,8 +1,7 @@
 """One verdict from the three layers: exit code, stage, size, first bad checkpoint, changed answers. Pure functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.reports.frame import Frame
 from harness.track import answers, history, nights, ratios
@@ -40,7 +39,7 @@ class Verdict:
         """OK, REGRESSION, COULD NOT TELL or BROKEN; the baseline has no verdict but itself."""
         return WORDS[self.code]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return it for `--json`."""
         ratios_ = [
             {"name": r.name, "ratio": r.value, "low": r.low, "high": r.high, "pairs": r.n, "verdict": r.word}
@@ -191,7 +190,7 @@ class Judge:
         reference = names.index(self.baseline) if self.baseline in names else 0
         return history.trend(medians, reference, self.minimum_effect) if medians else None
 
-    def _first(self, bad: Any) -> str:
+    def _first(self, bad: Callable[[Reading], bool | None]) -> str:
         """Return the earliest night from which on every night that could be judged is bad."""
         first = ""
         for reading in reversed(self.readings):

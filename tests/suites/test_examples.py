@@ -188,7 +188,7 @@ def test_an_image_that_changed_in_the_cache_is_never_measured(charts: Path, cach
 
 def test_of_two_builders_at_once_one_build_is_kept_whole(cache: Path) -> None:
     facts = {"task": "chartqa", "source": {}, "complete": True}
-    line = {"id": "0", "index": 0, "question": "Q?", "references": ("3",), "doc": {}}
+    line = builds.Line(id="0", index=0, question="Q?", references=("3",), doc={})
     first, second = builds.Writer(), builds.Writer()
     for writer in (first, second):
         writer.add([b"image"], line)
@@ -521,7 +521,7 @@ def test_whatever_a_tasks_code_raises_is_the_rows(tmp_path: Path, monkeypatch: p
 def test_examples_are_read_one_at_a_time(cache: Path) -> None:
     writer = builds.Writer()
     for at in range(3):
-        line = {"id": str(at), "index": at, "question": "Q?", "references": ("3",), "doc": {}}
+        line = builds.Line(id=str(at), index=at, question="Q?", references=("3",), doc={})
         writer.add([bytes([at]) * 10], line)
     build = builds.read(writer.finish("name", task="chartqa", source={}, complete=True))
     assert build

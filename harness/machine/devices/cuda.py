@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -21,7 +22,7 @@ FIRST_WITH_BFLOAT16 = 8
 class Cuda:
     """See `device.Device`."""
 
-    def __init__(self, name: str, index: int, torch: Any, clock: Clock) -> None:
+    def __init__(self, name: str, index: int, torch: ModuleType, clock: Clock) -> None:
         self.name, self.torch_name = name, f"cuda:{index}"
         self._index, self._torch, self._clock = index, torch, clock
         self._process = psutil.Process()
@@ -29,12 +30,12 @@ class Cuda:
     def sync(self) -> None:
         self._torch.cuda.synchronize(self._index)
 
-    def stamp(self) -> Any:
+    def stamp(self) -> object:
         event = self._torch.cuda.Event(enable_timing=True)
         event.record(self._torch.cuda.current_stream(self._index))
         return event
 
-    def elapsed_ns(self, earlier: Any, later: Any) -> int | None:
+    def elapsed_ns(self, earlier: Any, later: object) -> int | None:
         """Return the time between two events; CUDA gives milliseconds, to about half a microsecond."""
         return round(float(earlier.elapsed_time(later)) * 1e6)
 
@@ -81,7 +82,7 @@ class Cuda:
 class KernelTime:
     """See `device.WorkMeter`: a profile from one cut to the next."""
 
-    def __init__(self, torch: Any, sync: Callable[[], None]) -> None:
+    def __init__(self, torch: ModuleType, sync: Callable[[], None]) -> None:
         self._torch, self._sync = torch, sync
         self._profile = self._begin()
 

@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -30,7 +31,7 @@ FALLEN: dict[str, bool] = {}
 """Operators that ran on the CPU so far in this process, in the order in which they were first met."""
 
 
-def watch_fallbacks(torch: Any) -> None:
+def watch_fallbacks(torch: ModuleType) -> None:
     """Note the operator of each fallback warning from now on, and keep the warning itself off the screen."""
     if getattr(warnings.showwarning, "notes_fallbacks", False):
         return
@@ -64,7 +65,7 @@ class Mps:
 
     torch_name = "mps"
 
-    def __init__(self, name: str, torch: Any, clock: Clock) -> None:
+    def __init__(self, name: str, torch: ModuleType, clock: Clock) -> None:
         self.name, self._torch, self._clock = name, torch, clock
         self._process = psutil.Process()
 

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 from harness.machine.energy import Counter
 from harness.machine.probes import Readings, Span, Value
@@ -33,12 +34,12 @@ MPS_SERVER = "nvidia-cuda-mps-server"
 class Card:
     """One GPU as NVML knows it. `handle` is the whole card, `part` the MIG instance that is used of it."""
 
-    nvml: Any
-    handle: Any
+    nvml: ModuleType
+    handle: object
     uuid: str = ""
-    part: Any = None
+    part: object = None
 
-    def ask(self, function: str, *arguments: Any) -> Any:
+    def ask(self, function: str, *arguments: object) -> Any:
         """Return NVML's answer about the whole card, or None: cards and drivers differ in what they tell."""
         return _told(getattr(self.nvml, function, None), self.handle, *arguments)
 
@@ -48,18 +49,18 @@ class Card:
         return _text(self.ask("nvmlDeviceGetName"))
 
 
-def _told(function: Any, *arguments: Any) -> Any:
+def _told(function: Any, *arguments: object) -> Any:
     try:
         return function(*arguments)
     except Exception:  # noqa: BLE001 - NVML raises "not supported" per card and driver; None is the answer then
         return None
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value.decode() if isinstance(value, bytes) else None if value is None else str(value)
 
 
-def library() -> Any | None:
+def library() -> ModuleType | None:
     """Return pynvml, initialised; None without the package or a driver."""
     try:
         import pynvml
@@ -67,7 +68,7 @@ def library() -> Any | None:
         pynvml.nvmlInit()
     except Exception:  # noqa: BLE001 - no package, no driver: a gate must never end a run
         return None
-    return pynvml
+    return cast(ModuleType, pynvml)
 
 
 def find(uuid: str, pci: str, mig_uuid: str = "") -> Card | None:
@@ -96,9 +97,9 @@ def find(uuid: str, pci: str, mig_uuid: str = "") -> Card | None:
 def cards() -> list[Card]:
     """Return every card of the machine in NVML's own order, whatever CUDA may see of them."""
     nvml = library()
-    handles = (
-        [_told(nvml.nvmlDeviceGetHandleByIndex, i) for i in range(_told(nvml.nvmlDeviceGetCount) or 0)] if nvml else []
-    )
+    if nvml is None:
+        return []
+    handles = [_told(nvml.nvmlDeviceGetHandleByIndex, i) for i in range(_told(nvml.nvmlDeviceGetCount) or 0)]
     return [Card(nvml, handle) for handle in handles if handle is not None]
 
 

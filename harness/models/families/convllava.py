@@ -3,14 +3,13 @@
 Sources: arXiv:2405.15738, `llava/model/multimodal_encoder/convnext_encoder.py` of alibaba/conv-llava (commit 3e7ae574).
 """
 
-from typing import Any
-
 from torch import Tensor, nn
 from transformers import ConvNextConfig, ConvNextModel
 
 from harness.models.card import ModelCard, with_settings
 from harness.models.configuration import Comparison, Fields
 from harness.models.families.llava import Llava
+from harness.models.foreign import Network
 from harness.models.loading import Target
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Model, Options
@@ -45,7 +44,7 @@ class ConvLlava(Llava):
             hidden_act=encoder.settings.get("hidden_act", "gelu"),
             layer_norm_eps=1e-12,
         )
-        tower: Any = ConvNextModel(config)
+        tower: Network = ConvNextModel(config)
         del (
             tower.layernorm
         )  # of the pooled output: never used, and misshapen in the released files (conv-llava issue 4)
@@ -57,7 +56,7 @@ class ConvLlava(Llava):
 
     def encode(self, name: str, prepared: Prepared) -> Tensor:
         """Return the last stage's map row by row: (1, height / 64 * width / 64, width)."""
-        tower: Any = self.parts[name]
+        tower: Network = self.parts[name]
         grid: Tensor = tower.encoder(tower.embeddings(prepared.pixels[name])).last_hidden_state
         return grid.flatten(2).transpose(1, 2)
 

@@ -6,7 +6,7 @@ with one is a pair such as the FastVLM paper's Figure 1a is made of: no one rele
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
@@ -16,9 +16,10 @@ from harness import images
 from harness.cards import Facts
 from harness.errors import CardError, ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
 from harness.models import loading, templates
-from harness.models.card import Encoder, ModelCard, with_settings
+from harness.models.card import Encoder, ModelCard, Table, with_settings
 from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison
+from harness.models.foreign import Network
 from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel, mlp, to_device
 from harness.models.protocol import Options
@@ -45,8 +46,8 @@ class Settings(Facts, frozen=True):
     std: tuple[float, float, float] = images.OPENAI_CLIP_STD
     prefixes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-    config: dict[str, Any] = {}
-    arguments: dict[str, Any] = {}
+    config: Table = {}
+    arguments: Table = {}
 
 
 def load(card: ModelCard, source: Source, options: Options) -> "EncoderModel":
@@ -232,7 +233,7 @@ def _timm(encoder: Encoder, settings: Settings) -> nn.Module:
     if not timm.is_model(encoder.architecture):
         raise UnknownName("timm model", encoder.architecture, timm.list_models(f"{encoder.architecture[:4]}*"))
     # ViTamin's convolutional stem runs itself once to learn its output's size: its input must be where the weights are
-    place: AbstractContextManager[Any] = nullcontext()
+    place: AbstractContextManager[object] = nullcontext()
     if encoder.architecture.startswith("vitamin"):
         place = torch.device("meta")
     with place:
@@ -246,7 +247,7 @@ def _timm(encoder: Encoder, settings: Settings) -> nn.Module:
 def _transformers(encoder: Encoder, settings: Settings) -> nn.Module:
     import transformers
 
-    model_class: Any = getattr(transformers, encoder.architecture, None)
+    model_class: Network = getattr(transformers, encoder.architecture, None)
     if not getattr(model_class, "config_class", None):
         known = [name for name in dir(transformers) if name.endswith(("VisionModel", "Model"))]
         raise UnknownName("transformers model", encoder.architecture, known)
@@ -256,17 +257,17 @@ def _transformers(encoder: Encoder, settings: Settings) -> nn.Module:
     return model
 
 
-def _timm_map(model: Any, pixels: Tensor) -> Tensor:
+def _timm_map(model: Network, pixels: Tensor) -> Tensor:
     features: Tensor = model.forward_features(pixels)
     return features.flatten(2).transpose(1, 2)
 
 
-def _timm_last(model: Any, pixels: Tensor) -> Tensor:
+def _timm_last(model: Network, pixels: Tensor) -> Tensor:
     features: Tensor = model.forward_features(pixels)
     return features[:, model.num_prefix_tokens :]
 
 
-def _timm_penultimate(model: Any, pixels: Tensor) -> Tensor:
+def _timm_penultimate(model: Network, pixels: Tensor) -> Tensor:
     layer = len(model.blocks) - 2
     features: Tensor = model.forward_intermediates(
         pixels, indices=[layer], intermediates_only=True, norm=False, output_fmt="NLC"
@@ -274,26 +275,26 @@ def _timm_penultimate(model: Any, pixels: Tensor) -> Tensor:
     return features
 
 
-def _transformers_map(model: Any, pixels: Tensor) -> Tensor:
+def _transformers_map(model: Network, pixels: Tensor) -> Tensor:
     features: Tensor = model(pixel_values=pixels).last_hidden_state
     return features.flatten(2).transpose(1, 2)
 
 
-def _transformers_last(model: Any, pixels: Tensor) -> Tensor:
+def _transformers_last(model: Network, pixels: Tensor) -> Tensor:
     return _patches(model, pixels, model(pixel_values=pixels).last_hidden_state)
 
 
-def _transformers_penultimate(model: Any, pixels: Tensor) -> Tensor:
+def _transformers_penultimate(model: Network, pixels: Tensor) -> Tensor:
     return _patches(model, pixels, model(pixel_values=pixels, output_hidden_states=True).hidden_states[-2])
 
 
-def _patches(model: Any, pixels: Tensor, features: Tensor) -> Tensor:
+def _patches(model: Network, pixels: Tensor, features: Tensor) -> Tensor:
     """Return `features` without class and register tokens, which stand first."""
     size = model.config.patch_size
     return features[:, features.shape[1] - (pixels.shape[2] // size) * (pixels.shape[3] // size) :]
 
 
-FEATURES: dict[tuple[str, str], Callable[[Any, Tensor], Tensor]] = {
+FEATURES: dict[tuple[str, str], Callable[[Network, Tensor], Tensor]] = {
     ("timm", "map"): _timm_map,
     ("timm", "last_patches"): _timm_last,
     ("timm", "penultimate_patches"): _timm_penultimate,

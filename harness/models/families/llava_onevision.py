@@ -10,7 +10,7 @@ picks a pinpoint for that size. Cost is a step function of R, so what is logged 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil, sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,15 +21,16 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from harness import images
 from harness.errors import ExampleError, UnknownName
-from harness.models.card import ModelCard, with_settings
+from harness.models.card import ModelCard, Table, with_settings
 from harness.models.configuration import Comparison, llava_projector, pixels, transformer
+from harness.models.foreign import Network
 from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel, mlp, to_device
 from harness.models.protocol import Options
 from harness.models.weights import Source
 
 HALF = (0.5, 0.5, 0.5)
-SIGLIP: dict[str, Any] = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+SIGLIP: Table = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 """What SigLIP's own configuration says where the card says nothing."""
 
 
@@ -184,7 +185,7 @@ class LlavaOnevision(VisionLanguageModel):
         if card.prompt not in TEMPLATES:
             raise UnknownName(f"prompt of {card.name}", card.prompt, TEMPLATES)
         card, options = self.configured(card, source, options)
-        settings: dict[str, Any] = {**card.settings, **options.settings}
+        settings: Table = {**card.settings, **options.settings}
         self.encoder = card.encoders[0]
         self.tiles_one_by_one = bool(settings["tiles_one_by_one"])
         self.native_size = bool(settings["native_size"])
@@ -200,7 +201,8 @@ class LlavaOnevision(VisionLanguageModel):
     def build(self) -> dict[str, nn.Module]:
         """Return SigLIP without its last norm, which LLaVA-OneVision does not use, the projector and the LLM."""
         assert self.card.llm
-        model: Any = SiglipVisionModel(
+        own = {name: value for name, value in self.encoder.settings.items() if name in SIGLIP}
+        model: Network = SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=self.encoder.width,
                 num_hidden_layers=self.encoder.settings["layers"],
@@ -209,10 +211,10 @@ class LlavaOnevision(VisionLanguageModel):
                 patch_size=self.encoder.settings["patch"],
                 image_size=self.tile_side,
                 vision_use_head=False,
-                **{name: self.encoder.settings.get(name, usual) for name, usual in SIGLIP.items()},
+                **(SIGLIP | own),
             )
         )
-        tower = getattr(model, "vision_model", model)  # some versions of transformers keep it one level down
+        tower: Network = getattr(model, "vision_model", model)  # some versions of transformers keep it one level down
         tower.post_layernorm = nn.Identity()
         projector = Projector(self.encoder.width, self.card.llm.hidden)
         return {self.encoder.name: tower, "projector": projector, "llm": self.llm()}

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from harness.reports import metrics
 from harness.reports.metrics import Metric
@@ -12,14 +11,14 @@ from harness.runlog.log import Log
 
 
 def export(
-    cells: Iterable[CellSummary], target: str | Path, sources: Mapping[str, Log] | None = None, **options: Any
+    cells: Iterable[CellSummary], target: str | Path, sources: Mapping[str, Log] | None = None, **options: object
 ) -> list[Path]:
     """Write `target` (times, memory: tool `customSmallerIsBetter`) and `<target>-accuracy` (`customBiggerIsBetter`).
 
     The second file is written only if anything was scored. `options` are added to each entry's `extra`.
     """
-    smaller: list[dict[str, Any]] = []
-    bigger: list[dict[str, Any]] = []
+    smaller: list[dict[str, object]] = []
+    bigger: list[dict[str, object]] = []
     for row in cells:
         facts = {**metrics.facts(row), **metrics.origin(row, sources or {}), **options}
         extra = "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None))
@@ -35,7 +34,7 @@ def export(
     return [file for file, _ in files]
 
 
-def _entry(row: CellSummary, metric: Metric, extra: str) -> dict[str, Any]:
+def _entry(row: CellSummary, metric: Metric, extra: str) -> dict[str, object]:
     entry = {"name": f"{metrics.title(row)} {metric.name}", "unit": metric.unit, "value": metric.value, "extra": extra}
     if metric.low is not None and metric.high is not None:
         entry["range"] = f"{metric.low:.6g} to {metric.high:.6g} (95 %)"

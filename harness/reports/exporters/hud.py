@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from harness.reports import metrics
 from harness.reports.summary import CellSummary
@@ -15,7 +14,7 @@ def export(
     target: str | Path,
     sources: Mapping[str, Log] | None = None,
     name: str = "vlm-pareto",
-    **options: Any,
+    **options: object,
 ) -> list[Path]:
     """Write the records of every cell to the file `target`. `options` go into each `extra_info`."""
     records = []

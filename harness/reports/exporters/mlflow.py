@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.errors import MissingPackage, SettingError
 from harness.reports import metrics
 from harness.reports.summary import CellSummary
 from harness.runlog.log import Log
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 
 def export(
@@ -39,7 +42,7 @@ def export(
     return ids
 
 
-def _opened(target: str, experiment: str) -> tuple[Any, str]:
+def _opened(target: str, experiment: str) -> tuple["MlflowClient", str]:
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
@@ -58,7 +61,7 @@ def _opened(target: str, experiment: str) -> tuple[Any, str]:
         raise SettingError(f"MLflow refuses {target}: {told}; next: give sqlite:///mlflow.db or a server") from error
 
 
-def _run(client: Any, experiment_id: str, one: CellSummary, tags: Mapping[str, str]) -> str:
+def _run(client: "MlflowClient", experiment_id: str, one: CellSummary, tags: Mapping[str, str]) -> str:
     found = client.search_runs([experiment_id], f"tags.cell_key = '{tags['cell_key']}'")
     if found:
         run_id = str(found[0].info.run_id)

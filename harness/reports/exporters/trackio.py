@@ -1,7 +1,6 @@
 """Trackio: a run per cell, kept on this machine (or in a Space, see its own documentation). `target` is the project."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from harness.errors import MissingPackage
 from harness.reports import metrics
@@ -10,7 +9,11 @@ from harness.runlog.log import Log
 
 
 def export(
-    cells: Iterable[CellSummary], target: str, sources: Mapping[str, Log] | None = None, **options: Any
+    cells: Iterable[CellSummary],
+    target: str,
+    sources: Mapping[str, Log] | None = None,
+    space_id: str | None = None,
+    **options: str,
 ) -> list[str]:
     """Log every cell as a finished run and return the runs' names, which end with the cell's key.
 
@@ -20,13 +23,12 @@ def export(
         import trackio
     except ModuleNotFoundError as error:
         raise MissingPackage("trackio", "the exporter trackio", extra="trackio") from error
-    opening = {name: options.pop(name) for name in ("space_id",) if name in options}
     names = []
     for one in cells:
         name = f"{metrics.title(one)} {metrics.key(one)}"
         facts = metrics.facts(one) | metrics.origin(one, sources or {})
         config = {**facts, "resolution": one.cell.resolution, "cell": one.cell.name, **options}
-        trackio.init(project=target, name=name, group=one.cell.suite, resume="allow", config=config, **opening)
+        trackio.init(project=target, name=name, group=one.cell.suite, resume="allow", config=config, space_id=space_id)
         trackio.log(metrics.numbers(one))
         trackio.finish()
         names.append(name)

@@ -1,7 +1,7 @@
 """Weights & Biases: a run per cell. `target` is the project; WANDB_MODE=offline keeps all on this machine."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Literal
 
 from harness.errors import MissingPackage
 from harness.reports import metrics
@@ -10,7 +10,12 @@ from harness.runlog.log import Log
 
 
 def export(
-    cells: Iterable[CellSummary], target: str, sources: Mapping[str, Log] | None = None, **options: Any
+    cells: Iterable[CellSummary],
+    target: str,
+    sources: Mapping[str, Log] | None = None,
+    entity: str | None = None,
+    mode: Literal["online", "offline", "disabled", "shared"] | None = None,
+    **options: str,
 ) -> list[str]:
     """Log every cell as a finished run and return the runs' ids; a cell that was exported before keeps its run.
 
@@ -21,7 +26,6 @@ def export(
         import wandb
     except ModuleNotFoundError as error:
         raise MissingPackage("wandb", "the exporter wandb", extra="wandb") from error
-    opening = {name: options.pop(name) for name in ("entity", "mode") if name in options}
     ids = []
     for one in cells:
         key = metrics.key(one)
@@ -29,7 +33,8 @@ def export(
         run = wandb.init(
             project=target, id=key, resume="allow", name=metrics.title(one), group=one.cell.suite,
             job_type=one.cell.protocol, tags=[one.cell.model, *one.marks],
-            config={**facts, "resolution": one.cell.resolution, "cell": one.cell.name, **options}, **opening,
+            config={**facts, "resolution": one.cell.resolution, "cell": one.cell.name, **options},
+            entity=entity, mode=mode,
         )  # fmt: skip
         run.log(metrics.numbers(one))
         paths = [sources[name].path for name in one.logs if name in sources] if sources else []

@@ -1,10 +1,9 @@
 """TTFT against resolution or visual tokens, a curve per model, both axes logarithmic, with 95 % intervals."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from harness.reports import canvas, measured, style, wording
-from harness.reports.canvas import Canvas
+from harness.reports.canvas import Canvas, Look
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
 from harness.reports.figures.breakdown import one_each
@@ -58,9 +57,7 @@ def picture(name: str, title: str, cells: Sequence[CellSummary], quantity: str, 
     return Picture(name, title, alt, drawn.figure, numbers, caption, drawn.hovers, marks)
 
 
-def _curve(
-    drawn: Canvas, label: str, mine: Sequence[CellSummary], shown: tuple[str, str], look: dict[str, Any]
-) -> None:
+def _curve(drawn: Canvas, label: str, mine: Sequence[CellSummary], shown: tuple[str, str], look: Look) -> None:
     quantity, against = shown
     axes, what = drawn.axes, "TTFT" if quantity == "ttft" else quantity
     times = [one.times.median_ns[quantity] for one in mine]

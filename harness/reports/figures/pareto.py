@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from harness.errors import SettingError
 from harness.reports import candidates, canvas, measured, style, wording
 from harness.reports.candidates import COSTS
-from harness.reports.canvas import Canvas
+from harness.reports.canvas import Canvas, Look
 from harness.reports.card import ReportCard
 from harness.reports.choice import Answer
 from harness.reports.document import Entry, Heading, Picture, Table
@@ -53,7 +53,7 @@ READ = (
     "Bars: 95 % intervals. Dashed line: the frontier of the point estimates. Filled: on it in at least 95 % of "
     "bootstrap draws; half filled: a tie; empty: dominated; cross: measured too few times for an interval."
 )
-FILLS: dict[str, Any] = {"frontier": "full", "tie": "left", "dominated": "none"}
+FILLS: dict[str, Literal["full", "left", "none"]] = {"frontier": "full", "tie": "left", "dominated": "none"}
 
 
 def write_choice(answers: Sequence[Answer], path: Path) -> list[Path]:
@@ -144,7 +144,7 @@ def _frontier(axes: Axes, line: Sequence[Point], high: float) -> None:
     )
 
 
-def _point(drawn: Canvas, place: Place, look: dict[str, Any], name: str) -> None:
+def _point(drawn: Canvas, place: Place, look: Look, name: str) -> None:
     p, colour = place.point, look["color"]
     across, up = _bar(p.cost, p.cost_low, p.cost_high), _bar(p.merit, p.merit_low, p.merit_high)
     drawn.axes.errorbar(

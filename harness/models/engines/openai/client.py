@@ -10,7 +10,6 @@ import select
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from harness.errors import ServerError
 from harness.models.engines.openai import stream
@@ -172,7 +171,7 @@ def _closed(connection: http.client.HTTPConnection) -> bool:
         return True
 
 
-def decoded(text: str | None) -> Any:
+def decoded(text: str | None) -> object:
     """Return the JSON of `text`, or None where it is none."""
     with suppress(ValueError, TypeError):
         return json.loads(text or "")

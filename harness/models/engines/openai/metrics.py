@@ -1,7 +1,6 @@
 """The server's own clock, where it has one: vLLM's `/metrics` before and after a request, llama.cpp's `timings`."""
 
 from collections.abc import Mapping
-from typing import Any
 
 Fact = int | float | str
 
@@ -48,17 +47,20 @@ def between(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
     return facts
 
 
-def of_timings(timings: Mapping[str, Any]) -> dict[str, Fact]:
+def of_timings(timings: Mapping[str, object]) -> dict[str, Fact]:
     """Return llama.cpp's own times, and how much of the prompt it took from its cache."""
-    facts: dict[str, Fact] = {
-        ours: round(1e6 * timings[name]) for name, ours in LLAMA.items() if isinstance(timings.get(name), int | float)
-    }
-    if isinstance(timings.get("cache_n"), int):
-        facts["cached_tokens"] = timings["cache_n"]
+    facts: dict[str, Fact] = {}
+    for name, ours in LLAMA.items():
+        value_ms = timings.get(name)
+        if isinstance(value_ms, int | float):
+            facts[ours] = round(1e6 * value_ms)
+    cached = timings.get("cache_n")
+    if isinstance(cached, int):
+        facts["cached_tokens"] = cached
     return facts
 
 
-def of_usage(usage: Mapping[str, Any]) -> dict[str, Fact]:
+def of_usage(usage: Mapping[str, object]) -> dict[str, Fact]:
     """Return what a server counted: prompt, output and cached tokens."""
     details = usage.get("prompt_tokens_details") or {}
     named = {

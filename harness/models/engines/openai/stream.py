@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.errors import ServerError
 
@@ -21,8 +20,8 @@ class Chunk:
     finish: str = ""
     model: str = ""
     fingerprint: str = ""
-    usage: Mapping[str, Any] = field(default_factory=dict)
-    timings: Mapping[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, object] = field(default_factory=dict)
+    timings: Mapping[str, object] = field(default_factory=dict)
     """llama.cpp's own clock."""
 
 
@@ -116,5 +115,5 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _table(value: object) -> Mapping[str, Any]:
+def _table(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}

@@ -1,9 +1,9 @@
 """The model of family `auto`: any checkpoint that transformers runs without remote code, as a generator of events."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from PIL.Image import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,6 +14,7 @@ from harness.models.card import ModelCard, check_settings, check_side
 from harness.models.families.auto import loading, parts, resolution, shown
 from harness.models.families.auto.kinds import family, kind_of
 from harness.models.families.auto.seam import Inputs, Seam, on_device
+from harness.models.foreign import Config, Network, Processor
 from harness.models.protocol import Done, Event, Options, Piece, Request, Seen, Work
 from harness.models.weights import Source
 
@@ -34,7 +35,7 @@ class AnyModel:
         self.settings = check_settings(card, {k: v for k, v in options.settings.items() if k in card.settings})
         self.hear: Callable[[Event], None] | None = None
         self.loaded = loading.load(card, source, options)
-        self.model: Any = self.loaded.model
+        self.model: Network = self.loaded.model
         self.processor, self.config = self.loaded.processor, self.loaded.config
         self.image_processor = self.processor.image_processor
         self.family = family(self.config)
@@ -86,15 +87,15 @@ class AnyModel:
             return text
         return self.kind.marker * count + question
 
-    def _process(self, text: str, given: list[Any]) -> Mapping[str, Any]:
+    def _process(self, text: str, given: list[Image]) -> Inputs:
         bos = getattr(self.processor.tokenizer, "bos_token", None)
         once = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-        batch: Mapping[str, Any] = self.processor(
+        batch: Inputs = self.processor(
             images=given, text=[text], return_tensors="pt", text_kwargs=once, images_kwargs=dict(self.asked.arguments)
         )
         return batch
 
-    def _seen(self, batch: Mapping[str, Any], pictures: list[images.Picture], given: list[Any]) -> Seen:
+    def _seen(self, batch: Inputs, pictures: list[images.Picture], given: list[Image]) -> Seen:
         look = shown.shown(batch, self.config, self.image_processor)
         ids = batch["input_ids"]
         count = shown.tokens(ids, self.image_token_id)
@@ -120,7 +121,7 @@ class AnyModel:
             "; ".join([f"asked {self.options.side}", *notes]),
         )
 
-    def _content(self, look: shown.Shown, given: list[Any]) -> int:
+    def _content(self, look: shown.Shown, given: list[Image]) -> int:
         """Return how many of the encoder's pixels show the image: less than all where it was padded."""
         if self.asked.square and look.tiles:
             return sum(
@@ -128,7 +129,7 @@ class AnyModel:
             )
         return look.area
 
-    def _fitted(self, given: list[Any]) -> list[tuple[int, int]]:
+    def _fitted(self, given: list[Image]) -> list[tuple[int, int]]:
         return [images.fit(image.size, self.options.side) for image in given]
 
     @torch.inference_mode()
@@ -260,7 +261,7 @@ class AnyModel:
 class Words:
     """A checkpoint's own tokenizer, as `tokenizers.Stream` wants it."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Processor) -> None:
         self._tokenizer = tokenizer
         self.name = f"{type(tokenizer).__name__} of the checkpoint"
 
@@ -269,7 +270,7 @@ class Words:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
-    def decode(self, ids: Any) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
@@ -283,7 +284,7 @@ def _size(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
-def _attention(config: Any) -> str:
+def _attention(config: Config) -> str:
     vision = getattr(config, "vision_config", None)
     text = getattr(config.get_text_config(), "_attn_implementation", None)
     own = {"vision": getattr(vision, "_attn_implementation", None), "text": text}

@@ -5,7 +5,8 @@ A family that is not here runs too: its processor does what its files say, and `
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from harness.models.foreign import Config
 
 CHAT = (
     "{{% for message in messages %}}{begin}{{% for part in message['content'] %}}"
@@ -150,7 +151,7 @@ UNKNOWN = Kind("caller", "<image>", IMAGE)
 """What is assumed of any other family."""
 
 
-def family(config: Any) -> str:
+def family(config: Config) -> str:
     """Return the family of a configuration: its `model_type`, but Pixtral's checkpoints call themselves `llava`."""
     vision = getattr(config, "vision_config", None)
     pixtral = config.model_type == "llava" and getattr(vision, "model_type", "") == "pixtral"

@@ -6,10 +6,10 @@ transformers' own FastVlmConfig.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness.errors import SettingError
-from harness.models.card import Llm, ModelCard
+from harness.models.card import Llm, ModelCard, Table
 
 IMAGE_ID = 151646
 """The id of `<image>` in the checkpoints on Qwen2."""
@@ -18,8 +18,8 @@ IMAGE_ID = 151646
 class Known(NamedTuple):
     """A transformers configuration with its `model_type`, and the settings of the processor (see `ModelCard`)."""
 
-    config: dict[str, Any]
-    processor: dict[str, Any]
+    config: Table
+    processor: Table
 
 
 def known(card: ModelCard) -> Known:
@@ -34,7 +34,7 @@ def known(card: ModelCard) -> Known:
     return TRANSLATIONS[card.adapter](card, card.llm)
 
 
-def _text(llm: Llm, vocab: int) -> dict[str, Any]:
+def _text(llm: Llm, vocab: int) -> Table:
     return {
         "model_type": llm.kind,
         "vocab_size": vocab,
@@ -76,7 +76,7 @@ def _fastvlm(card: ModelCard, llm: Llm) -> Known:
     return Known(config, {"patch_size": 64, "vision_feature_select_strategy": "full", "images": images})
 
 
-def _tower(card: ModelCard, kind: str) -> dict[str, Any]:
+def _tower(card: ModelCard, kind: str) -> Table:
     encoder = card.encoders[0]
     return {
         "model_type": kind,
@@ -105,7 +105,7 @@ def _llava(card: ModelCard, llm: Llm) -> Known:
 def _onevision(card: ModelCard, llm: Llm) -> Known:
     side = card.encoders[0].side or 0
     steps = range(1, int(card.settings["largest_grid"]) + 1)
-    pinpoints: list[Any] = [[rows * side, cols * side] for rows in steps for cols in steps]
+    pinpoints: list[list[int]] = [[rows * side, cols * side] for rows in steps for cols in steps]
     per_tile = (side // int(card.encoders[0].settings["patch"])) ** 2
     config = {
         "model_type": "llava_onevision",
@@ -118,7 +118,7 @@ def _onevision(card: ModelCard, llm: Llm) -> Known:
         "tie_word_embeddings": llm.tied,
     }
     half = [0.5, 0.5, 0.5]
-    images: dict[str, Any] = {"size": {"height": side, "width": side}, "image_grid_pinpoints": pinpoints}
+    images: Table = {"size": {"height": side, "width": side}, "image_grid_pinpoints": pinpoints}
     images |= {"image_mean": half, "image_std": half}
     own = {"num_image_tokens": per_tile, "vision_feature_select_strategy": "full"}
     return Known(config, {**own, "vision_aspect_ratio": config["vision_aspect_ratio"], "images": images})

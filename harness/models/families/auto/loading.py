@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import transformers
@@ -15,6 +15,7 @@ from harness.models.card import ModelCard
 from harness.models.families.auto import stand_in
 from harness.models.families.auto.kinds import family
 from harness.models.families.auto.known import known
+from harness.models.foreign import Processor
 from harness.models.protocol import Options
 from harness.models.weights import Source
 
@@ -28,7 +29,7 @@ class Loaded(NamedTuple):
     """A model ready to run; `stands_in` where its processor is the stand-in; `notes` go to the log."""
 
     model: "PreTrainedModel"
-    processor: Any
+    processor: Processor
     config: "PreTrainedConfig"
     stands_in: bool
     notes: dict[str, str]
@@ -71,7 +72,7 @@ def configuration(card: ModelCard, source: Source) -> "PreTrainedConfig":
         raise SettingError(f"{card.name}: [config]: {_first(error)}; next: mend the card") from error
 
 
-def _processor(card: ModelCard, source: Source, config: "PreTrainedConfig") -> tuple[Any, bool]:
+def _processor(card: ModelCard, source: Source, config: "PreTrainedConfig") -> tuple[Processor, bool]:
     folder = source.folder
     if folder and any((folder / name).is_file() for name in PROCESSOR_FILES):
         try:

@@ -1,7 +1,5 @@
 """Where things are in a model that we did not write: its projector, its tower, the id that stands for an image."""
 
-from typing import Any
-
 from torch import nn
 
 PROJECTORS = (
@@ -26,7 +24,7 @@ TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tow
 IMAGE_TOKENS = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
 
 
-def image_token_id(config: Any) -> int | None:
+def image_token_id(config: object) -> int | None:
     """Return the id that stands for one visual token in the prompt, or None where the configuration names none."""
     for holder in (config, getattr(config, "vision_config", None)):
         for name in IMAGE_TOKENS:

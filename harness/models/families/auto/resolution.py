@@ -15,6 +15,7 @@ from PIL import Image
 from harness import images
 from harness.errors import SettingError
 from harness.models.families.auto.kinds import kind_of
+from harness.models.foreign import Config, Processor
 
 STEPS = ("tiles", "budget", "caller")
 """Rules under which cost grows in steps: sides between two steps are the same measurement."""
@@ -31,7 +32,7 @@ class Asked:
     """What `--res` became: arguments of the image processor, and what is done to an image before it."""
 
     rule: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict)
     longest: int | None = None
     """The longer side that we resize to, aspect kept."""
     square: bool = False
@@ -73,13 +74,13 @@ def own_side(processor: Mapping[str, object], vision: Mapping[str, object]) -> i
     return side if isinstance(side, int) else UNKNOWN_SIDE
 
 
-def asked(side: int, name: str, config: Any, processor: Any) -> Asked:
+def asked(side: int, name: str, config: Config, processor: Processor) -> Asked:
     """Return what `side` means to the image processor of a family; raises `SettingError` for one it cannot take."""
     rule = rule_of(name)
     return RULES[rule](side, name, config, processor)
 
 
-def _area(side: int, name: str, config: Any, processor: Any) -> Asked:
+def _area(side: int, name: str, config: Config, processor: Processor) -> Asked:
     patch, merge = int(processor.patch_size), int(processor.merge_size)
     least = (patch * merge) ** 2
     if side * side < least:
@@ -90,17 +91,17 @@ def _area(side: int, name: str, config: Any, processor: Any) -> Asked:
     return Asked("area", {"size": {"shortest_edge": min(int(own), side * side), "longest_edge": side * side}})
 
 
-def _longest_edge(side: int, name: str, config: Any, processor: Any) -> Asked:
+def _longest_edge(side: int, name: str, config: Config, processor: Processor) -> Asked:
     return Asked("longest_edge", {"size": {"longest_edge": side}})
 
 
-def _tiles(side: int, name: str, config: Any, processor: Any) -> Asked:
+def _tiles(side: int, name: str, config: Config, processor: Processor) -> Asked:
     tile, count = tile_side(name, processor), TILE_COUNTS[name]
     most = max(1, side // tile) ** 2
     own = getattr(processor, count, None)
     if name == "mllama" and own:  # its tile embeddings are as many as that
         most = min(most, int(own))
-    arguments: dict[str, Any] = {count: most}
+    arguments: dict[str, object] = {count: most}
     if name == "internvl":
         arguments |= {"min_patches": 1, "crop_to_patches": True}
     return Asked("tiles", arguments)
@@ -116,14 +117,14 @@ TILE_COUNTS = {
 """What the image processors call the largest number of tiles."""
 
 
-def tile_side(name: str, processor: Any) -> int:
+def tile_side(name: str, processor: Processor) -> int:
     """Return a tile's side in pixels."""
     if name == "minicpmv4_6":
         return int(processor.scale_resolution)
     return int(_get(processor.size, "height"))
 
 
-def _budget(side: int, name: str, config: Any, processor: Any) -> Asked:
+def _budget(side: int, name: str, config: Config, processor: Processor) -> Asked:
     if name == "gemma4":
         pixels = int(processor.patch_size) * int(processor.pooling_kernel_size)
         wanted = (side / pixels) ** 2
@@ -142,15 +143,15 @@ def _budget(side: int, name: str, config: Any, processor: Any) -> Asked:
     return Asked("budget", arguments)
 
 
-def _caller(side: int, name: str, config: Any, processor: Any) -> Asked:
+def _caller(side: int, name: str, config: Config, processor: Processor) -> Asked:
     return Asked("caller", longest=side)
 
 
-def _fixed(side: int, name: str, config: Any, processor: Any) -> Asked:
+def _fixed(side: int, name: str, config: Config, processor: Processor) -> Asked:
     return Asked("fixed")
 
 
-def _square(side: int, name: str, config: Any, processor: Any) -> Asked:
+def _square(side: int, name: str, config: Config, processor: Processor) -> Asked:
     arguments = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     mean = tuple(getattr(processor, "image_mean", None) or (0.0, 0.0, 0.0))
     normalised = bool(getattr(processor, "do_normalize", True))
@@ -170,5 +171,5 @@ RULES = {
 }
 
 
-def _get(size: Any, name: str) -> Any:
+def _get(size: object, name: str) -> Any:
     return size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)

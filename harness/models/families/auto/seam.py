@@ -6,14 +6,16 @@ encoder and hands over before its first decoder step (Florence-2). Stage ends in
 on the projector.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.errors import UnknownName
 from harness.models.families.auto import parts
+from harness.models.foreign import Network, Output
 from harness.models.protocol import Done
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ BLOCKS = ("image_embed",)
 """Modules that encode and project in one, where a family has no projector."""
 
 Inputs = dict[str, Any]
+"""Arguments of a model's forward pass, by name: mostly tensors."""
 
 
 class Seam:
@@ -37,12 +40,12 @@ class Seam:
 
     def __init__(self, model: "PreTrainedModel", tell: Callable[[Done], None], projector: str = "") -> None:
         """Choose the way and set the hooks; raises `UnknownName` where the model has no module `projector`."""
-        self.model: Any = model
+        self.model: Network = model
         self._tell = tell
         self.told: list[str] = []
         self.clean = True
         self._answering = False
-        self.features: Any = getattr(model.base_model, "get_image_features", None)
+        self.features: Network = getattr(model.base_model, "get_image_features", None)
         takes = signature(model.forward).parameters
         self.keeps = "logits_to_keep" in takes
         if model.config.is_encoder_decoder:
@@ -95,7 +98,7 @@ class Seam:
         self._answering = False
         return "prefill" if "project" in self.told or "encode+project" in self.told else "encode+project+prefill"
 
-    def encode(self, inputs: Inputs) -> Any:
+    def encode(self, inputs: Inputs) -> Output:
         """Return the image's features: encoder and projector; notes that the visual tokens are there."""
         accepted = signature(self.features).parameters
         given = {name: inputs[name] for name in accepted if name in inputs and name != "kwargs"}
@@ -108,7 +111,7 @@ class Seam:
         """The stage that ended last."""
         return self.told[-1]
 
-    def prefill(self, inputs: Inputs, features: Any) -> "Step":
+    def prefill(self, inputs: Inputs, features: Output) -> "Step":
         """Run the whole prompt; return the step that holds the first logits and the cache."""
         rest = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
         if features is not None:
@@ -124,7 +127,7 @@ class Seam:
         """Run the encoder of an encoder-decoder over image and question, and the decoder's first step."""
         caught: list[tuple[Tensor, Inputs]] = []
 
-        def catch(model: object, input_ids: Tensor, *given: object, **rest: Any) -> Tensor:
+        def catch(model: object, input_ids: Tensor, *given: object, **rest: object) -> Tensor:
             caught.append((input_ids, rest))
             return input_ids
 
@@ -139,9 +142,9 @@ class Seam:
 class Step:
     """Where an answer stands: the last logits, and what the next token needs."""
 
-    def __init__(self, model: Any, rest: Inputs) -> None:
+    def __init__(self, model: Network, rest: Inputs) -> None:
         self._model, self._rest = model, rest
-        self.output: Any = None
+        self.output: Output = None
 
     def run(self, ids: Tensor, first: bool = False) -> None:
         """Run `ids`: the prompt, or the one token after what is in the cache."""
@@ -161,7 +164,7 @@ class Step:
         return last
 
 
-def on_device(batch: Mapping[str, Any], device: str, dtype: Any) -> Inputs:
+def on_device(batch: Inputs, device: str, dtype: torch.dtype) -> Inputs:
     """Return a processor's tensors on the device, floats in the model's precision; a mask of ones is left out."""
     inputs: Inputs = {}
     for name, value in batch.items():

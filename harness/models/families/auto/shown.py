@@ -4,10 +4,12 @@ Pixel tensors have four to six dimensions and mean something else in each family
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from harness.models.foreign import Config, Processor
 
 Size = tuple[int, int]
 
@@ -32,7 +34,7 @@ class Shown(NamedTuple):
         return sum(width * height for width, height in self.tiles)
 
 
-def shown(batch: Mapping[str, Any], config: Any, image_processor: Any) -> Shown:
+def shown(batch: Mapping[str, Tensor], config: Config, image_processor: Processor) -> Shown:
     """Return what the batch of a processor holds; an unknown form is told in the note, never guessed."""
     patch = _patch(config, image_processor)
     for name, read in GRIDS.items():
@@ -56,7 +58,7 @@ PIXELS = ("pixel_values", "image_pixel_values", "pixel_values_images", "image_pa
 """What processors call the pixels."""
 
 
-def _real(batch: Mapping[str, Any], pixels: Tensor) -> int:
+def _real(batch: Mapping[str, Tensor], pixels: Tensor) -> int:
     """Return how many tiles are image; several images of unequal tiles are padded with tiles of zeros."""
     if pixels.dim() == 4:
         return int(pixels.shape[0])
@@ -86,7 +88,7 @@ GRIDS = {"image_grid_thw": _thw, "spatial_shapes": _hw, "target_sizes": _hw, "im
 """Outputs that say how many patches each tile has, and how to read them."""
 
 
-def _patch(config: Any, image_processor: Any) -> int:
+def _patch(config: Config, image_processor: Processor) -> int:
     vision = getattr(config, "vision_config", None)
     for holder, name in (
         (vision, "patch_size"),

@@ -5,7 +5,7 @@ Text becomes as many tokens as a byte-pair vocabulary makes of it, about; all of
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
@@ -20,6 +20,7 @@ from transformers.models.auto import (
 from harness.errors import MissingPackage, SettingError
 from harness.models.families.auto import parts
 from harness.models.families.auto.kinds import Kind, kind_of
+from harness.models.foreign import Processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -31,9 +32,9 @@ ENDS = {"pad_token": "<|stand-in pad|>", "bos_token": "<|stand-in bos|>", "eos_t
 
 
 PROCESSORS: dict[str, str] = processing_auto.PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
-IMAGE_PROCESSORS: dict[str, Any] = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
-VIDEO_PROCESSORS: dict[str, Any] = video_processing_auto.VIDEO_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
-AUDIO_PROCESSORS: dict[str, Any] = feature_extraction_auto.FEATURE_EXTRACTOR_MAPPING_NAMES  # type: ignore[attr-defined]
+IMAGE_PROCESSORS: Mapping[str, object] = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
+VIDEO_PROCESSORS: Mapping[str, object] = video_processing_auto.VIDEO_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
+AUDIO_PROCESSORS: Mapping[str, object] = feature_extraction_auto.FEATURE_EXTRACTOR_MAPPING_NAMES  # type: ignore[attr-defined]
 """transformers' tables of processors by `model_type`: a name, or names by backend."""
 
 LIKE_LLAVA = {"fast_vlm": "LlavaProcessor"}
@@ -64,7 +65,9 @@ def tokenizer(kind: Kind, config: "PreTrainedConfig") -> PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(tokenizer_object=made, extra_special_tokens=named, **ENDS)
 
 
-def processor(name: str, config: "PreTrainedConfig", images: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+def processor(
+    name: str, config: "PreTrainedConfig", images: Mapping[str, object], own: Mapping[str, object]
+) -> Processor:
     """Return the family's processor with image settings `images`, its own settings `own`, and the stand-in tokenizer.
 
     Raises `SettingError` for a family that has none, and `MissingPackage` for one that needs another package.
@@ -74,7 +77,7 @@ def processor(name: str, config: "PreTrainedConfig", images: Mapping[str, Any], 
         raise SettingError(f"{name}: transformers has no processor for it; next: --weights FOLDER")
     maker = getattr(transformers, str(found))
     wanted = signature(maker.__init__).parameters
-    given: dict[str, Any] = {"tokenizer": tokenizer(kind_of(name), config), **own}
+    given: dict[str, object] = {"tokenizer": tokenizer(kind_of(name), config), **own}
     given["image_processor"] = image_processor(name, images)
     if "video_processor" in wanted:
         video = VIDEO_PROCESSORS.get(name)
@@ -94,7 +97,7 @@ def missing(error: ImportError, model_type: str) -> MissingPackage:
     return MissingPackage(package, f"the processor of {model_type}")
 
 
-def image_processor(model_type: str, settings: Mapping[str, Any]) -> Any:
+def image_processor(model_type: str, settings: Mapping[str, object]) -> Processor:
     """Return the family's own image processor with these settings."""
     names = IMAGE_PROCESSORS.get(model_type) or ("CLIPImageProcessor" if model_type in LIKE_LLAVA else None)
     if not names:
@@ -102,7 +105,7 @@ def image_processor(model_type: str, settings: Mapping[str, Any]) -> Any:
     return _named(names)(**settings)
 
 
-def _named(names: Any) -> Any:
+def _named(names: object) -> Processor:
     """Return the class of a mapping's entry: its name, or names by backend."""
     return getattr(
         transformers, str(names.get("torchvision") or names.get("pil") if isinstance(names, dict) else names)

@@ -10,22 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
+from typing import cast
 
 import msgspec
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
 from harness.errors import ExampleError, UnknownName, WeightsError
 from harness.models import configuration, loading, weights
-from harness.models.card import Encoder, ModelCard
+from harness.models.card import Encoder, ModelCard, Table
 from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison
 from harness.models.families.cambrian.aggregator import Connector, Sampler, Views, views, window
 from harness.models.families.cambrian.encoders import RGB, TOWERS, Tower
 from harness.models.families.cambrian.templates import TEMPLATES
+from harness.models.foreign import Network, Output
 from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel, parameter_bytes, to_device
 from harness.models.protocol import Options, Seen, Work
@@ -63,7 +65,7 @@ class Cambrian(VisionLanguageModel):
         if card.prompt not in TEMPLATES:
             raise UnknownName(f"prompt of {card.name}", card.prompt, TEMPLATES)
         card, options = self.configured(card, source, options)
-        settings: dict[str, Any] = {**card.settings, **options.settings}
+        settings: Table = {**card.settings, **options.settings}
         self.query_side = int(settings["query_side"])
         self.aggregator_width = int(settings["aggregator_width"])
         self.connector_depth = int(settings["connector_depth"])
@@ -218,7 +220,7 @@ class Cambrian(VisionLanguageModel):
                 f"an image of {picture.size[0]}x{picture.size[1]} pixels is too thin for {self.card.name}: no cell of "
                 f"its {self.query_side}x{self.query_side} grid is left; next: crop or remove this example"
             )
-        squares: dict[RGB, Any] = {}
+        squares: dict[RGB, Image] = {}
         pixels = {}
         for encoder in self.card.encoders:
             tower, side = self._tower(encoder), encoder.side or 0
@@ -253,8 +255,8 @@ class Cambrian(VisionLanguageModel):
 
     def project(self, features: Mapping[str, Tensor], prepared: Prepared) -> Tensor:
         """Return the visual tokens, (rows x (cols + 1), hidden): 600 for a square, 450 for 4:3, 350 for 16:9."""
-        connector: Any = self.parts["projector"]
-        geometry = prepared.geometry
+        connector: Network = self.parts["projector"]
+        geometry = cast(Geometry, prepared.geometry)
         maps = connector.maps([features[name][0] for name in self.encoder_names])
         visual: Tensor = connector(maps, geometry.size)
         geometry.views = views(maps, geometry.size, self.query_side, crop=True)
@@ -281,20 +283,21 @@ class Cambrian(VisionLanguageModel):
     @contextmanager
     def prefill_scope(self, features: Mapping[str, Tensor], prepared: Prepared, position: int) -> Iterator[None]:  # type: ignore[override]  # a context manager once decorated
         """Let the samplers rewrite the image's hidden states after their decoder layers; decode runs without them."""
-        if prepared.geometry.views is None:
+        geometry = cast(Geometry, prepared.geometry)
+        if geometry.views is None:
             self.project(features, prepared)
-        shown = window(prepared.geometry.size, self.query_side)
-        llm: Any = self.parts["llm"]
-        samplers: Any = self.parts["samplers"]
+        shown = window(geometry.size, self.query_side)
+        llm: Network = self.parts["llm"]
+        samplers: Network = self.parts["samplers"]
         handles = []
         for index, sampler in zip(self.sampler_layers, samplers, strict=True):
 
-            def look(_module: Any, _inputs: Any, output: Any, sampler: nn.Module = sampler) -> None:
+            def look(_module: object, _inputs: object, output: Output, sampler: nn.Module = sampler) -> None:
                 hidden = output if isinstance(output, Tensor) else output[0]
                 block = hidden[0, position : position + shown.rows * (shown.cols + 1)]
                 cells = block.unflatten(0, (shown.rows, shown.cols + 1))[:, :-1]  # newlines stay as they are
                 queries = cells.reshape(-1, 1, cells.shape[-1])
-                cells.copy_(sampler(queries, prepared.geometry.views).view_as(cells))
+                cells.copy_(sampler(queries, geometry.views).view_as(cells))
 
             handles.append(llm.model.layers[index].register_forward_hook(look))
         try:

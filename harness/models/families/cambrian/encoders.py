@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
 from harness import images
 from harness.models.card import Encoder
+from harness.models.foreign import Network
 from harness.models.loading import Target
 
 RGB = tuple[float, float, float]
@@ -45,7 +45,7 @@ class Tower:
     """
 
     build: Callable[[Encoder], nn.Module]
-    run: Callable[[Any, Tensor, int], Tensor]
+    run: Callable[[Network, Tensor, int], Tensor]
     rename: Callable[[str], Target]
     padding: RGB
     mean: RGB
@@ -101,7 +101,7 @@ def _siglip(encoder: Encoder) -> nn.Module:
     return _inner(model)
 
 
-def _run_siglip(model: Any, pixels: Tensor, grid: int) -> Tensor:
+def _run_siglip(model: Network, pixels: Tensor, grid: int) -> Tensor:
     return on_grid(model(pixels).last_hidden_state, grid)
 
 
@@ -142,7 +142,7 @@ def _clip(encoder: Encoder) -> nn.Module:
     return _inner(model)
 
 
-def _run_clip(model: Any, pixels: Tensor, grid: int) -> Tensor:
+def _run_clip(model: Network, pixels: Tensor, grid: int) -> Tensor:
     # the last layer but one; the original computes the last one too, so its time belongs to the measurement
     return on_grid(model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:], grid)
 
@@ -191,7 +191,7 @@ def _dinov2(encoder: Encoder) -> nn.Module:
     return model
 
 
-def _run_dinov2(model: Any, pixels: Tensor, grid: int) -> Tensor:
+def _run_dinov2(model: Network, pixels: Tensor, grid: int) -> Tensor:
     return on_grid(model(pixels).last_hidden_state[:, 1:], grid)
 
 
@@ -225,7 +225,7 @@ def _convnext(encoder: Encoder) -> nn.Module:
     return model
 
 
-def _run_convnext(model: Any, pixels: Tensor, grid: int) -> Tensor:
+def _run_convnext(model: Network, pixels: Tensor, grid: int) -> Tensor:
     maps, stages = model.embeddings(pixels), []
     for stage in model.encoder.stages:
         maps = stage(maps)

@@ -8,7 +8,6 @@ arXiv:2412.13303; `llava/mm_utils.py`, `llava/conversation.py` and `llava/model/
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import timm
 import torch
@@ -20,6 +19,7 @@ from harness.errors import CardError, ExampleError, SettingError, UnknownName
 from harness.models import pipeline, templates
 from harness.models.card import ModelCard, check_settings, check_side, with_settings
 from harness.models.configuration import Comparison, llava_projector, pixels, section
+from harness.models.foreign import Network
 from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel
 from harness.models.protocol import Model, Options
@@ -190,7 +190,7 @@ class FastVlm(VisionLanguageModel):
 
     def encode(self, name: str, prepared: Prepared) -> Tensor:
         """Return the map after FastViTHD's last convolution as tokens, row by row: (tiles, (side / 64)^2, width)."""
-        tower: Any = self.parts[name]
+        tower: Network = self.parts[name]
         maps = [tower.forward_features(tile) for tile in prepared.pixels[name].split(1)]
         return (torch.cat(maps) if len(maps) > 1 else maps[0]).flatten(2).transpose(1, 2)
 

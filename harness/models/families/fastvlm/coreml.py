@@ -14,7 +14,6 @@ import warnings
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from harness.files import cache_folder
 from harness.models import weights
 from harness.models.card import ModelCard, check_side, load_model_card
 from harness.models.families import fastvlm
+from harness.models.foreign import Array, Network, Output
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Options
 from harness.models.weights import Source
@@ -71,7 +71,7 @@ def export(
     return path, notices
 
 
-def trace(encoder: Tower, side: int) -> Any:
+def trace(encoder: Tower, side: int) -> Network:
     """Return the graph of `encoder` at this side: what is converted."""
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # coremltools' way in is the tracer that torch calls deprecated
@@ -129,7 +129,7 @@ def convert(card: ModelCard, source: Source, side: int, dtype: str, seed: int, p
     return path
 
 
-def interface(path: Path) -> dict[str, Any]:
+def interface(path: Path) -> dict[str, object]:
     """Return what a package says of itself: inputs and outputs (shape, type), and its operations, counted."""
     ct = _coremltools()
     spec = ct.models.MLModel(str(path), skip_model_load=True).get_spec()
@@ -137,7 +137,7 @@ def interface(path: Path) -> dict[str, Any]:
     main = spec.mlProgram.functions["main"]
     block = main.block_specializations[main.opset]
 
-    def told(features: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    def told(features: Output) -> dict[str, tuple[tuple[int, ...], str]]:
         kinds = ct.proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType
         return {
             feature.name: (
@@ -160,7 +160,7 @@ class Predictor:
 
     _path: Path
     _units: str
-    _model: Any
+    _model: Network
 
     def __init__(self, path: Path, compute_units: str) -> None:
         """Load `path` for `compute_units` (a name of coremltools' ComputeUnit)."""
@@ -172,7 +172,7 @@ class Predictor:
         self._path, self._units = path, compute_units
         self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[compute_units])
 
-    def predict(self, images: Any) -> Any:
+    def predict(self, images: Array) -> Output:
         """Return the features of one image (1, 3, side, side) as a float32 array (1, tokens, width); synchronous."""
         return self._model.predict({INPUT: images})[OUTPUT]
 
@@ -186,7 +186,7 @@ class Predictor:
         }
 
 
-def placement(model: Any, compute_units: str) -> str:
+def placement(model: Network, compute_units: str) -> str:
     """Return the planned share of cost and number of operations by unit; "not told" where macOS (before 14.4) does not.
 
     A plan, not a measurement: Core ML may do otherwise. After the documentation of MLComputePlan; never run by us.
@@ -201,7 +201,7 @@ def placement(model: Any, compute_units: str) -> str:
         return f"not told ({type(error).__name__})"
 
 
-def summarise(plan: Any) -> str:
+def summarise(plan: Network) -> str:
     """Add up a compute plan by unit: "neural engine 99.1 % (253 operations), cpu 0.9 % (4 operations)"."""
     cost: dict[str, float] = {}
     count: dict[str, int] = {}
@@ -227,7 +227,7 @@ UNITS = {
 }
 
 
-def _coremltools() -> Any:
+def _coremltools() -> Network:
     """Import coremltools without its remarks on untested versions and, on Linux, missing libraries."""
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     try:

@@ -7,7 +7,6 @@ what it made (`async_eval`) before it says that it is done; the device's sync th
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +17,7 @@ from harness.errors import SettingError
 from harness.models import mlx_llms
 from harness.models.card import ModelCard
 from harness.models.families.fastvlm import FastVlm
+from harness.models.foreign import Array, Network
 from harness.models.pipeline import Prepared
 from harness.models.protocol import Options, Seen, Work
 from harness.models.weights import Source
@@ -32,7 +32,7 @@ class Output:
     """What a forward pass gives: logits (1, 1, vocabulary), and the cache to go on with."""
 
     logits: mx.array
-    cache: list[Any]
+    cache: list[object]
 
 
 class FastVlmMlx(FastVlm):
@@ -45,7 +45,7 @@ class FastVlmMlx(FastVlm):
             raise SettingError(f"llm_bits={self.bits}: known: {', '.join(map(str, BITS))}")
         plain = {name: value for name, value in options.settings.items() if name not in OWN}
         super().__init__(card, source, replace(options, device="cpu", settings=plain))
-        self.mlx: dict[str, Any] = {}
+        self.mlx: dict[str, Network] = {}
         if "llm" in self.parts:
             assert self.card.llm
             self.mlx["projector"] = mlx_llms.Projector(card.encoders[0].width, self.card.llm.hidden)
@@ -62,21 +62,21 @@ class FastVlmMlx(FastVlm):
         """Return the features in host memory: the crossing to MLX is counted with the encoder."""
         return super().encode(name, prepared).cpu()
 
-    def project(self, features: Mapping[str, Tensor], prepared: Prepared) -> Any:
+    def project(self, features: Mapping[str, Tensor], prepared: Prepared) -> Array:
         """Return the visual tokens as an MLX array (visual tokens, hidden)."""
         given = mlx_llms.array(features[self.encoder_name].to(getattr(torch, self.options.dtype)))
         tokens = self.mlx["projector"](given).flatten(0, 1)
         mx.async_eval(tokens)
         return tokens
 
-    def embed(self, visual: Any, before: list[int], after: list[int]) -> Any:
+    def embed(self, visual: Array, before: list[int], after: list[int]) -> Array:
         """Return the input embeddings (1, sequence, hidden): text before, visual tokens, text after."""
         if not before and not after:
             return visual[None]
         text = self.mlx["llm"].model.embed_tokens(mx.array(before + after))
         return mx.concatenate([text[: len(before)], visual.astype(text.dtype), text[len(before) :]])[None]
 
-    def prefill(self, embeds: Any, scope: AbstractContextManager[Any]) -> Output:
+    def prefill(self, embeds: Array, scope: AbstractContextManager[object]) -> Output:
         """Start the prefill of the whole prompt's embeddings, in one piece; logits of the last position only."""
         with scope:
             return Output(*mlx_llms.prefill(self.mlx["llm"], embeds))
@@ -88,11 +88,11 @@ class FastVlmMlx(FastVlm):
         mx.async_eval(token, largest)
         return token
 
-    def finite(self, value: Any) -> bool:
+    def finite(self, value: Array) -> bool:
         """Return whether a kept logit (or an encoder's features, in torch) is finite."""
         return bool(mx.isfinite(value).all()) if isinstance(value, mx.array) else super().finite(value)
 
-    def decode(self, token: Any, output: Output) -> Output:
+    def decode(self, token: Array, output: Output) -> Output:
         return Output(mlx_llms.step(self.mlx["llm"], token, output.cache), output.cache)
 
     def describe(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ Sources: arXiv:2310.03744, `llava/model/llava_arch.py` and `llava/mm_utils.py` o
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -16,10 +16,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from harness import images
 from harness.errors import ExampleError, WeightsError
 from harness.models import configuration, loading, pipeline, templates, weights
-from harness.models.card import ModelCard, check_settings, check_side, with_settings
+from harness.models.card import ModelCard, Table, check_settings, check_side, with_settings
 from harness.models.checkpoints import Tensors
 from harness.models.configuration import Comparison, Configuration, Fields, llava_projector, pixels, transformer
 from harness.models.families.llava import token_reduction
+from harness.models.foreign import Network
 from harness.models.loading import Target
 from harness.models.pipeline import Prepared, VisionLanguageModel
 from harness.models.protocol import Model, Options, Seen, Work
@@ -29,7 +30,7 @@ LAYER = -2
 """LLaVA-1.5's feature: the last but one layer's output."""
 
 MEAN, STD = images.OPENAI_CLIP_MEAN, images.OPENAI_CLIP_STD
-CLIP: dict[str, Any] = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+CLIP: Table = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 """What CLIP's own configuration says where the card says nothing."""
 
 PREFIXES = {
@@ -80,6 +81,7 @@ class Llava(VisionLanguageModel):
     def build_tower(self) -> nn.Module:
         """Return CLIP's vision transformer, all layers: the originals run the last one too and discard its output."""
         encoder = self.card.encoders[0]
+        own = {name: value for name, value in encoder.settings.items() if name in CLIP}
         config = CLIPVisionConfig(
             hidden_size=encoder.width,
             intermediate_size=encoder.settings["ffn"],
@@ -87,11 +89,10 @@ class Llava(VisionLanguageModel):
             num_attention_heads=encoder.settings["heads"],
             patch_size=encoder.settings["patch"],
             image_size=encoder.side,
-            **{name: encoder.settings.get(name, usual) for name, usual in CLIP.items()},
+            **(CLIP | own),
         )
-        model: Any = CLIPVisionModel(config)
-        tower: nn.Module = getattr(model, "vision_model", model)  # transformers 5 dropped the inner module
-        return tower
+        model: Network = CLIPVisionModel(config)
+        return cast(nn.Module, getattr(model, "vision_model", model))  # transformers 5 dropped the inner module
 
     # --- weights ---
 
@@ -223,7 +224,7 @@ class Llava(VisionLanguageModel):
 
     def encode(self, name: str, prepared: Prepared) -> Tensor:
         """Return the last but one hidden states without the class token (1, tokens, width), pruned where asked."""
-        tower: Any = self.parts[name]
+        tower: Network = self.parts[name]
         if not self.reduction.adaptive:
             states = tower(prepared.pixels[name], output_hidden_states=True).hidden_states
             features: Tensor = states[self.feature_layer][:, self.first_token :]
