@@ -17,7 +17,7 @@ from rich.table import Table
 
 from harness.errors import cleaned
 from harness.reports import marks
-from harness.runlog.records import Failure, Footer, Sample
+from harness.runlog.records import STOPPED, Failure, Footer, Sample
 from harness.units import milliseconds, size
 
 if TYPE_CHECKING:
@@ -103,16 +103,6 @@ class Progress:
         if self._live:
             self._console.file.write("\r\x1b[2K")
             self._live = False
-
-
-STOPPED = {
-    "precision": "the median is as sure as asked",
-    "maximum_samples": "the most samples asked for",
-    "maximum_seconds": "the most seconds asked for",
-    "examples": "all examples",
-    "shard": "its share of the answers, which the first shard times",
-    "failures": "too many failures in a row",
-}
 
 
 def _line(sample: Sample, timed: int, total: int, elapsed_s: float) -> str:

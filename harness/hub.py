@@ -44,7 +44,7 @@ def fetch_model(
     """Return the folder with a model's files, downloaded where they are not here yet, or None and why."""
     missing = f"{repo} is not (or not all) in the Hub cache"
     if is_offline(offline):
-        return None, f"{missing} and the Hub is not asked (offline)"
+        return None, f"{missing} (offline mode: the Hub was not contacted)"
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -61,7 +61,7 @@ def fetch_model(
 def commits(repo: str, revision: str | None = None) -> list[tuple[datetime, str]]:
     """Return the commits of a model's repository, oldest first: (when, id). Raises `DataError`."""
     if is_offline():
-        raise DataError(f"--repo {repo}: the Hub is not asked (offline); next: unset {' and '.join(OFFLINE)}")
+        raise DataError(f"--repo {repo}: offline mode: the Hub was not contacted; next: unset {' and '.join(OFFLINE)}")
     from huggingface_hub import HfApi
 
     try:

@@ -46,6 +46,23 @@ class Device(Protocol):
         ...
 
 
+class Unclocked:
+    """A device without a clock of its own."""
+
+    def stamp(self) -> None:
+        return None
+
+    def elapsed_ns(self, earlier: object, later: object) -> int | None:
+        return None
+
+
+class Immediate(Unclocked):
+    """A device whose work is done when a call returns: torch's operators on a CPU, the answer of a server."""
+
+    def sync(self) -> None:
+        return None
+
+
 class WorkMeter(Protocol):
     """Counts the time in which the device computes; it may slow the host down, so nothing is timed meanwhile."""
 

@@ -33,7 +33,7 @@ LARGEST_OVERHEAD = 1.01
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class PairRatio:
     """B over A for one stage: the median of the pairs' ratios and its 95 % interval (order statistics)."""
 
     name: str
@@ -57,7 +57,7 @@ class Result:
 
     kind: str
     title: str
-    ratios: tuple[Ratio, ...]
+    ratios: tuple[PairRatio, ...]
     passed: bool
     verdict: str
 
@@ -185,7 +185,7 @@ def run_experiment(kind: str, asked: Asked, count: int, stage: str, share: float
     return Result(kind, title, ratios, passed, verdict)
 
 
-def ratio(name: str, a_ns: list[int], b_ns: list[int], among: int = 1) -> Ratio:
+def ratio(name: str, a_ns: list[int], b_ns: list[int], among: int = 1) -> PairRatio:
     """Return the median of b / a pair by pair, with its interval.
 
     `among` is how many ratios are judged together. Of five 95 % intervals one misses 1 in every fifth experiment on a
@@ -195,10 +195,12 @@ def ratio(name: str, a_ns: list[int], b_ns: list[int], among: int = 1) -> Ratio:
     estimate, wide = stats.median_interval(shares), stats.median_interval(shares, 1 - 0.05 / among)
     apart = wide.low is not None and wide.high is not None and not wide.low <= 1 <= wide.high
     middle = stats.median_interval(a_ns).value
-    return Ratio(name, estimate.value, estimate.low, estimate.high, estimate.n, middle / 1e6 if middle else None, apart)
+    return PairRatio(
+        name, estimate.value, estimate.low, estimate.high, estimate.n, middle / 1e6 if middle else None, apart
+    )
 
 
-def judge(kind: str, ratios: tuple[Ratio, ...], stage: str, share: float) -> tuple[bool, str]:
+def judge(kind: str, ratios: tuple[PairRatio, ...], stage: str, share: float) -> tuple[bool, str]:
     """Return whether the experiment holds, and in words why."""
     by_name = {each.name: each for each in ratios}
     if kind == "aa":

@@ -83,7 +83,7 @@ def resolve(card: ModelCard, asked: str | None, offline: bool = False, settings:
 def _resolve(card: ModelCard, asked: str | None, offline: bool) -> Source:
     if asked == "random":
         return Source(
-            "random", folder=_kept(card), notice="random weights, as asked: timings are honest, answers are not"
+            "random", folder=_kept(card), notice="random weights, as asked: times are real, answers mean nothing"
         )
     if asked is not None:
         folder = Path(asked).expanduser()
@@ -100,7 +100,7 @@ def _resolve(card: ModelCard, asked: str | None, offline: bool) -> Source:
         fetched, reason = hub.fetch_model(card.hub.repo, card.hub.revision, card.hub.files, offline)
     if fetched:
         return _of_hub("hub", card, fetched)
-    notice = f"{reason}: random weights of the exact architecture (timings are honest, answers are not)"
+    notice = f"{reason}: random weights of the exact architecture (times are real, answers mean nothing)"
     if card.hub and present(small := load_model_card(SHIPPED_MODEL)):
         notice += f"; for answers that can be scored: --model {small.name}, a small model that ships with the package"
     return Source("random", folder=kept, notice=notice)

@@ -75,12 +75,15 @@ def residual(ttft_ns: ArrayLike, stage_sum_ns: ArrayLike) -> Doubt | None:
     if abs(share) <= RESIDUAL:
         return None
     why = (
-        "time that no stage owns, between the stages or before the first token"
+        f"{share:.1%} lies outside every stage"
         if share > 0
-        else "syncing after every stage costs what the whole pass overlaps"
+        else f"their sum is {-share:.1%} longer, because each stage waits for the device and the whole pass does not"
     )
     return Doubt(
-        "residual", f"the stages miss TTFT by {share:+.1%}: {why}", "trust TTFT, and the stages as shares", share
+        "residual",
+        f"stage times do not add up to TTFT: {why}",
+        "quote TTFT, and the stages only as shares of their sum",
+        share,
     )
 
 
@@ -234,8 +237,11 @@ def clock_gap(host_ns: ArrayLike, device_ns: ArrayLike) -> Doubt | None:
     gap = float(np.median((host - device) / host))
     if abs(gap) <= CLOCK_GAP:
         return None
-    what = "waiting on the host: launches, copies, Python" if gap > 0 else "a device clock that cannot be right"
-    return Doubt("clock_gap", f"host and device clocks differ by {gap:+.1%}: {what}", "quote the host clock", gap)
+    if gap > 0:
+        text = f"the host's clock counts {gap:.1%} more than the device's: launches, copies and Python on the host"
+    else:
+        text = f"the device's clock counts {-gap:.1%} more than the host's, which cannot be right"
+    return Doubt("clock_gap", text, "quote the host's clock", gap)
 
 
 @dataclass(frozen=True, slots=True)

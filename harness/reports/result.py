@@ -12,6 +12,7 @@ from harness.models.protocol import STAGES, Work
 from harness.reports import accuracy, configuration, frame, served, summary, wording
 from harness.reports.summary import CellSummary, Timed
 from harness.runlog.log import Log
+from harness.runlog.records import STOPPED
 from harness.units import milliseconds, size
 
 MOST_OF_ROOFLINE = 1.05
@@ -156,7 +157,8 @@ def _facts(one: CellSummary) -> dict[str, str]:
         "weights": {"random": "random †: exact architecture, not trained"}.get(about.weights, about.weights),
         "suite": suite,
         "resolution": f"{about.resolution} px asked, {tokens.processed_px} px to the encoder "
-        f"in {_count(tokens.tiles)} tile(s), originals {tokens.original_px} px (medians)",
+        f"in {_count(tokens.tiles)} tile{'' if tokens.tiles == 1 else 's'}, "
+        f"originals {tokens.original_px} px (medians)",
         "tokens": f"{visual} visual, {_count(tokens.text)} text; "
         f"{_count(tokens.content_px_per_token)} pixels of the image per visual token",
         "protocol": PROTOCOLS.get("served" if about.endpoint else about.protocol, about.protocol),
@@ -179,7 +181,7 @@ PROTOCOLS = {
 def _also(one: CellSummary) -> dict[str, str]:
     times, also = one.times, {}
     if times.residual_percent is not None:
-        also["residual"] = f"{times.residual_percent:+.1f} % of TTFT (TTFT minus the stages' sum)"
+        also["residual"] = f"{times.residual_percent:+.1f} % of TTFT (TTFT minus the sum of its stages)"
     for at in times.ttft_percentiles:
         bound = milliseconds(at.bound)
         if at.value is not None:
@@ -205,9 +207,12 @@ def _also(one: CellSummary) -> dict[str, str]:
         also["energy"] = ", ".join(spent)
     also |= _hardware(one)
     also["accuracy"] = _accuracy_text(one)
-    also["stopped by"] = one.process.stopped or "not finished"
+    stopped = one.process.stopped
+    also["stopped"] = STOPPED.get(stopped, stopped) or "the run did not finish"
     if times.refused:
-        also["refused"] = f"{times.refused} samples by the validity gate"
+        also["refused"] = (
+            f"{times.refused} samples, by the validity gate: other programs, heat or a clock had disturbed them"
+        )
     return also
 
 

@@ -165,7 +165,7 @@ def claims(card: ReportCard, data: Measured) -> Table:
     """Return a row for every claim, platform and protocol."""
     headings = (
         Heading("claim"), Heading("rows compared"), Heading("published ratio", "", True),
-        Heading("published encode", "", True), Heading("published prefill", "", True), Heading("here"),
+        Heading("published encode", "", True), Heading("published prefill", "", True), Heading("measured on"),
         Heading("measured ratio", "", True), Heading("encode", "", True), Heading("prefill", "", True),
         Heading("verdict"),
     )  # fmt: skip

@@ -220,6 +220,17 @@ class Energy(Record, frozen=True, tag="energy"):
     note: str = ""
 
 
+STOPPED = {
+    "precision": "the median is as sure as --precision asks",
+    "maximum_samples": "--max-samples reached",
+    "maximum_seconds": "--max-seconds reached",
+    "examples": "every example was timed",
+    "shard": "its share of the answers, which the first shard times",
+    "failures": "too many failures in a row",
+}
+"""A footer's `stopped` in words."""
+
+
 class Footer(Record, frozen=True, tag="footer"):
     """The run ended by itself: nothing more will come."""
 

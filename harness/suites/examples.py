@@ -212,7 +212,7 @@ def _hub(card: SuiteCard, limit: int | None, offline: bool) -> tuple[Build | Non
         return build, ""
     kept = builds.remembered(card.task, None, any_size=True)
     some = f" (only its first {kept.count} examples are built: --limit {kept.count} uses them)" if kept else ""
-    unreachable = "we are asked to stay offline" if hub.is_offline(offline) else _unreachable()
+    unreachable = "the Hub was not contacted (offline mode)" if hub.is_offline(offline) else _unreachable()
     if unreachable and not any((hub_folder(repo) / "snapshots").rglob("*.parquet")):
         return None, f"{repo} is not in the cache ({cache_folder()}){some}, and {unreachable}"
     order = Order(task=card.task, suite=card.name, source={"kind": "hub"}, limit=limit, offline=bool(unreachable))

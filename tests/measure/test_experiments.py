@@ -10,7 +10,7 @@ from harness.errors import SettingError
 from harness.images import blank, png
 from harness.machine.devices import fake
 from harness.measure import experiments
-from harness.measure.experiments import Ratio
+from harness.measure.experiments import PairRatio
 from harness.measure.passes import Bench
 from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
@@ -30,7 +30,7 @@ def clock() -> Iterator[Scripted]:
 
 def conduct(
     clock: Scripted, kind: str, stage: str = "prefill", share: float = 0.05, **settings: float
-) -> tuple[list[Ratio], bool]:
+) -> tuple[list[PairRatio], bool]:
     card = load_model_card("fake")
     model = FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
     rounds = list(experiments.pairs(kind, model, Bench(fake.Fake("fake"), clock), EXAMPLES, 20, stage, share))
@@ -66,7 +66,7 @@ def test_in_virtual_time_the_instrument_costs_nothing(clock: Scripted) -> None:
 
 
 def test_overhead_beyond_the_bound_fails() -> None:
-    dear = Ratio("ttft", 0.97, 0.96, 0.98, 20, 1.0)  # the bare loop takes 97 % of the instrumented one
+    dear = PairRatio("ttft", 0.97, 0.96, 0.98, 20, 1.0)  # the bare loop takes 97 % of the instrumented one
     assert not experiments.judge("overhead", (dear,), "prefill", 0.05)[0]
 
 

@@ -68,7 +68,7 @@ def test_medians_residual_and_refused_samples(tmp_path: Path) -> None:
 def test_a_big_residual_is_a_doubt(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", residual_ms=40)
     (one,) = cells_of(tmp_path)
-    assert any(doubt.startswith("the stages miss TTFT by") for doubt in one.doubts)
+    assert any(doubt.startswith("stage times do not add up to TTFT: ") for doubt in one.doubts)
 
 
 def test_the_papers_protocol_adds_encoder_and_prefill(tmp_path: Path) -> None:

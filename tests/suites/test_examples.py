@@ -308,7 +308,7 @@ def test_gqa_joins_its_two_tables(tmp_path: Path) -> None:
 
 def test_a_suite_without_data_says_what_to_do() -> None:
     with pytest.raises(
-        DataError, match=r"lmms-lab-encoder/textvqa is not in the cache.*stay offline.*next: .*--data PATH"
+        DataError, match=r"lmms-lab-encoder/textvqa is not in the cache.*offline mode.*next: .*--data PATH"
     ):
         examples.open_suite(load_suite_card("textvqa"))
     assert not examples.present(load_suite_card("textvqa"))

@@ -269,7 +269,9 @@ def test_the_cron_example_uses_options_that_exist() -> None:
 def test_no_hub_is_one_line(tmp_path: Path, cache: Path) -> None:
     done = run(tmp_path, cache, "track", "--repo", "apple/FastVLM-0.5B", "--device", "cpu")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("harness: --repo apple/FastVLM-0.5B: the Hub is not asked (offline)")
+    assert done.stderr.splitlines()[-1].startswith(
+        "harness: --repo apple/FastVLM-0.5B: offline mode: the Hub was not contacted"
+    )
     assert "next: unset HF_HUB_OFFLINE" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -10,6 +10,7 @@ import psutil
 
 from harness.clock import Clock
 from harness.errors import DeviceError
+from harness.machine.device import Immediate
 from harness.machine.energy import Counter, apple_counter, rapl_counter
 
 RANK = 1
@@ -22,7 +23,7 @@ HALVES = {
 """The CPU's flags (Linux' names) that mean arithmetic in a half precision; without any it is emulated, and slow."""
 
 
-class Cpu:
+class Cpu(Immediate):
     """See `device.Device`."""
 
     torch_name = "cpu"
@@ -31,15 +32,6 @@ class Cpu:
         self.name, self._clock = name, clock
         self._process = psutil.Process()
         self.peak_method = "VmHWM, reset per interval" if _reset_high_water() else "peak of the whole process"
-
-    def sync(self) -> None:
-        """Torch's CPU operators have finished when they return."""
-
-    def stamp(self) -> None:
-        return None
-
-    def elapsed_ns(self, earlier: object, later: object) -> int | None:
-        return None
 
     def peak_bytes(self) -> int | None:
         """Return the resident set's highest size: since `reset_peak` on Linux, else of the whole process."""

@@ -20,6 +20,7 @@ import psutil
 from harness.clock import Clock
 from harness.errors import DeviceError
 from harness.machine.backend import host_probes
+from harness.machine.device import Unclocked
 from harness.machine.energy import Counter, apple_counter
 from harness.machine.probes import Probe, Readings, Span
 
@@ -60,7 +61,7 @@ class FallbackProbe:
         return [], {name: value for name, value in after.items() if value is not None}
 
 
-class Mps:
+class Mps(Unclocked):
     """See `device.Device`. The allocator keeps no peak: `peak_bytes` is what the driver holds at the stage's end."""
 
     torch_name = "mps"
@@ -71,12 +72,6 @@ class Mps:
 
     def sync(self) -> None:
         self._torch.mps.synchronize()
-
-    def stamp(self) -> None:
-        return None
-
-    def elapsed_ns(self, earlier: object, later: object) -> int | None:
-        return None
 
     def peak_bytes(self) -> int | None:
         """Return the memory that Metal has given to this process: a high mark of the run, heaps seldom shrink."""

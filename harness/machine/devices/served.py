@@ -10,6 +10,7 @@ from contextlib import suppress
 from harness.clock import Clock
 from harness.errors import DeviceError
 from harness.machine import backend
+from harness.machine.device import Immediate
 from harness.machine.probes import Probe, Readings, Span
 from harness.machine.probes.cpu import CpuProbe
 
@@ -18,22 +19,13 @@ BETWEEN = ("docker-proxy", "rootlessport", "ssh", "nginx", "haproxy", "caddy", "
 """What listens in place of the server: the CPU time that counts is elsewhere."""
 
 
-class Served:
+class Served(Immediate):
     """See `device.Device`."""
 
     torch_name = "cpu"
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name, self._clock = name, clock
-
-    def sync(self) -> None:
-        """What has arrived has been computed."""
-
-    def stamp(self) -> None:
-        return None
-
-    def elapsed_ns(self, earlier: object, later: object) -> int | None:
-        return None
 
     def peak_bytes(self) -> int | None:
         return None

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from harness.measure import experiments
-from harness.measure.experiments import Ratio
+from harness.measure.experiments import PairRatio
 from harness.measure.passes import time_stages
 from harness.measure.selftest.findings import Finding
 from harness.measure.selftest.subject import Subject
@@ -90,7 +90,7 @@ def one_token(subject: Subject) -> Request:
     return Request(subject.request.images, subject.request.question, 1, ignore_eos=True)
 
 
-def experiment(subject: Subject, model: Model, kind: str, stage: str = "prefill") -> tuple[Ratio, ...]:
+def experiment(subject: Subject, model: Model, kind: str, stage: str = "prefill") -> tuple[PairRatio, ...]:
     """Run interleaved pairs of an experiment and return the ratios by stage."""
     rounds = list(experiments.pairs(kind, model, subject.bench, subject.examples[:1], PAIRS, stage, PLANTED))
     names = [name for name in rounds[0].a_ns if all(name in pair.b_ns and pair.a_ns[name] > 0 for pair in rounds)]
@@ -114,8 +114,8 @@ def planted(subject: Subject) -> Iterator[Finding]:
 
 
 def twice(
-    run: Callable[[], tuple[Ratio, ...]], judge: Callable[[tuple[Ratio, ...]], tuple[bool, str]]
-) -> tuple[bool, str, tuple[Ratio, ...]]:
+    run: Callable[[], tuple[PairRatio, ...]], judge: Callable[[tuple[PairRatio, ...]], tuple[bool, str]]
+) -> tuple[bool, str, tuple[PairRatio, ...]]:
     """Run and judge; what does not hold is tried once more, as one experiment in twenty fails on a perfect machine."""
     ratios = run()
     passed, verdict = judge(ratios)

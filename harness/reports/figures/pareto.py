@@ -162,9 +162,9 @@ def table(name: str, title: str, found: Sequence[Place], cost: str, merit: str =
     quantity, unit = COSTS[cost]
     headings = (
         Heading("model and resolution"),
-        Heading(quantity, unit, True), Heading("low", unit, True), Heading("high", unit, True),
+        Heading(quantity, unit, True), Heading(f"{quantity} low", unit, True), Heading(f"{quantity} high", unit, True),
         Heading(merit, "points" if merit == "accuracy" else "", True),
-        Heading("merit low", "", True), Heading("merit high", "", True),
+        Heading(f"{merit} low", "", True), Heading(f"{merit} high", "", True),
         Heading("probability on the frontier", "", True), Heading("verdict"), Heading("tied with"),
     )  # fmt: skip
     rows = []

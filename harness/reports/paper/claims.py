@@ -42,7 +42,7 @@ class Finding:
             points = 100 * (shown(self.claim, self.measured.value) - self.claim.claimed)
             return f"differs by {points:+.0f} percentage points"
         times = self.measured.value / self.claim.claimed
-        return f"differs by {times - 1:+.0%}" if 0.5 <= times <= 2 else f"differs by a factor of {times:.2g}"
+        return f"differs by {times - 1:+.0%}" if 0.5 <= times <= 2 else f"differs: {times:.2g} × the published ratio"
 
 
 def shown(claim: Claim, ratio: float) -> float:

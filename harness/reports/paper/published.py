@@ -48,10 +48,12 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`matches`, `differs by ...`, `not run here`, or `reference`."""
+        """`matches`, `differs by ...` (or `differs: 0.18 × the published ratio`), `not run here`, or `reference`."""
         if self.matches is None:
             return "reference" if self.reference else "not run here"
-        return "matches" if self.matches else f"differs by {self.difference}"
+        if self.matches:
+            return "matches"
+        return f"differs{':' if '×' in self.difference else ' by'} {self.difference}"
 
 
 @cache
@@ -222,5 +224,5 @@ def _against(published: float, ratio: Estimate, tolerance: float) -> tuple[bool,
     assert ratio.value is not None
     low, high = ratio.low or ratio.value, ratio.high or ratio.value
     times = ratio.value / published
-    told = f"{times - 1:+.0%}" if 0.5 <= times <= 2 else f"a factor of {times:.2g}"
+    told = f"{times - 1:+.0%}" if 0.5 <= times <= 2 else f"{times:.2g} × the published ratio"
     return low * (1 - tolerance) <= published <= high * (1 + tolerance), told
