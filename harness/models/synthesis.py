@@ -191,10 +191,15 @@ def _licence(folder: Path) -> str:
         return NOT_STATED
     if not text.startswith("---"):
         return NOT_STATED
-    lines = text.split("---", 2)[1].splitlines()
-    stated = [line.partition(":") for line in lines if ":" in line and not line.startswith((" ", "-"))]
-    fields = {name: value for name, _, value in stated}
-    named = str(fields.get("license_name") or fields.get("license") or "").strip().strip("'\"")
+    import yaml
+
+    try:
+        fields = yaml.safe_load(text.split("---", 2)[1])
+    except yaml.YAMLError:
+        return NOT_STATED
+    if not isinstance(fields, dict):
+        return NOT_STATED
+    named = str(fields.get("license_name") or fields.get("license") or "").strip()
     return f"{named} (the checkpoint's own README)" if named else NOT_STATED
 
 

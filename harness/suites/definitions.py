@@ -1,14 +1,15 @@
-"""Where lmms-eval keeps a task's definition: found and skimmed as text, without importing lmms-eval (8 s, torch)."""
+"""Where lmms-eval keeps a task's definition: found and read as YAML, without importing lmms-eval (8 s, torch)."""
 
 import difflib
 import importlib.util
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness.errors import MissingPackage, UnknownName
+from harness.errors import DataError, MissingPackage, UnknownName
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,24 @@ def field(path: Path, name: str) -> str | None:
 
 def _field(path: Path, name: str) -> str | None:
     """Return the value of a top-level field, from the file itself or from what it includes."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    match = re.search(rf"^{name}:[ \t]*[\"']?([^\s\"'#]+)", text, re.MULTILINE)
-    if match:
-        return match[1]
-    for included in re.findall(r"^include:[ \t]*[\"']?([^\s\"'#]+)", text, re.MULTILINE):
-        found = _field(path.parent / included, name)
-        if found:
-            return found
-    return None
+    fields = _read(path)
+    value = fields.get(name)
+    if isinstance(value, str) and value:
+        return value
+    included = fields.get("include")
+    return _field(path.parent / included, name) if isinstance(included, str) else None
+
+
+@cache
+def _read(path: Path) -> Mapping[str, object]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML without the functions that lmms-eval's files name: nothing is imported, they are read as None."""
+
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8", errors="replace"), Loader)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not readable as YAML: {error}; next: install lmms_eval anew") from error
+    return found if isinstance(found, dict) else {}

@@ -101,8 +101,10 @@ def test_a_handful_of_images_is_a_doubt_unless_there_are_no_more():
 
 
 def test_residual_says_which_way():
-    assert checks.residual([110.0] * 9, [100.0] * 9).amount == pytest.approx(0.0909, abs=1e-3)
-    assert "sync" in checks.residual([90.0] * 9, [100.0] * 9).text
+    outside, longer = checks.residual([110.0] * 9, [100.0] * 9), checks.residual([90.0] * 9, [100.0] * 9)
+    assert outside.amount == pytest.approx(0.0909, abs=1e-3)
+    assert outside.text == "stage times do not add up to TTFT: 9.1% lies outside every stage"
+    assert "their sum is 11.1% longer" in longer.text
 
 
 def test_nothing_measured_is_no_crash():

@@ -3,12 +3,15 @@
 import csv
 import io
 import random
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 import synthetic_logs
+from click.testing import CliRunner
 
+from harness import cli
 from harness.errors import CardError, SettingError, UnknownName
 from harness.reports import accuracy, frame, measured, render
 from harness.reports.card import ReportCard, load_report_card
@@ -160,3 +163,20 @@ def test_a_page_that_holds_itself_is_refused(tmp_path: Path) -> None:
     data = measured.gather(frame.frame({}, {}), {})
     with pytest.raises(CardError, match=r"a\.toml: a page that holds itself; next:"):
         render.build(load_report_card(str(tmp_path / "a.toml")), data)
+
+
+def test_every_format_that_help_names_is_written(tmp_path: Path) -> None:
+    """`markdown` and `latex` were once offered and refused."""
+    synthetic_logs.write(tmp_path / "logs" / "a.jsonl")
+    told = next(option.help for option in cli.report.params if option.name == "formats")
+    offered = re.findall(r"[a-z]+", told.partition(". [")[0])
+    assert {"md", "markdown", "tex", "latex"} <= {*offered}
+    for kind in offered:
+        where = ["--logs", str(tmp_path / "logs"), "--out", str(tmp_path / kind)]
+        done = CliRunner().invoke(cli.report, ["breakdown", "--format", kind, *where])
+        assert done.exit_code == 0, done.output
+        suffix = {"markdown": "md", "latex": "tex"}.get(kind, kind)
+        assert {path.suffix for path in (tmp_path / kind).iterdir()} == {f".{suffix}"}
+    refused = CliRunner().invoke(cli.report, ["breakdown", "--format", "word", "--logs", str(tmp_path / "logs")])
+    assert isinstance(refused.exception, SettingError)
+    assert "md, tex, csv, html, png, svg, pdf, markdown, latex" in str(refused.exception)

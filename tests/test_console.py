@@ -1,0 +1,15 @@
+"""How things look in a terminal: what is said of several things at once is each one's own."""
+
+from dataclasses import asdict
+
+from harness import console
+from harness.models.counts import Row
+
+
+def test_each_counted_card_is_shown_with_its_own_text_tokens() -> None:
+    one = Row("a", "A", "fastvlm", 1024, (1024, 1024), 1, 256, 22, {"llm": 500_000_000}, bf16_bytes=10**9)
+    other = Row("b", "B", "llava", 336, (336, 336), 1, 576, 61, {"llm": 7_000_000_000}, bf16_bytes=14 * 10**9)
+    lines = console.architectures([asdict(one), asdict(other)]).splitlines()
+    head = next(line for line in lines if "model" in line).split()
+    shown = {words[0]: words for line in lines if (words := line.split()) and words[0] in ("a", "b")}
+    assert [shown[name][head.index("text")] for name in ("a", "b")] == ["22", "61"]
