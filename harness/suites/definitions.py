@@ -74,7 +74,7 @@ def _field(path: Path, name: str) -> str | None:
 def _read(path: Path) -> Mapping[str, object]:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types here
         """YAML without the functions that lmms-eval's files name: nothing is imported, they are read as None."""
 
     Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
