@@ -1,6 +1,7 @@
 """Intervals that hold the truth as often as they say, and the properties that every estimate must have."""
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ scale = st.floats(1e-3, 1e3)
 
 
 @pytest.mark.parametrize(("q", "needed"), [(0.9, 64), (0.95, 130), (0.99, 662)])
-def test_percentiles_need_what_mlperf_says(q, needed):
+def test_percentiles_need_what_mlperf_says(q: float, needed: int) -> None:
     assert stats.needed_for(q) == needed
     refused = stats.percentile(np.arange(needed - 1.0), q)
     assert refused.value is None
@@ -24,27 +25,27 @@ def test_percentiles_need_what_mlperf_says(q, needed):
     assert given.bound == needed - 2, "one value may lie over the bound"
 
 
-def test_percentile_of_very_few_has_not_even_a_bound():
+def test_percentile_of_very_few_has_not_even_a_bound() -> None:
     told = stats.percentile([1.0, 2.0, 3.0], 0.9)
     assert (told.value, told.bound) == (None, None)
     assert stats.percentile([], 0.9).value is None
 
 
-def test_percentile_bound_holds_at_99_percent():
+def test_percentile_bound_holds_at_99_percent() -> None:
     rng = np.random.default_rng(1)
     truth = math.log(10)  # p90 of the exponential distribution
     held = sum(stats.percentile(rng.exponential(size=100), 0.9).bound >= truth for _ in range(1000))
     assert held >= 980
 
 
-def test_median_ranks_are_the_exact_binomial_ones():
+def test_median_ranks_are_the_exact_binomial_ones() -> None:
     # Tabulated 95 % ranks (Conover, Practical Nonparametric Statistics): n = 6: 1, 9: 2, 12: 3, 20: 6, 50: 18.
     assert [stats.median_rank(n) for n in (5, 6, 9, 12, 20, 50)] == [None, 1, 2, 3, 6, 18]
 
 
 @pytest.mark.parametrize("n", [6, 11, 40])
 @pytest.mark.parametrize("draw", ["normal", "exponential"])
-def test_median_interval_covers(n, draw):
+def test_median_interval_covers(n: int, draw: str) -> None:
     rng = np.random.default_rng([n, 1])
     truth = 0.0 if draw == "normal" else math.log(2)
     found = [stats.median_interval(getattr(rng, draw)(size=n)) for _ in range(1500)]
@@ -52,7 +53,7 @@ def test_median_interval_covers(n, draw):
 
 
 @given(values, st.randoms())
-def test_median_interval_ignores_order_and_holds_its_value(sample, random):
+def test_median_interval_ignores_order_and_holds_its_value(sample: list[float], random: Random) -> None:
     estimate = stats.median_interval(sample)
     shuffled = list(sample)
     random.shuffle(shuffled)
@@ -66,7 +67,7 @@ def test_median_interval_ignores_order_and_holds_its_value(sample, random):
 
 
 @given(values, scale)
-def test_median_interval_and_spread_scale_with_the_unit(sample, factor):
+def test_median_interval_and_spread_scale_with_the_unit(sample: list[float], factor: float) -> None:
     one, other = stats.median_interval(sample), stats.median_interval(np.multiply(sample, factor))
     for a, b in [(one.value, other.value), (one.low, other.low), (one.high, other.high)]:
         assert (a is None and b is None) or b == pytest.approx(a * factor)
@@ -76,7 +77,7 @@ def test_median_interval_and_spread_scale_with_the_unit(sample, factor):
         assert second.cv == pytest.approx(first.cv, rel=1e-6, abs=1e-9)
 
 
-def test_spread_by_hand():
+def test_spread_by_hand() -> None:
     seen = stats.spread([1, 2, 3, 4, 10])
     assert (seen.n, seen.minimum, seen.q1, seen.median, seen.q3, seen.maximum) == (5, 1, 2, 3, 4, 10)
     assert (seen.mean, seen.iqr) == (4, 2)
@@ -85,7 +86,7 @@ def test_spread_by_hand():
     assert stats.spread([3]).sd is None
 
 
-def test_nan_is_refused_and_nothing_is_none_not_zero():
+def test_nan_is_refused_and_nothing_is_none_not_zero() -> None:
     with pytest.raises(ValueError, match="NaN"):
         stats.median_interval([1.0, float("nan")])
     assert stats.median_interval([]).value is None
@@ -99,14 +100,14 @@ def test_nan_is_refused_and_nothing_is_none_not_zero():
 
 @given(st.lists(st.floats(0.5, 2), min_size=6, max_size=25), scale)
 @settings(max_examples=25, deadline=None)
-def test_the_same_cell_twice_has_ratio_one(sample, factor):
+def test_the_same_cell_twice_has_ratio_one(sample: list[float], factor: float) -> None:
     estimate = stats.ratio_of_medians(np.multiply(sample, factor), sample, pairs=True)
     assert estimate.value == pytest.approx(factor)
     assert estimate.low == pytest.approx(factor)
     assert estimate.high == pytest.approx(factor)
 
 
-def test_paired_ratio_finds_a_change_that_the_common_noise_hides():
+def test_paired_ratio_finds_a_change_that_the_common_noise_hides() -> None:
     rng = np.random.default_rng(5)
     weather = rng.lognormal(sigma=0.3, size=40)
     a, b = weather * rng.normal(1.05, 0.01, 40), weather * rng.normal(1.0, 0.01, 40)
@@ -119,7 +120,7 @@ def test_paired_ratio_finds_a_change_that_the_common_noise_hides():
         stats.ratio_of_medians([1, 2], [1], pairs=True)
 
 
-def test_ratio_and_sum_cover():
+def test_ratio_and_sum_cover() -> None:
     rng = np.random.default_rng(6)
     ratio = sum_ = 0
     for _ in range(150):
@@ -131,7 +132,7 @@ def test_ratio_and_sum_cover():
     assert sum_ >= 135
 
 
-def test_sum_of_medians_knows_what_was_measured_together():
+def test_sum_of_medians_knows_what_was_measured_together() -> None:
     rng = np.random.default_rng(7)
     noise = rng.normal(0, 1, 60)
     opposite = [10 + noise, 10 - noise]
@@ -141,7 +142,7 @@ def test_sum_of_medians_knows_what_was_measured_together():
     assert stats.sum_of_medians([[1, 2, 3], [10, 20]]).low is None
 
 
-def test_clustering_widens_the_interval_as_it_must():
+def test_clustering_widens_the_interval_as_it_must() -> None:
     rng = np.random.default_rng(8)
     image = np.repeat(np.arange(30), 10)
     right = np.repeat(rng.random(30) < 0.6, 10).astype(float)  # all questions about an image share their fate
@@ -152,7 +153,7 @@ def test_clustering_widens_the_interval_as_it_must():
     assert (clustered.low, clustered.high) == pytest.approx((alone.low, alone.high), abs=0.02)
 
 
-def test_clustered_mean_covers():
+def test_clustered_mean_covers() -> None:
     rng = np.random.default_rng(9)
     held = 0
     for _ in range(400):
@@ -164,19 +165,19 @@ def test_clustered_mean_covers():
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=40))
-def test_mean_interval_stays_in_range_and_is_never_certain(scores):
+def test_mean_interval_stays_in_range_and_is_never_certain(scores: list[float]) -> None:
     estimate = stats.mean_interval_clustered(scores, range(len(scores)))
     assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
     assert estimate.high > estimate.low
 
 
-def test_all_right_is_not_surely_all_right():
+def test_all_right_is_not_surely_all_right() -> None:
     estimate = stats.mean_interval_clustered([1.0] * 10, range(10))
     assert (estimate.value, estimate.high) == (1.0, 1.0)
     assert estimate.low < 0.75
 
 
-def test_one_cluster_has_no_bounds():
+def test_one_cluster_has_no_bounds() -> None:
     estimate = stats.mean_interval_clustered([1.0, 0.0, 1.0], ["same"] * 3)
     assert estimate.value == pytest.approx(2 / 3)
     assert (estimate.low, estimate.high) == (None, None)
@@ -185,7 +186,7 @@ def test_one_cluster_has_no_bounds():
         stats.mean_interval_clustered([1.0], ["a", "b"])
 
 
-def test_scores_beyond_one_use_students_t():
+def test_scores_beyond_one_use_students_t() -> None:
     scores = [0.0, 10.0, 20.0, 30.0]
     estimate = stats.mean_interval_clustered(scores, range(4))
     half = 3.182446 * np.std(scores, ddof=1) / 2  # t(0.975, 3)
@@ -193,11 +194,11 @@ def test_scores_beyond_one_use_students_t():
 
 
 @pytest.mark.parametrize(("df", "t"), [(1, 12.7062), (2, 4.30265), (5, 2.57058), (30, 2.04227), (1000, 1.96234)])
-def test_student_t_by_the_table(df, t):
+def test_student_t_by_the_table(df: float, t: float) -> None:
     assert stats.student_t(0.975, df) == pytest.approx(t, rel=1e-4)
 
 
-def test_paired_difference_finds_what_separate_intervals_cannot():
+def test_paired_difference_finds_what_separate_intervals_cannot() -> None:
     rng = np.random.default_rng(10)
     a = rng.random(200)
     b = np.clip(a - 0.02 + rng.normal(0, 0.01, 200), 0, 1)
@@ -209,7 +210,7 @@ def test_paired_difference_finds_what_separate_intervals_cannot():
 
 @given(st.permutations(range(12)))
 @settings(max_examples=20)
-def test_clustered_mean_ignores_order(order):
+def test_clustered_mean_ignores_order(order: list[int]) -> None:
     scores, image = np.array([0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1, 1.0]), np.repeat(np.arange(4), 3)
     one, other = (
         stats.mean_interval_clustered(scores, image),
@@ -218,7 +219,7 @@ def test_clustered_mean_ignores_order(order):
     assert (other.value, other.low, other.high) == pytest.approx((one.value, one.low, one.high))
 
 
-def test_long_series_are_quick():
+def test_long_series_are_quick() -> None:
     import time
 
     sample = np.random.default_rng(0).random(5000)

@@ -12,7 +12,7 @@ from harness.machine.devices import cpu
 MB = 2**20
 
 
-def test_it_has_no_clock_of_its_own_and_no_number():
+def test_it_has_no_clock_of_its_own_and_no_number() -> None:
     device = plugins.load("devices", "cpu").open("cpu", Monotonic())
     device.sync()
     assert device.stamp() is None
@@ -21,7 +21,7 @@ def test_it_has_no_clock_of_its_own_and_no_number():
         cpu.open("cpu:1", Monotonic())
 
 
-def test_peak_follows_allocations():
+def test_peak_follows_allocations() -> None:
     device = cpu.open("cpu", Monotonic())
     # Fresh pages from the system: an array may be served from what earlier tests gave back, and nothing would rise.
     device.reset_peak()
@@ -40,7 +40,7 @@ def test_peak_follows_allocations():
         assert "whole process" in device.describe()["peak_memory"]
 
 
-def test_it_says_what_it_is():
+def test_it_says_what_it_is() -> None:
     import torch
 
     told = cpu.open("cpu", Monotonic()).describe()
@@ -51,7 +51,7 @@ def test_it_says_what_it_is():
     assert all(isinstance(value, str) for value in told.values())
 
 
-def test_without_permission_the_process_peak_is_given_and_named(monkeypatch):
+def test_without_permission_the_process_peak_is_given_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_reset_high_water", lambda: False)
     device = cpu.open("cpu", Monotonic())
     device.reset_peak()

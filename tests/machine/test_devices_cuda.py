@@ -22,20 +22,20 @@ here = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device 
 
 
 @pytest.mark.parametrize("name", ["cuda:x", "cuda:", "cuda:-1"])
-def test_a_name_that_is_none(name):
+def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(DeviceError, match="cuda:NUMBER"):
         cuda.open(name, Monotonic())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_without_a_gpu_the_next_step_is_named():
+def test_without_a_gpu_the_next_step_is_named() -> None:
     with pytest.raises(DeviceError, match=r"--device cuda.*next: .*--device cpu"):
         plugins.load("devices", "cuda").open("cuda", Monotonic())
 
 
 @pytest.mark.gpu
 @here
-def test_events_and_host_clock_agree_on_a_long_product():
+def test_events_and_host_clock_agree_on_a_long_product() -> None:
     device = cuda.open("cuda", Monotonic())
     x = torch.randn(4096, 4096, device=device.torch_name)
     for _ in range(3):
@@ -52,7 +52,7 @@ def test_events_and_host_clock_agree_on_a_long_product():
 
 @pytest.mark.gpu
 @here
-def test_memory_and_description():
+def test_memory_and_description() -> None:
     device = cuda.open("cuda:0", Monotonic())
     device.reset_peak()
     before = device.peak_bytes()

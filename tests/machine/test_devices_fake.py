@@ -1,6 +1,7 @@
 """The fake device keeps its word: exact in virtual time, within 1 % in real time."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,13 +17,13 @@ MS = 1_000_000
 
 
 @pytest.fixture
-def clock():
+def clock() -> Iterator[Scripted]:
     clock = Scripted()
     yield clock
     fake.reset()
 
 
-def test_work_is_queued_and_sync_waits_for_it(clock):
+def test_work_is_queued_and_sync_waits_for_it(clock: Scripted) -> None:
     device = plugins.load("devices", "fake").open("fake", clock)
     first = device.stamp()
     fake.enqueue(10 * MS)
@@ -37,7 +38,7 @@ def test_work_is_queued_and_sync_waits_for_it(clock):
     assert clock.cpu_ns() == 17 * MS
 
 
-def test_host_and_device_overlap(clock):
+def test_host_and_device_overlap(clock: Scripted) -> None:
     device = fake.open("fake", clock)
     fake.enqueue(10 * MS)
     fake.host_work(8 * MS)
@@ -45,7 +46,7 @@ def test_host_and_device_overlap(clock):
     assert clock.now_ns() == 10 * MS
 
 
-def test_episodes_slow_what_begins_in_them(clock):
+def test_episodes_slow_what_begins_in_them(clock: Scripted) -> None:
     device = fake.open("fake", clock)
     fake.EPISODES.append(Episode(10 * MS, 20 * MS, 2.0, "contended", on_cpu=False))
     for _ in range(3):
@@ -55,7 +56,7 @@ def test_episodes_slow_what_begins_in_them(clock):
     assert clock.cpu_ns() == 30 * MS, "what others take is not our CPU time"
 
 
-def test_the_device_clock_can_be_wrong(clock):
+def test_the_device_clock_can_be_wrong(clock: Scripted) -> None:
     device = fake.open("fake", clock)
     fake.STATE.clock_rate = 0.9
     start = device.stamp()
@@ -63,7 +64,7 @@ def test_the_device_clock_can_be_wrong(clock):
     assert device.elapsed_ns(start, device.stamp()) == 9 * MS
 
 
-def test_memory_is_scripted(clock):
+def test_memory_is_scripted(clock: Scripted) -> None:
     device = fake.open("fake", clock)
     fake.allocate(100)
     fake.allocate(50)
@@ -74,7 +75,7 @@ def test_memory_is_scripted(clock):
     assert device.peak_bytes() == 30
 
 
-def test_in_real_time_no_wait_ends_early():
+def test_in_real_time_no_wait_ends_early() -> None:
     device = fake.open("fake", Monotonic())
     for duration_ns in (1 * MS, 5 * MS):
         start = time.perf_counter_ns()
@@ -83,7 +84,7 @@ def test_in_real_time_no_wait_ends_early():
         assert time.perf_counter_ns() - start >= duration_ns
 
 
-def test_it_fails_when_it_is_waited_for_and_not_when_it_is_asked():
+def test_it_fails_when_it_is_waited_for_and_not_when_it_is_asked() -> None:
     clock = Scripted()
     fake.reset(clock)
     fake.EPISODES.append(Episode(10 * MS, 20 * MS, error="CUDA error: an illegal memory access was encountered"))
@@ -95,7 +96,7 @@ def test_it_fails_when_it_is_waited_for_and_not_when_it_is_asked():
     fake.reset()
 
 
-def test_its_clock_falls_and_settles_as_a_cards_does():
+def test_its_clock_falls_and_settles_as_a_cards_does() -> None:
     clock = Scripted()
     fake.reset(clock)
     fake.EPISODES.append(Episode(5 * MS, 1000 * MS, clock_share=0.8))
@@ -109,7 +110,7 @@ def test_its_clock_falls_and_settles_as_a_cards_does():
     assert found == [[]] * 4 + [["throttled"]] * 4 + [[]] * 4
 
 
-def test_its_work_is_counted_as_it_is_done():
+def test_its_work_is_counted_as_it_is_done() -> None:
     clock = Scripted()
     fake.open("fake", clock)
     work = fake.Fake("fake").work()
@@ -125,6 +126,6 @@ def test_its_work_is_counted_as_it_is_done():
     fake.reset()
 
 
-def test_a_fake_that_is_not_there():
+def test_a_fake_that_is_not_there() -> None:
     with pytest.raises(DeviceError, match="--device fake"):
         fake.open("fake:9", Monotonic())

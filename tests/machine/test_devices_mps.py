@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,19 +17,19 @@ from harness.measure import gate
 on_a_mac = torch.backends.mps.is_available()
 
 
-def test_there_is_one():
+def test_there_is_one() -> None:
     with pytest.raises(DeviceError, match="--device mps"):
         plugins.load("devices", "mps").open("mps:1", Monotonic())
 
 
 @pytest.mark.skipif(on_a_mac, reason="there is an Apple GPU here")
-def test_elsewhere_the_next_step_is_named():
+def test_elsewhere_the_next_step_is_named() -> None:
     with pytest.raises(DeviceError, match=r"no Apple GPU.*next: --device cpu"):
         plugins.load("devices", "mps").open("mps", Monotonic())
 
 
 @pytest.mark.skipif(not on_a_mac, reason="no Apple GPU here")
-def test_sync_waits_for_the_work():
+def test_sync_waits_for_the_work() -> None:
     device = plugins.load("devices", "mps").open("mps", Monotonic())
     x = torch.randn(2048, 2048, device="mps")
     device.sync()
@@ -43,7 +44,7 @@ def test_sync_waits_for_the_work():
 
 
 @pytest.fixture
-def watched():
+def watched() -> Iterator[list[str]]:
     """Fallbacks are noted, other warnings are shown (in this list), and everything is put back at the end."""
     shown = []
     with warnings.catch_warnings():
@@ -56,7 +57,7 @@ def watched():
     mps.FALLEN.clear()
 
 
-def fall_back(operator):
+def fall_back(operator: str) -> None:
     """Warn as torch's MPSFallback.mm does."""
     warnings.warn(
         f"The operator '{operator}' is not currently supported on the MPS backend and will fall back to run on the CPU."
@@ -66,7 +67,7 @@ def fall_back(operator):
     )
 
 
-def test_operators_that_fall_back_are_told_by_name_and_refuse_nothing(watched):
+def test_operators_that_fall_back_are_told_by_name_and_refuse_nothing(watched: list[str]) -> None:
     clock = Scripted()
     watcher = gate.Gate([mps.FallbackProbe()], clock)
     verdicts = []
@@ -83,14 +84,16 @@ def test_operators_that_fall_back_are_told_by_name_and_refuse_nothing(watched):
     assert watched == []
 
 
-def test_other_warnings_are_left_alone(watched):
+def test_other_warnings_are_left_alone(watched: list[str]) -> None:
     warnings.warn("the sky is falling", UserWarning, stacklevel=1)
     assert mps.FALLEN == {}
     assert watched == ["the sky is falling"]
 
 
 @pytest.mark.parametrize(("value", "allowed"), [(None, False), ("0", False), ("1", True)])
-def test_whether_a_fallback_is_an_error_is_the_users_choice(monkeypatch, value, allowed):
+def test_whether_a_fallback_is_an_error_is_the_users_choice(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, allowed: bool
+) -> None:
     monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
     if value is not None:
         monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", value)

@@ -1,5 +1,7 @@
 """Energy: counters that move in steps, wrap around, stand still or are not there; in virtual time."""
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,19 +12,19 @@ from harness.machine import backend, energy
 MS = 1_000_000
 
 
-def stepping(clock, watts=100.0, every_ns=20 * MS):
+def stepping(clock: Scripted, watts: float = 100.0, every_ns: int = 20 * MS) -> Callable[[], float]:
     """A counter of a constant power that is only updated now and then."""
     return lambda: watts * (clock.now_ns() // every_ns * every_ns) / 1e6
 
 
-def test_how_often_a_counter_moves_is_measured():
+def test_how_often_a_counter_moves_is_measured() -> None:
     clock = Scripted()
     assert energy.watch(stepping(clock), clock) == pytest.approx(20 * MS, rel=0.02)
     assert energy.watch(lambda: 5.0, clock) is None
     assert energy.watch(lambda: None, clock) is None
 
 
-def test_an_interval_below_the_resolution_has_no_figure():
+def test_an_interval_below_the_resolution_has_no_figure() -> None:
     clock = Scripted()
     meter = energy.Counter(stepping(clock), "test", "1 mJ", 20 * MS)
     start = meter.read_mj()
@@ -35,7 +37,7 @@ def test_an_interval_below_the_resolution_has_no_figure():
     assert "20 ms" in meter.resolution
 
 
-def rapl(folder, *values, limit=1000):
+def rapl(folder: Path, *values: int, limit: int = 1000) -> None:
     for index, value in enumerate(values):
         zone = folder / f"intel-rapl:{index}"
         zone.mkdir(exist_ok=True)
@@ -46,7 +48,7 @@ def rapl(folder, *values, limit=1000):
     (part / "energy_uj").write_text("123456")
 
 
-def test_rapl_adds_packages_and_carries_wraps_over(tmp_path):
+def test_rapl_adds_packages_and_carries_wraps_over(tmp_path: Path) -> None:
     rapl(tmp_path, 900, 100)
     counter = energy.rapl_counter(tmp_path)
     assert counter.read_mj() == 0
@@ -56,24 +58,24 @@ def test_rapl_adds_packages_and_carries_wraps_over(tmp_path):
     assert counter.read_mj() == pytest.approx(0.45)
 
 
-def test_rapl_that_cannot_be_read_is_none(tmp_path):
+def test_rapl_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     assert energy.rapl_counter(tmp_path / "nowhere") is None
     (tmp_path / "intel-rapl:0").mkdir()
     assert energy.rapl_counter(tmp_path) is None
 
 
-def test_apple_counter_adds_what_the_chip_tells():
+def test_apple_counter_adds_what_the_chip_tells() -> None:
     now = SimpleNamespace(cpu_total_mj=10, gpu_mj=20, dram_mj=None, ane_mj=1, efficiency_cores_mj=[1, 2])
     counter = energy.apple_counter(SimpleNamespace(get_cumulative_energy=lambda: now))
     assert counter.read_mj() == 31
 
-    def broken():
+    def broken() -> None:
         raise RuntimeError("IOReport")
 
     assert energy.apple_counter(SimpleNamespace(get_cumulative_energy=broken)).read_mj() is None
 
 
-def test_devices_without_a_counter():
+def test_devices_without_a_counter() -> None:
     assert backend.of("fake").counter() is None
     for device in ("cpu", "cuda", "mps"):
         meter = energy.watched(backend.of(device).counter())

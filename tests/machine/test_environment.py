@@ -25,11 +25,11 @@ from harness.machine import environment
         ("mac", "Apple M1 Max", 10, None, "mac-m1-max"),
     ],
 )  # fmt: skip
-def test_machines_have_short_names(system, cpu, cores, gpu, name):
+def test_machines_have_short_names(system: str, cpu: str, cores: int, gpu: str | None, name: str) -> None:
     assert environment.slug(system, cpu, cores, gpu) == name
 
 
-def test_it_is_flat_text_and_fits_into_the_log():
+def test_it_is_flat_text_and_fits_into_the_log() -> None:
     told = environment.describe("cpu")
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in told.items())
     assert told["machine"] == environment.machine_name("cpu")
@@ -38,7 +38,7 @@ def test_it_is_flat_text_and_fits_into_the_log():
     assert told["package_numpy"] == __import__("numpy").__version__
 
 
-def test_nothing_private_is_in_it(monkeypatch):
+def test_nothing_private_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("LD_PRELOAD", "/home/somebody/libjemalloc.so.2:/usr/lib/libother.so")
@@ -52,13 +52,13 @@ def test_nothing_private_is_in_it(monkeypatch):
         assert getpass.getuser() not in text
 
 
-def test_it_needs_no_torch():
+def test_it_needs_no_torch() -> None:
     code = "import sys; from harness.machine import environment as e; e.describe('cpu'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 
 
-def test_package_versions_come_from_metadata():
+def test_package_versions_come_from_metadata() -> None:
     assert environment.installed("numpy")
     assert environment.installed("no-such-package-at-all") is None
 
@@ -74,7 +74,9 @@ def test_package_versions_come_from_metadata():
         ("0::/\n", {"cpu.max": "max 100000"}, None),
     ],
 )
-def test_the_least_quota_of_nested_groups_counts(tmp_path, monkeypatch, own, files, cores):
+def test_the_least_quota_of_nested_groups_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], cores: float | None
+) -> None:
     for name, text in {"proc/self/cgroup": own, **{f"cgroup/{name}": text for name, text in files.items()}}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

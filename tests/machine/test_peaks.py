@@ -1,6 +1,7 @@
 """Rooflines: by hand, and a peak of this machine that is measured once."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,11 +9,11 @@ from harness.machine import peaks
 from harness.machine.devices import cpu
 
 
-def test_the_fake_device_has_no_peak():
+def test_the_fake_device_has_no_peak() -> None:
     assert peaks.measure("fake", "float32") is None
 
 
-def test_the_peak_is_kept_and_not_measured_again(tmp_path, monkeypatch):
+def test_the_peak_is_kept_and_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path))
     monkeypatch.setattr(peaks, "LONG_ENOUGH_NS", 1)
     monkeypatch.setattr(cpu, "PEAK_COPY_BYTES", 1 << 22)
@@ -38,7 +39,7 @@ def test_the_peak_is_kept_and_not_measured_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_measuring_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
+def test_measuring_runs_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path))
     peak = peaks.measure("cpu", "float32")
     assert peak is not None

@@ -1,12 +1,14 @@
 """Each thing that spoils a sample is caught by its name: recorded system outputs, and virtual time."""
 
+from collections.abc import Callable, Hashable, Sequence
+
 import pytest
 
 from harness.clock import Scripted
 from harness.machine import backend
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
-from harness.machine.probes import Span
+from harness.machine.probes import Probe, Span
 from harness.machine.probes.cpu import BatteryProbe, CpuProbe, CpuTimes, parse_stat
 from harness.machine.probes.mac import (
     MacProbe,
@@ -16,7 +18,7 @@ from harness.machine.probes.mac import (
     parse_thermal_level,
 )
 from harness.measure import gate
-from harness.measure.gate import Gate
+from harness.measure.gate import Gate, Verdict
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -30,11 +32,17 @@ intr 323420 0 0
 class Judge:
     """A gate in virtual time, given samples one by one."""
 
-    def __init__(self, probes=()):
+    def __init__(self, probes: Sequence[Probe] = ()) -> None:
         self.clock = Scripted()
         self.gate = Gate(list(probes), self.clock)
 
-    def sample(self, wall_ns=SECOND, cpu_ns=None, headline_ns=None, meanwhile=lambda: None):
+    def sample(
+        self,
+        wall_ns: int = SECOND,
+        cpu_ns: int | None = None,
+        headline_ns: int | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> Verdict:
         before = self.gate.before()
         cpu_ns = wall_ns if cpu_ns is None else cpu_ns
         self.clock.advance(wall_ns, cpu_ns)
@@ -45,17 +53,17 @@ class Judge:
 # --- CPU ---
 
 
-def test_proc_stat_is_read_as_proc_5_says():
+def test_proc_stat_is_read_as_proc_5_says() -> None:
     assert parse_stat(STAT) == CpuTimes((22093 + 12 + 8381 + 3 + 149) / 100, 0.8)
 
 
 class FakeCpu:
-    def __init__(self, cores=2):
+    def __init__(self, cores: int = 2) -> None:
         self.busy_s = self.steal_s = 0.0
         self.mhz = 3000.0
         self.probe = CpuProbe(lambda: CpuTimes(self.busy_s, self.steal_s), lambda: 1.5, lambda: self.mhz, cores)
 
-    def use(self, busy_s, steal_s=0.0):
+    def use(self, busy_s: float, steal_s: float = 0.0) -> None:
         self.busy_s += busy_s
         self.steal_s += steal_s
 
@@ -73,7 +81,9 @@ class FakeCpu:
         (1.0, 0.0, 2, ()),  # ticks book less than the precise clock: never negative
     ],
 )
-def test_foreign_cpu_use_and_steal_are_contention(busy_s, steal_s, cores, reasons):
+def test_foreign_cpu_use_and_steal_are_contention(
+    busy_s: float, steal_s: float, cores: int, reasons: tuple[str, ...]
+) -> None:
     cpu = FakeCpu(cores)
     verdict = Judge([cpu.probe]).sample(SECOND, 2 * SECOND, meanwhile=lambda: cpu.use(busy_s, steal_s))
     assert verdict.reasons == reasons
@@ -82,7 +92,7 @@ def test_foreign_cpu_use_and_steal_are_contention(busy_s, steal_s, cores, reason
     assert verdict.readings["load_1min"] == 1.5
 
 
-def test_single_ticks_do_not_condemn_a_short_sample():
+def test_single_ticks_do_not_condemn_a_short_sample() -> None:
     cpu = FakeCpu()
     judge = Judge([cpu.probe])
     short = 20 * MS
@@ -90,7 +100,7 @@ def test_single_ticks_do_not_condemn_a_short_sample():
     assert not judge.sample(short, short, meanwhile=lambda: cpu.use(0.1)).valid
 
 
-def test_a_fallen_frequency_is_named():
+def test_a_fallen_frequency_is_named() -> None:
     cpu = FakeCpu()
     judge = Judge([cpu.probe])
     assert judge.sample().valid
@@ -100,19 +110,19 @@ def test_a_fallen_frequency_is_named():
     assert judge.sample().reasons == ("frequency_drop",)
 
 
-def test_a_machine_that_tells_nothing_refuses_nothing():
+def test_a_machine_that_tells_nothing_refuses_nothing() -> None:
     probe = CpuProbe(lambda: None, lambda: None, lambda: None, 2)
     assert Judge([probe, BatteryProbe(lambda: None)]).sample().valid
 
 
-def test_battery():
+def test_battery() -> None:
     plugged = [True, True, True, False]
     judge = Judge([BatteryProbe(lambda: plugged.pop(0))])
     assert judge.sample().valid
     assert judge.sample().reasons == ("on_battery",)
 
 
-def test_this_machine_can_be_read():
+def test_this_machine_can_be_read() -> None:
     for device in ("cpu", "cuda:0"):
         probes = backend.of(device).probes()
         verdict = Judge(probes).sample(meanwhile=lambda: None)
@@ -123,7 +133,7 @@ def test_this_machine_can_be_read():
 # --- starved, drifting ---
 
 
-def test_a_starved_process_is_named():
+def test_a_starved_process_is_named() -> None:
     judge = Judge()
     for _ in range(gate.HISTORY):
         assert judge.sample(SECOND, 2 * SECOND).valid
@@ -133,14 +143,14 @@ def test_a_starved_process_is_named():
     assert verdict.readings["cpu_per_wall"] == 1.0
 
 
-def test_a_process_that_waits_for_a_gpu_is_not_starved():
+def test_a_process_that_waits_for_a_gpu_is_not_starved() -> None:
     judge = Judge()
     for _ in range(10):
         assert judge.sample(SECOND, SECOND // 10).valid
     assert judge.sample(SECOND, SECOND // 50).valid
 
 
-def test_drift_is_named_and_one_slow_sample_is_not():
+def test_drift_is_named_and_one_slow_sample_is_not() -> None:
     judge = Judge()
     for _ in range(12):
         assert judge.sample(headline_ns=100 * MS).valid
@@ -177,7 +187,7 @@ Currently in use:
 """
 
 
-def mac(level="0", therm=THERM_QUIET, source=MAINS, low="0"):
+def mac(level: str = "0", therm: str = THERM_QUIET, source: str = MAINS, low: str = "0") -> MacProbe:
     outputs = {
         (
             "notifyutil",
@@ -203,11 +213,11 @@ def mac(level="0", therm=THERM_QUIET, source=MAINS, low="0"):
         ({"level": "1", "source": BATTERY, "low": "1"}, ("thermal_pressure", "on_battery", "low_power_mode")),
     ],
 )
-def test_macs(state, reasons):
+def test_macs(state: dict[str, str], reasons: tuple[str, ...]) -> None:
     assert Judge([mac(**state)]).sample().reasons == reasons
 
 
-def test_mac_outputs_that_say_nothing():
+def test_mac_outputs_that_say_nothing() -> None:
     probe = MacProbe(lambda *command: "")
     verdict = Judge([probe]).sample()
     assert verdict.valid
@@ -218,10 +228,10 @@ def test_mac_outputs_that_say_nothing():
     assert parse_low_power(" powermode            1\n") is True
 
 
-def test_mac_settings_are_not_asked_around_every_sample():
+def test_mac_settings_are_not_asked_around_every_sample() -> None:
     asked, seconds = [], [0.0]
 
-    def run(*command):
+    def run(*command: str) -> str:
         asked.append(command[0])
         return MAINS
 
@@ -238,14 +248,14 @@ def test_mac_settings_are_not_asked_around_every_sample():
 # --- retries ---
 
 
-def test_delays_grow_and_end():
+def test_delays_grow_and_end() -> None:
     delays = [gate.retry_delay_ns(attempt) for attempt in range(1, 9)]
     assert delays == sorted(delays)
     assert delays[:3] == [250 * MS, 500 * MS, SECOND]
     assert max(delays) == gate.LONGEST_DELAY_NS == gate.retry_delay_ns(10**6)
 
 
-def test_a_machine_that_is_never_quiet_is_not_waited_for_for_ever():
+def test_a_machine_that_is_never_quiet_is_not_waited_for_for_ever() -> None:
     cpu = FakeCpu()
     judge = Judge([cpu.probe])
     for _ in range(gate.PATIENCE):
@@ -259,7 +269,7 @@ def test_a_machine_that_is_never_quiet_is_not_waited_for_for_ever():
 # --- the fake machine's own episodes ---
 
 
-def test_episodes_reach_the_gate_by_name():
+def test_episodes_reach_the_gate_by_name() -> None:
     judge = Judge(backend.of("fake").probes())
     fake.reset(judge.clock)
     fake.EPISODES.append(Episode(2 * SECOND, 3 * SECOND, 1.5, "throttled"))
@@ -270,7 +280,7 @@ def test_episodes_reach_the_gate_by_name():
     assert {"throttled", "on_battery"} <= set(gate.REASONS)
 
 
-def test_span_is_measured_by_the_gate_itself():
+def test_span_is_measured_by_the_gate_itself() -> None:
     """What happened between the readings and outside the sample is our own as well: it must not count as foreign."""
     cpu = FakeCpu()
     judge = Judge([cpu.probe])
@@ -281,7 +291,7 @@ def test_span_is_measured_by_the_gate_itself():
     assert Span(1, 0).wall_ns == 1
 
 
-def headlines(times_ms, shape=()):
+def headlines(times_ms: Sequence[float], shape: Hashable = ()) -> list[Verdict]:
     """Return what a fresh gate says of these headlines one by one."""
     judge = Judge()
     told = []
@@ -292,14 +302,14 @@ def headlines(times_ms, shape=()):
     return told
 
 
-def test_a_slow_drift_is_measured_from_the_first_samples_and_not_from_ever_later_ones():
+def test_a_slow_drift_is_measured_from_the_first_samples_and_not_from_ever_later_ones() -> None:
     """One per cent a sample: over the first ten's median it is 15 % after some twenty, whatever came in between."""
     told = headlines([100 + n for n in range(30)])
     assert any("drift" in verdict.reasons for verdict in told)
     assert all(verdict.valid for verdict in told[:15])
 
 
-def test_large_pages_after_small_ones_are_no_drift():
+def test_large_pages_after_small_ones_are_no_drift() -> None:
     judge = Judge()
     for size, ms in [("small", 10)] * 12 + [("large", 40)] * 12:
         before = judge.gate.before()

@@ -2,7 +2,9 @@
 
 import io
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,17 +15,18 @@ from harness.errors import ExampleError, SettingError, UnknownName
 from harness.machine import backend
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
-from harness.measure.gate import Gate
+from harness.measure.gate import Gate, Verdict
 from harness.measure.passes import Bench, time_stages, time_whole
 from harness.models.card import check_settings, load_model_card
 from harness.models.protocol import STAGES, Done, Options, Piece, Request, Seen
 from harness.models.weights import Source
 from harness.reports import checks
+from harness.runlog.records import Pass
 
 MS = 1_000_000
 
 
-def picture(size=(640, 480)) -> bytes:
+def picture(size: tuple[int, int] = (640, 480)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, "white").save(buffer, "PNG")
     return buffer.getvalue()
@@ -35,7 +38,7 @@ REQUEST = Request((picture(),), "What is the total? 42", max_new_tokens=3, ignor
 class Rig:
     """A fake model, device, clock and gate in virtual time."""
 
-    def __init__(self, side=1024, only=None, **settings):
+    def __init__(self, side: int = 1024, only: str | None = None, **settings: Any) -> None:
         self.clock = Scripted()
         fake.reset(self.clock)
         self.device = plugins.load("devices", "fake").open("fake", self.clock)
@@ -44,16 +47,16 @@ class Rig:
         self.model = plugins.load("adapters", "fake").load(self.card, Source("random"), options)
         self.gate = Gate(backend.of("fake").probes(), self.clock)
 
-    def stages(self, request=REQUEST):
+    def stages(self, request: Request = REQUEST) -> Pass:
         return time_stages(self.model, request, Bench(self.device, self.clock))[0]
 
-    def whole(self, request=REQUEST):
+    def whole(self, request: Request = REQUEST) -> tuple[Pass, str]:
         return time_whole(self.model, request, Bench(self.device, self.clock))
 
-    def ttft(self):
+    def ttft(self) -> int | None:
         return self.whole()[0].ttft_ns
 
-    def judged(self):
+    def judged(self) -> tuple[int | None, Verdict]:
         """One sample under the gate: TTFT and verdict."""
         before, wall, cpu = self.gate.before(), self.clock.now_ns(), self.clock.cpu_ns()
         ttft = self.ttft()
@@ -61,12 +64,12 @@ class Rig:
 
 
 @pytest.fixture(autouse=True)
-def afterwards():
+def afterwards() -> Iterator[None]:
     yield
     fake.reset()
 
 
-def test_stages_are_exactly_the_cards():
+def test_stages_are_exactly_the_cards() -> None:
     bench = Rig()
     found = bench.stages()
     assert found.stage_ns == {"preprocess": 2 * MS, "encode": 10 * MS, "project": 1 * MS, "prefill": 20 * MS}
@@ -76,7 +79,7 @@ def test_stages_are_exactly_the_cards():
     assert bench.stages(replace(REQUEST, ignore_eos=False)).output_tokens == 1
 
 
-def test_in_real_time_no_stage_is_shorter_than_the_truth():
+def test_in_real_time_no_stage_is_shorter_than_the_truth() -> None:
     """How much longer is the machine's doing: `benchmarks/fake_truth.py` shows it to be under 1 % on a quiet one."""
     bench = Rig()
     fake.reset()
@@ -86,13 +89,13 @@ def test_in_real_time_no_stage_is_shorter_than_the_truth():
         assert found.stage_ns[stage] >= 0.99 * float(bench.card.settings[f"{stage}_ms"]) * MS
 
 
-def test_encode_grows_with_the_area():
+def test_encode_grows_with_the_area() -> None:
     assert Rig(side=512).stages().stage_ns["encode"] == 2.5 * MS
     assert Rig(side=2048).stages().stage_ns["encode"] == 40 * MS
     assert Rig(side=2048).stages().stage_ns["prefill"] == 20 * MS
 
 
-def test_five_percent_in_the_prefill_is_found_there_and_nowhere_else():
+def test_five_percent_in_the_prefill_is_found_there_and_nowhere_else() -> None:
     plain, slower = Rig().stages().stage_ns, Rig(prefill_ms=21.0).stages().stage_ns
     assert {stage: slower[stage] / plain[stage] for stage in STAGES} == {
         "preprocess": 1.0,
@@ -102,7 +105,7 @@ def test_five_percent_in_the_prefill_is_found_there_and_nowhere_else():
     }
 
 
-def test_events_follow_the_protocol_and_the_answer_is_the_last_word():
+def test_events_follow_the_protocol_and_the_answer_is_the_last_word() -> None:
     bench = Rig()
     events = list(bench.model.answer(replace(REQUEST, ignore_eos=False)))
     assert [event.stage for event in events if isinstance(event, Done)] == list(STAGES)
@@ -115,7 +118,7 @@ def test_events_follow_the_protocol_and_the_answer_is_the_last_word():
     assert seen.text_tokens == 0
 
 
-def test_throttling_is_caught_by_name():
+def test_throttling_is_caught_by_name() -> None:
     bench = Rig()
     fake.EPISODES.append(Episode(100 * MS, 200 * MS, 1.4, "throttled"))
     judged = [bench.judged() for _ in range(10)]
@@ -127,7 +130,7 @@ def test_throttling_is_caught_by_name():
     assert doubts[0].name == "throttled"
 
 
-def test_unannounced_contention_is_caught_as_cpu_starved():
+def test_unannounced_contention_is_caught_as_cpu_starved() -> None:
     bench = Rig()
     quiet = [bench.judged()[1] for _ in range(6)]
     fake.EPISODES.append(Episode(bench.clock.now_ns(), 10**12, 2.0, "", on_cpu=False))
@@ -135,7 +138,7 @@ def test_unannounced_contention_is_caught_as_cpu_starved():
     assert bench.judged()[1].reasons == ("cpu_starved",)
 
 
-def test_drift_is_caught_by_gate_and_checks():
+def test_drift_is_caught_by_gate_and_checks() -> None:
     bench = Rig(drift=0.02)
     judged = [bench.judged() for _ in range(30)]
     assert judged[-1][1].reasons == ("drift",)
@@ -146,7 +149,7 @@ def test_drift_is_caught_by_gate_and_checks():
     assert checks.examine(checks.Measured([ttft for ttft, _ in judged])) == []
 
 
-def test_a_slow_first_run_is_caught_by_name():
+def test_a_slow_first_run_is_caught_by_name() -> None:
     bench = Rig(slow_first=3.0)
     times = [bench.ttft() for _ in range(10)]
     assert times[0] == 3 * times[1]
@@ -155,7 +158,7 @@ def test_a_slow_first_run_is_caught_by_name():
 
 
 @pytest.mark.parametrize(("settings", "sign"), [({"sample_ms": 4.0}, 1), ({"launch_ms": 3.0}, -1)])
-def test_residuals_of_both_signs_are_caught(settings, sign):
+def test_residuals_of_both_signs_are_caught(settings: dict[str, float], sign: int) -> None:
     bench = Rig(**settings)
     ttft = [bench.ttft() for _ in range(8)]
     sums = [sum(bench.stages().stage_ns.values()) for _ in range(8)]
@@ -165,7 +168,7 @@ def test_residuals_of_both_signs_are_caught(settings, sign):
     assert (ttft[0] - sums[0]) * sign > 0
 
 
-def test_a_clock_gap_is_caught():
+def test_a_clock_gap_is_caught() -> None:
     bench = Rig()
     fake.STATE.clock_rate = 0.95
     passes = [bench.stages() for _ in range(8)]
@@ -174,7 +177,7 @@ def test_a_clock_gap_is_caught():
     assert checks.clock_gap(host, device).amount == pytest.approx(0.05)
 
 
-def test_peak_memory_by_stage():
+def test_peak_memory_by_stage() -> None:
     found = Rig(side=512, weights_mb=100, activations_mb=40).stages()
     mb = 2**20
     assert found.stage_peak_bytes == {
@@ -185,7 +188,7 @@ def test_peak_memory_by_stage():
     }
 
 
-def test_closing_early_gives_the_memory_back():
+def test_closing_early_gives_the_memory_back() -> None:
     bench = Rig(weights_mb=0)
     for count in range(1, 7):
         events = bench.model.answer(REQUEST)
@@ -195,7 +198,7 @@ def test_closing_early_gives_the_memory_back():
     bench.model.close()
 
 
-def test_parts_alone():
+def test_parts_alone() -> None:
     assert set(Rig(only="eye").stages().stage_ns) == {"preprocess", "encode"}
     assert set(Rig(only="llm").stages().stage_ns) == {"preprocess", "project", "prefill"}
     with pytest.raises(SettingError, match="parts: eye, llm"):
@@ -204,23 +207,23 @@ def test_parts_alone():
 
 @pytest.mark.parametrize("data", [b"", b"not an image", picture()[:20]])
 @pytest.mark.parametrize("decode", [True, False])
-def test_bad_images_are_failures_and_not_answers(data, decode):
+def test_bad_images_are_failures_and_not_answers(data: bytes, decode: bool) -> None:
     with pytest.raises(ExampleError):
         Rig(decode=decode).whole(replace(REQUEST, images=(data,)))
 
 
-def test_a_misspelt_setting_is_refused():
+def test_a_misspelt_setting_is_refused() -> None:
     with pytest.raises(UnknownName, match="prefill_ms"):
         Rig(prefil_ms=1.0)
 
 
-def test_jitter_is_seeded():
+def test_jitter_is_seeded() -> None:
     assert [Rig(jitter=0.1).ttft() for _ in range(2)] == [Rig(jitter=0.1).ttft()] * 2
     bench = Rig(jitter=0.1)
     assert bench.ttft() != bench.ttft()
 
 
-def test_work_is_given_for_every_model_stage():
+def test_work_is_given_for_every_model_stage() -> None:
     bench = Rig(side=512)
     _, seen, _ = bench.whole()
     work = bench.model.work(seen)
