@@ -156,7 +156,7 @@ def pooled(by: Executor, device: str | None, grids: Grids) -> tuple[Executor, st
     return replace(by, name="pool", options={"devices": f"{kind}:all"}), kind, grids
 
 
-def _without_device(table: Mapping[str, Any]) -> dict[str, Any]:
+def _without_device(table: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in table.items() if name != "device"}
 
 
@@ -166,7 +166,7 @@ def _said(grids: Grids) -> set[str]:
     return {*axes, *(str(common["device"]) for _, common in grids if "device" in common)}
 
 
-def check_named(model: bool, device: bool, grids: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+def check_named(model: bool, device: bool, grids: Sequence[tuple[Mapping[str, object], Mapping[str, object]]]) -> None:
     """Refuse to let this host decide what jobs on others measure: its best device and its weights are not theirs."""
     if not model:
         raise SettingError("--model: say which, as the jobs' hosts may have other weights than this one")

@@ -60,7 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """By index: why an example has no references."""
 
 
-class ReaderFacts(TypedDict):
+class ReaderFacts(TypedDict, total=False):
     """What of the manifest only the reader of all rows knows."""
 
     max_new_tokens: int | None

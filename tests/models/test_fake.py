@@ -50,7 +50,7 @@ class Rig:
     def stages(self, request: Request = REQUEST) -> Pass:
         return time_stages(self.model, request, Bench(self.device, self.clock))[0]
 
-    def whole(self, request: Request = REQUEST) -> tuple[Pass, str]:
+    def whole(self, request: Request = REQUEST) -> tuple[Pass, Seen | None, str]:
         return time_whole(self.model, request, Bench(self.device, self.clock))
 
     def ttft(self) -> int | None:
