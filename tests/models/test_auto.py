@@ -1,6 +1,6 @@
 """Any vision-language model of transformers: our stages, and the very logits of its own `generate`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ QUESTION = "What is the total?"
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Write each family's tiny checkpoint once, when it is first asked for."""
     made: dict[str, Path] = {}
 

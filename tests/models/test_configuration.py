@@ -51,7 +51,7 @@ def test_what_the_checkpoint_states_is_obeyed_as_transformers_obeys_it_and_told(
     assert any(line.startswith(told) for line in obeyed), obeyed
     usual = {"num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 1e6, "max_position_embeddings": 64}
     torch.manual_seed(0)
-    reference = Qwen2ForCausalLM(Qwen2Config(**{**SIZES, **usual, **fields}, attn_implementation="sdpa")).eval()
+    reference = Qwen2ForCausalLM(Qwen2Config(**{**SIZES, **usual, **fields}, attn_implementation="sdpa")).eval()  # type: ignore[call-arg]
     ours, as_the_card = llms.build(card).eval(), llms.build(LLM).eval()
     ours.load_state_dict(reference.state_dict())
     ids = torch.tensor([[1, 2, 3, 39, 5, 6, 7, 8]])
@@ -89,7 +89,7 @@ def test_what_cannot_be_obeyed_is_refused_by_field_and_both_values(
 
 
 def test_a_configuration_that_says_what_the_card_says_changes_nothing(tmp_path: Path) -> None:
-    full = Qwen2Config(
+    full = Qwen2Config(  # type: ignore[call-arg]
         **SIZES, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, rope_theta=1e6
     ).to_dict()
     assert compared(tmp_path, **full) == (LLM, [])

@@ -77,7 +77,7 @@ def check_package(path: Path, side: int, width: int) -> dict[str, int]:
     told = coreml.interface(path)
     assert told["inputs"] == {"images": ((1, 3, side, side), "float32")}
     assert told["outputs"] == {"image_features": ((1, (side // 64) ** 2, width), "float32")}
-    assert set(told["operations"]) <= OPERATIONS
+    assert set(told["operations"]) <= OPERATIONS  # type: ignore[call-overload]
     operations: dict[str, int] = told["operations"]
     return operations
 

@@ -76,7 +76,7 @@ def original() -> LlavaOnevisionForConditionalGeneration:
             image_size=SIDE,
             vision_use_head=False,
         ),
-        text_config=Qwen2Config(
+        text_config=Qwen2Config(  # type: ignore[call-arg]
             vocab_size=320,
             hidden_size=32,
             num_hidden_layers=2,

@@ -376,7 +376,7 @@ def test_broken_and_future_logs_are_named(tmp_path: Path) -> None:
     verdict = Judge([reading], "n1", 0.03).verdict()
     assert any("future.jsonl: skipped: schema 99" in notice for notice in verdict.notices)
     assert any("junk.jsonl: skipped" in notice for notice in verdict.notices)
-    another = nights.Series(*("x" for _ in range(4)), 1, *("x" for _ in range(3)))  # type: ignore[misc]
+    another = nights.Series(*("x" for _ in range(4)), 1, *("x" for _ in range(3)))  # type: ignore[misc, call-arg]
     other = nights.read(tmp_path, "n1", nights.Expected(another), None)
     assert other.state == "missing"
 

@@ -110,7 +110,7 @@ def tracked(tiny_fastvlm: Any, cache: Path, tmp_path_factory: pytest.TempPathFac
     """
     folder = tmp_path_factory.mktemp("track")
     write_suite(folder / "suite.parquet", ["-"] * QUESTIONS)
-    write_suite(folder / "suite.parquet", baseline_answers(*tiny_fastvlm, folder / "suite.parquet", 128))
+    write_suite(folder / "suite.parquet", baseline_answers(*tiny_fastvlm, folder / "suite.parquet", 128))  # type: ignore[call-arg]
     for night in NIGHTS:
         copy = folder / "kept" / night
         shutil.copytree(tiny_fastvlm.weights, copy)
