@@ -45,7 +45,7 @@ class Gate(Protocol):
     def before(self) -> object: ...
     def after(
         self, before: Any, wall_ns: int, cpu_ns: int, headline_ns: int | None = None, shape: Hashable = ()
-    ) -> Any: ...
+    ) -> Verdict: ...
     def retry_delay_ns(self, attempt: int) -> int: ...
 
 
@@ -429,7 +429,7 @@ def headline_ns(measured: Measured | Sample) -> int:
 
 
 def _sample(
-    example: Example, phase: str, attempt: int, measured: Measured, verdict: Any, bench: Bench, new_shape: bool
+    example: Example, phase: str, attempt: int, measured: Measured, verdict: Verdict, bench: Bench, new_shape: bool
 ) -> Sample:
     seen = measured.seen
     return Sample(

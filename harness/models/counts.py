@@ -7,7 +7,7 @@ multiply-add, batch 1, attention as the full square (`torch.utils.flop_counter`)
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -126,7 +126,11 @@ def ratios(card: ModelCard, params: dict[str, int]) -> dict[str, float]:
     return {name: counted[name] / 1e6 / millions for name, millions in published.items() if counted.get(name)}
 
 
-def table(names: Sequence[str] | None = None, progress: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
+Counted: TypeAlias = dict[str, Any]
+"""A row as plain values."""
+
+
+def table(names: Sequence[str] | None = None, progress: Callable[[str], None] | None = None) -> list[Counted]:
     """Return the rows of all shipped cards (or `names`) as plain values; one that cannot be built has a `problem`."""
     result = []
     for name in names if names is not None else cards.names("models"):
@@ -142,7 +146,7 @@ def table(names: Sequence[str] | None = None, progress: Callable[[str], None] | 
     return result
 
 
-def to_json(table: Iterable[dict[str, Any]]) -> str:
+def to_json(table: Iterable[Counted]) -> str:
     """Return the table as JSON, all counts exact."""
     return json.dumps(list(table), indent=2) + "\n"
 
@@ -162,7 +166,7 @@ COLUMNS = (
 )
 
 
-def to_markdown(table: Iterable[dict[str, Any]]) -> str:
+def to_markdown(table: Iterable[Counted]) -> str:
     """Return the table as Markdown, with what it counts said below."""
     lines = [_line(COLUMNS), _line("---" if index in (0, 5, 6) else "---:" for index in range(len(COLUMNS)))]
     for one in table:

@@ -15,6 +15,7 @@ from PIL import Image
 from harness import images
 from harness.clock import Monotonic
 from harness.errors import SettingError
+from harness.models.foreign import Network, Output
 
 if TYPE_CHECKING:
     from harness.models.pipeline import VisionLanguageModel
@@ -137,7 +138,7 @@ def compile_parts(model: "VisionLanguageModel") -> str:
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # type: ignore[attr-defined]
     names = [name for name in (*model.encoder_names, "projector") if name in model.parts]
     for name in names:
-        part: Any = model.parts[name]
+        part: Network = model.parts[name]
         part.compile(dynamic=False, backend=BACKEND)
         if hasattr(part, "forward_features"):  # timm's models are not called, but asked for their last map
             part.forward_features = torch.compile(part.forward_features, dynamic=False, backend=BACKEND)
@@ -178,7 +179,7 @@ def warm(model: "VisionLanguageModel") -> None:
             model.project(features, prepared)
 
 
-def static_cache(llm: Any, length: int) -> Any:
+def static_cache(llm: Network, length: int) -> Output:
     """Return an empty cache for `length` tokens, rounded up to a whole block."""
     from transformers import StaticCache
 

@@ -13,5 +13,7 @@ Processor: TypeAlias = Any
 """A processor, an image processor or a tokenizer of transformers: its settings differ by model type."""
 Output: TypeAlias = Any
 """What a network returned: logits, features, a cache."""
+Graph: TypeAlias = Any
+"""A captured CUDA graph."""
 Array: TypeAlias = Any
 """A tensor of torch or an array of MLX, by the engine."""

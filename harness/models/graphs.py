@@ -5,13 +5,14 @@ Written after torch's documentation; **not run yet**, as no CUDA device was at h
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import SettingError
 from harness.models import deployment
+from harness.models.foreign import Graph, Network, Output
 
 if TYPE_CHECKING:
     from harness.models.pipeline import VisionLanguageModel
@@ -28,7 +29,7 @@ class Replayed:
     """
 
     function: Callable[[Tensor], Tensor]
-    graphs: dict[tuple[object, ...], tuple[Any, Tensor, Tensor]] = field(default_factory=dict)
+    graphs: dict[tuple[object, ...], tuple[Graph, Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, given: Tensor) -> Tensor:
         key = (tuple(given.shape), given.dtype, given.stride())
@@ -39,7 +40,7 @@ class Replayed:
         graph.replay()
         return result.clone()
 
-    def _capture(self, given: Tensor) -> tuple[Any, Tensor, Tensor]:
+    def _capture(self, given: Tensor) -> tuple[Graph, Tensor, Tensor]:
         held = given.clone(memory_format=torch.preserve_format)
         _warmed(lambda: self.function(held))
         graph = torch.cuda.CUDAGraph()
@@ -63,10 +64,10 @@ class GraphedSteps:
 
     def __init__(self, llm: nn.Module) -> None:
         self.llm = llm
-        self.caches: dict[int, Any] = {}
-        self.graphs: dict[int, tuple[Any, Tensor, Any]] = {}
+        self.caches: dict[int, Output] = {}
+        self.graphs: dict[int, tuple[Graph, Tensor, Output]] = {}
 
-    def cache(self, length: int) -> Any:
+    def cache(self, length: int) -> Output:
         """Return the cache of this length, empty."""
         if length not in self.caches:
             self.caches[length] = deployment.static_cache(self.llm, length)
@@ -74,7 +75,7 @@ class GraphedSteps:
             self.caches[length].reset()
         return self.caches[length]
 
-    def step(self, token: Tensor, cache: Any) -> Any:
+    def step(self, token: Tensor, cache: Output) -> Output:
         """Run one step on `cache`, which holds the prompt: the first time captured, then replayed."""
         length = cache.get_max_length()
         if length not in self.graphs:
@@ -84,10 +85,10 @@ class GraphedSteps:
         graph.replay()
         return output
 
-    def _capture(self, token: Tensor, cache: Any) -> tuple[Any, Tensor, Any]:
+    def _capture(self, token: Tensor, cache: Output) -> tuple[Graph, Tensor, Output]:
         held = token.view(1, 1).clone()
 
-        def run() -> Any:
+        def run() -> Output:
             return self.llm(input_ids=held, cache=cache, use_cache=True, logits_to_keep=1)
 
         lengths = [layer.cumulative_length.clone() for layer in cache.layers]
@@ -108,7 +109,7 @@ def graph_parts(model: "VisionLanguageModel") -> str:
     """Replay the encoders' networks and each decode step from CUDA graphs."""
     names = [name for name in model.encoder_names if name in model.parts]
     for name in names:
-        part: Any = model.parts[name]
+        part: Network = model.parts[name]
         if hasattr(part, "forward_features"):
             part.forward_features = Replayed(part.forward_features)
         else:

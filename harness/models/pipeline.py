@@ -288,12 +288,12 @@ class VisionLanguageModel(ABC):
     """Whether keys and values lie in one place of fixed length (see `deployment`)."""
     decode_ahead = False
     """Whether the next step is asked for before a token is read, from the second token on."""
-    steps: Any = None
+    steps: Output = None
     """What replays decode steps from CUDA graphs (`deployment.GraphedSteps`)."""
     _longest = 0
     """How many tokens prompt and answer may come to."""
 
-    def new_cache(self) -> Any:
+    def new_cache(self) -> Output:
         """Return an empty cache for one answer; None: transformers makes one that grows."""
         if not self.static_cache or self.device == "meta":
             return None
@@ -368,7 +368,7 @@ class VisionLanguageModel(ABC):
         """Return the tokens that end an answer."""
         return set() if request.ignore_eos or not self.card.llm else set(self.card.llm.eos)
 
-    def pieces(self, token: Any, output: Any, request: Request) -> Iterator[Piece]:
+    def pieces(self, token: Array, output: Output, request: Request) -> Iterator[Piece]:
         """Yield the first token, and decode and yield the ones after it."""
         stream, stops = tokenizers.Stream(self.tokenizer), self.stops(request)
         for count, value in enumerate(self.tokens(token, output, request.max_new_tokens)):
@@ -378,7 +378,7 @@ class VisionLanguageModel(ABC):
                 return
             yield Piece(stream.add(value))
 
-    def tokens(self, token: Any, output: Any, most: int) -> Iterator[int]:
+    def tokens(self, token: Array, output: Output, most: int) -> Iterator[int]:
         """Yield at most so many tokens on the host.
 
         With `decode_ahead` the device computes the next one while the host reads this one; never before the first was

@@ -17,6 +17,7 @@ from torch import Tensor
 from harness import images
 from harness.errors import HarnessError, OutputError
 from harness.models import tokenizers
+from harness.models.foreign import Output
 from harness.models.protocol import Answered, Piece, Request, Seen
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ class _Image:
     prepared: "Prepared"
     features: Mapping[str, Tensor]
     visual: Tensor
-    read: Any = None
+    read: Output = None
     """The language model's cache after the prompt up to the question."""
     before: tuple[int, ...] = ()
 
     def seen(self, text_tokens: int) -> Seen:
         return self.model.seen(self.prepared, len(self.visual), text_tokens)
 
-    def read_up_to(self, before: list[int]) -> Any:
+    def read_up_to(self, before: list[int]) -> Output:
         """Return a copy of the cache after `before` and the visual tokens; they are read once."""
         if self.read is None or self.before != tuple(before):
             scope = self.model.prefill_scope(self.features, self.prepared, len(before))

@@ -13,6 +13,7 @@ from harness.errors import OutputError
 from harness.measure.passes import failed_stage
 from harness.measure.selftest.findings import Finding
 from harness.measure.selftest.subject import Subject
+from harness.models.foreign import Network
 from harness.models.protocol import Model, Piece
 
 TIMES_THE_CPUS = 4.0
@@ -26,7 +27,7 @@ Trace = Mapping[str, Any]
 """Each stage's output as a float32 tensor on the CPU, by the stage's name; `token`: the first token."""
 
 
-def trace(model: Any, subject: Subject, given: Trace | None = None) -> Trace:
+def trace(model: Network, subject: Subject, given: Trace | None = None) -> Trace:
     """Run `model` stage by stage on `given`, the outputs of another model, or on its own."""
     import torch
 
@@ -144,7 +145,7 @@ def repeated(subject: Subject) -> Iterator[Finding]:
         yield Finding("determinism", "doubt", text, "scores of two runs may differ where two tokens are nearly tied")
 
 
-def same_bits(model: Any, subject: Subject) -> bool:
+def same_bits(model: Network, subject: Subject) -> bool:
     """Return whether two runs of all stages give the same bits."""
     import torch
 
@@ -172,7 +173,7 @@ def finite(subject: Subject) -> Iterator[Finding]:
         yield Finding("finite", "failed", text, "this device's `isfinite` or `max` hides NaN: trust no answer of it")
 
 
-def planted_nan_noticed(model: Any, subject: Subject) -> bool:
+def planted_nan_noticed(model: Network, subject: Subject) -> bool:
     """Make one weight of the language model NaN, and return whether the answer is refused for it."""
     import torch
 
