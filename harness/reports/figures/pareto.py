@@ -82,7 +82,10 @@ def _choice(answer: Answer) -> Figure:
             drawn.axes.axhline(100 * budget.accuracy, color="black", linewidth=0.8, label="budget")
         if winner is not None:
             p = winner.candidate.point
-            chosen = "chosen, p > 0.99" if winner.best > 0.99 else f"chosen, p = {winner.best:.2f}"
+            sure = winner.probability
+            chosen = (
+                "chosen, p not known" if sure is None else f"chosen, p {'> 0.99' if sure > 0.99 else f'= {sure:.2f}'}"
+            )
             drawn.axes.plot(
                 p.cost, p.merit, "o", markersize=9, markerfacecolor="none", color="black", linestyle="", label=chosen
             )
