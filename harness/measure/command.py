@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from harness import completion
 from harness.measure.asked import FIELDS, Asked
 
 STATED = ("model", "suite", "device")
@@ -68,6 +69,8 @@ def option(name: str, **other: Any) -> Callable[..., Any]:
     else:
         default = None if name in DECIDED_LATER else field.default
         told |= {"default": default, "show_default": default is not None, "type": _type(name)}
+    if name in ("model", "suite"):
+        told |= {"shell_complete": completion.named(f"{name}s")}
     return click.option(flag(name), name, **{**told, **other})
 
 

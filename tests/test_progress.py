@@ -1,0 +1,88 @@
+"""What is said while it goes on: a counter that ends at its total, time left, a sign of life; names are completed."""
+
+import threading
+
+import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
+
+from harness import cli, console
+from harness.runlog.records import Failure, Sample
+
+
+def sample(example: str, phase: str = "timed", attempt: int = 0, valid: bool = True) -> Sample:
+    return Sample(example, 0, attempt, phase, "2026-11-25T12:00:00+00:00", "fake", valid=valid)
+
+
+def test_the_counter_ends_at_its_total_whatever_was_refused_or_failed() -> None:
+    now = iter(range(0, 1000, 3))
+    count = console.Counted(4, lambda: float(next(now)))
+    count.add(sample("warm", phase="warmup"))
+    count.add(sample("a", valid=False))
+    count.add(sample("a", attempt=1))
+    assert "1/4, about 9 s left" in count.text
+    for record in (sample("b"), Failure(example="c", stage="decode", error="ExampleError", message="x"), sample("d")):
+        count.add(record)
+    assert count.text.endswith("4/4")
+
+
+def test_long_times_are_said_in_minutes_and_hours() -> None:
+    assert [console._duration(seconds) for seconds in (5, 119, 600, 9000)] == ["5 s", "119 s", "10 min", "2.5 h"]
+
+
+def test_a_ticker_tells_until_it_is_stopped_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, twice = [], threading.Event()
+
+    def tell(seconds: float) -> None:
+        told.append(seconds)
+        if len(told) == 2:
+            twice.set()
+
+    class Quick(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return super().wait(0.001)
+
+    monkeypatch.setattr(console.threading, "Event", Quick)
+    ticker = console.Ticker(tell)
+    assert threading.Event.wait(twice, 5)
+    ticker.stop()
+    count = len(told)
+    assert not ticker._thread.is_alive()
+    assert len(told) == count >= 2
+
+
+def test_a_line_ends_the_waiting_before_anything_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.Progress() as progress:
+        progress._hear("building a model (random weights)")
+        ticker = progress._ticker
+        assert ticker
+        progress._hear("warming up")
+        assert progress._ticker is None
+        assert not ticker._thread.is_alive()
+    assert "building a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "expected"),
+    [
+        (["run", "--model"], "fastvlm-n", ["fastvlm-nano"]),
+        (["run", "--suite"], "docv", ["docvqa"]),
+        (["sweep", "--model"], "fastvlm-nano,llava-onevision-0", ["fastvlm-nano,llava-onevision-0.5b"]),
+        (["report"], "fastvlm-table6", ["fastvlm-table6"]),
+        (["models"], "fastvlm-n", ["fastvlm-nano"]),
+        (["track", "--model"], "fastvlm-n", ["fastvlm-nano"]),
+    ],
+)
+def test_names_of_cards_are_completed(words: list[str], begun: str, expected: list[str]) -> None:
+    asked = ShellComplete(cli.program, {}, "harness", "_HARNESS_COMPLETE")
+    assert [item.value for item in asked.get_completions(words, begun)] == expected
+
+
+def test_the_list_is_compact_and_says_how_to_get_all() -> None:
+    short, long = (CliRunner().invoke(cli.program, ["list", "suites", *more]).output for more in ([], ["--long"]))
+    assert "docvqa" in short
+    assert "docvqa" in long
+    assert "title" not in short.splitlines()[0]
+    assert "title" in long.splitlines()[0]
+    assert "--long" in short
+    assert "--long" not in long
