@@ -134,15 +134,16 @@ STOPPED = {
 
 
 class Ticker:
-    """Calls `tell` with the seconds gone by, once a second from the second one on, until it is stopped."""
+    """Calls `tell` with the seconds gone by, after each `every_s`, until it is stopped."""
 
-    def __init__(self, tell: Callable[[float], None]) -> None:
+    def __init__(self, tell: Callable[[float], None], every_s: float = 1.0) -> None:
         self._tell, self._over, self._started_s = tell, threading.Event(), time.monotonic()
+        self._every_s = every_s
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.wait(1.0):
+        while not self._over.wait(self._every_s):
             self._tell(time.monotonic() - self._started_s)
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import synthetic_logs
 
@@ -29,11 +30,54 @@ def test_there_is_one_file_each() -> None:
     assert plugins.names("exporters") == ["github_benchmark", "hud", "mlflow", "trackio", "wandb"]
 
 
+class Part(msgspec.Struct, forbid_unknown_fields=True):
+    """A field of the HUD's published table `oss_ci_benchmark_v3` that has fields: texts by name beside its own."""
+
+    extra_info: dict[str, str] = {}
+
+
+class HudBenchmark(Part):
+    name: str = ""
+    mode: str = ""
+    dtype: str = ""
+
+
+class HudModel(Part):
+    name: str = ""
+    type: str = ""
+    backend: str = ""
+    origins: list[str] = []
+
+
+class HudMetric(Part):
+    name: str = ""
+    benchmark_values: list[float] = []
+    target_value: float = 0.0
+
+
+class HudRunner(Part):
+    name: str = ""
+    type: str = ""
+
+
+class HudRecord(msgspec.Struct, forbid_unknown_fields=True):
+    timestamp: int
+    schema_version: str
+    name: str
+    runners: list[HudRunner]
+    benchmark: HudBenchmark
+    model: HudModel
+    metric: HudMetric
+
+
 def test_hud(rows: list, tmp_path: Path) -> None:
     (path,) = plugins.load("exporters", "hud").export(rows, tmp_path / "hud.json", branch="main")
     records = json.loads(path.read_text())
+    typed = msgspec.json.decode(path.read_bytes(), type=list[HudRecord])
+    assert {one.schema_version for one in typed} == {"v3"}
+    assert all(one.timestamp > 1_700_000_000 for one in typed)
+    assert {"unit", "low", "high"} in [set(one.metric.extra_info) for one in typed]
     for record in records:
-        assert set(record) == {"benchmark", "model", "metric", "runners"}
         (value,) = record["metric"]["benchmark_values"]
         assert isinstance(value, float)
         assert record["benchmark"]["extra_info"]["branch"] == "main"
