@@ -606,29 +606,32 @@ def export() -> None:
     """Write a model, or a part of it, in another program's format."""
 
 
-def tracker(name: str, told: str, example: str) -> None:
-    """Add `harness export NAME`: the cells of run logs, told to another program."""
+def tracker(name: str, told: str, example: str, keeps_figures: bool = False) -> None:
+    """Add `harness export NAME`: the cells of run logs (and their figure), told to another program."""
 
     @click.argument("logs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
     @click.option("--to", required=True, help=example)
     @click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="A tag for every cell.")
     def command(logs: tuple[Path, ...], to: str, tags: tuple[str, ...]) -> None:
         from harness import plugins
-        from harness.reports import measured
+        from harness.reports import measured, render
 
         data = measured.of(*logs)
         for skipped in data.frame.skipped:
             click.echo(f"harness: {skipped}", err=True)
         named = {key: str(value) for key, value in map(_setting, tags)}
         exporter = plugins.load("exporters", name.replace("-", "_"))
-        for line in exporter.export(data.cells, to, sources=data.frame.records, **named):
+        beside = {"figures": render.drawings("pareto", data)} if keeps_figures else {}
+        for line in exporter.export(data.cells, to, sources=data.frame.records, **beside, **named):
             say(str(line))
 
     export.command(name=name, help=told)(command)
 
 
-tracker("mlflow", "A run per cell in MLflow; the same cell is the same run.", "A tracking URI, as sqlite:///runs.db.")
-tracker("wandb", "A run per cell in Weights & Biases; the same cell is the same run.", "The project.")
+tracker(
+    "mlflow", "A run per cell in MLflow; the same cell is the same run.", "A tracking URI, as sqlite:///runs.db.", True
+)
+tracker("wandb", "A run per cell in Weights & Biases; the same cell is the same run.", "The project.", True)
 tracker("trackio", "A run per cell in Trackio.", "The project.")
 tracker("hud", "PyTorch HUD's benchmark JSON.", "The file to write.")
 tracker("github-benchmark", "github-action-benchmark's JSON.", "The file to write.")

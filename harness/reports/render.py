@@ -104,6 +104,13 @@ def build(card: ReportCard, data: Measured, above: tuple[str, ...] = ()) -> Repo
     )
 
 
+def drawings(name: str, data: Measured) -> dict[str, str]:
+    """Return the pictures of a report as SVG, by name."""
+    card = load_report_card(name)
+    files = contents(build(card, data), card, ("svg",))
+    return {file.removesuffix(".svg"): content.decode() for file, content in files.items()}
+
+
 def _only(report: Report, columns: Sequence[str], rows: Sequence[str]) -> Report:
     if not columns and not rows:
         return report

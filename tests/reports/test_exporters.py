@@ -114,7 +114,9 @@ def test_mlflow(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     target, data = (tmp_path / "mlruns").as_uri(), frame.load(tmp_path / "logs")
     export = plugins.load("exporters", "mlflow").export
-    first, second = (export(rows, target, sources=data.records, night="7") for _ in range(2))
+    first, second = (
+        export(rows, target, sources=data.records, figures={"pareto": "<svg/>"}, night="7") for _ in range(2)
+    )
     assert first == second, "a cell's run is found again by its key"
     client = tracking.MlflowClient(tracking_uri=target)
     runs = [client.get_run(each) for each in first]
@@ -125,6 +127,7 @@ def test_mlflow(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     started = {run.info.start_time for run in runs}
     assert started == {1795435200000}, "the run starts when the measurement did"
     assert [artifact.path for artifact in client.list_artifacts(first[0], "run_logs")] != []
+    assert [artifact.path for artifact in client.list_artifacts(first[0], "figures")] == ["figures/pareto.svg"]
 
 
 def test_trackio(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +145,9 @@ def test_wandb_offline(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WANDB_SILENT", "true")
     data = frame.load(tmp_path / "logs")
     first, second = (
-        plugins.load("exporters", "wandb").export(rows, "project", sources=data.records, mode="offline")
+        plugins.load("exporters", "wandb").export(
+            rows, "project", sources=data.records, figures={"pareto": "<svg/>"}, mode="offline"
+        )
         for _ in range(2)
     )
     assert first == second, "a cell's run is found again by its key"
