@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = str(ROOT / "results" / "reference")
 WIDTHS = (80, 120)
 COMMANDS = {
-    "run": "run --suite docvqa --res 1024 --offline --max-seconds 60",
-    "sweep": "sweep --model fastvlm-nano --suite pages --res 256,512 --limit 12",
+    "run": "run --suite docvqa --res 1024 --offline --limit 24 --max-seconds 30",
+    "sweep": "sweep --model fastvlm-nano --suite pages --res 256,512 --limit 8 --max-seconds 10",
     "show": f"show {REFERENCE}",
     "list": "list",
     "choose": f"choose --ttft 150ms --logs {REFERENCE}",

@@ -4,12 +4,12 @@ A block whose first line has `not run: REASON` behind the language is passed ove
 """
 
 import csv
+import json
 import re
 import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -89,13 +89,16 @@ def test_the_family_of_the_twelve_steps_is_measured(tmp_path: Path, monkeypatch:
     (tmp_path / "toy.toml").write_text(found["toml family"])
     monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
     monkeypatch.setenv("VLM_PARETO_LOCKS", str(tmp_path / "locks"))
-    limits: dict[str, Any] = {"minimum_samples": 2, "maximum_samples": 2, "minimum_seconds": 0, "limit": 4}
+    few = ("--min-samples", "2", "--max-samples", "2", "--min-seconds", "0", "--limit", "4", "--json")
+    words = ["run", "--model", str(tmp_path / "toy.toml"), "--suite", "pages", "--device", "cpu", *few]
     try:
-        table = harness.run(str(tmp_path / "toy.toml"), suite="pages", device="cpu", out=str(tmp_path), **limits)
+        done = CliRunner().invoke(cli.program, [*words, "--out", str(tmp_path)], standalone_mode=False)
     finally:
         sys.modules.pop("harness.models.families.toy", None)
-    assert list(table["visual_tokens"]) == [16]
-    assert (table["ttft_ms"] > 0).all()
+    assert done.exception is None, done.output
+    (cell,) = json.loads(done.stdout)
+    assert cell["numbers"]["visual_tokens"] == 16
+    assert {row["stage"] for row in cell["stages"]} == {"preprocess", "encode", "project", "prefill", "TTFT"}
 
 
 def test_the_suite_of_your_own_is_a_card(tmp_path: Path) -> None:
