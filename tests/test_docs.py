@@ -56,10 +56,14 @@ def parsed(words: list[str]) -> tuple[click.Command, click.Context]:
         name, command, words = command.resolve_command(context, words)
         assert command is not None
         context = click.Context(command, info_name=name, parent=context)
-    kept = [parameter for parameter in command.params if isinstance(parameter.type, click.Path)]
-    for parameter in kept:
-        parameter.type = click.Path()  # the files of examples need not be there
-    command.make_parser(context).parse_args(list(words))
+    files = {one: one.type for one in command.params if isinstance(one.type, click.Path)}
+    try:
+        for one in files:
+            one.type = click.Path()  # the files of examples need not be there
+        command.make_parser(context).parse_args(list(words))
+    finally:
+        for one, kind in files.items():
+            one.type = kind
     return command, context
 
 
