@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 WIDTH = 118
 """Of tables that no terminal shows: in files and pipes."""
 NARROWEST = 60
+WIDE = 100
+"""From here on a compact table has all its columns."""
 PLAIN_EVERY_S = 10.0
 """How often progress is said where stderr is no terminal."""
 
@@ -224,7 +226,13 @@ def compact(results: Sequence["Outcome"]) -> str:
     """Return one line for each result, and what its signs mean."""
     carried = marks.legend(mark for result in results for mark in result.cell.marks)
     doubted = ["? doubts: `harness show --long` says which"] if any(one.cell.doubts for one in results) else []
-    return "\n".join([rows([result.as_line() for result in results]), *carried, *doubted])
+    lines = [result.as_line() for result in results]
+    above = []
+    if width() < WIDE:  # a broken number is no number: what all have in common, or a mark tells, gives way
+        common = {name: lines[0][name] for name in ("suite", "protocol") if len({line[name] for line in lines}) == 1}
+        above = [", ".join(f"{name} {value}" for name, value in common.items())] if common else []
+        lines = [{k: v for k, v in line.items() if k not in (*common, "protocol")} for line in lines]
+    return "\n".join([*above, rows(lines, whole=True), *carried, *doubted])
 
 
 def _result(result: Mapping[str, Any]) -> str:
@@ -289,14 +297,16 @@ def catalogue(tables: Mapping[str, Sequence[Mapping[str, str]]], long: bool = Tr
     return "\n\n".join(rows(content) for content in shown if content) + more
 
 
-def rows(content: Sequence[Mapping[str, Any]]) -> str:
-    """Return a plain table of dicts that share their keys."""
+def rows(content: Sequence[Mapping[str, Any]], whole: bool = False) -> str:
+    """Return a plain table of dicts that share their keys; `whole`: only the first column may be broken into lines."""
     if not content:
         return "nothing"
     shape = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for position, name in enumerate(content[0]):
         numeric = isinstance(content[0][name], int | float)
-        shape.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=position == 0)
+        shape.add_column(
+            name, justify="right" if numeric else "left", overflow="fold", no_wrap=(position == 0) != whole
+        )
     for row in content:
         shape.add_row(*(escape("" if value is None else str(value)) for value in row.values()))
     return _text(shape)

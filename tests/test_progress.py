@@ -1,12 +1,16 @@
 """What is said while it goes on: a counter that ends at its total, time left, a sign of life; names are completed."""
 
 import threading
+from pathlib import Path
 
 import pytest
+import synthetic_logs
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from harness import cli, console
+from harness.reports import result
+from harness.runlog import log
 from harness.runlog.records import Failure, Sample
 
 AT = "2026-11-25T12:00:00+00:00"
@@ -86,3 +90,18 @@ def test_the_list_is_compact_and_says_how_to_get_all() -> None:
     assert "title" in long.split("\n")[1]
     assert "--long" in short
     assert "--long" not in long
+
+
+def test_no_number_of_a_compact_table_is_broken_at_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"preprocess": 4.0, "encode": 12_345.0, "prefill": 50.5}
+    for model in ("llava-onevision-0.5b", "pair-siglip-so400m-384-qwen2-0.5b"):
+        synthetic_logs.write(
+            tmp_path / f"{model}.jsonl", model=model, times_ms=times, weights="random", data="embedded"
+        )
+    results, _ = result.of(list(log.find(tmp_path)))
+    ttft = [one.as_line()["TTFT ms"] for one in results]
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        told = console.compact(results)
+        assert max(map(len, told.splitlines()[:6])) <= columns
+        assert all(any(number in line for line in told.splitlines()) for number in ttft)
