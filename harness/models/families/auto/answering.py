@@ -63,11 +63,16 @@ class AnyModel:
         given = [self.asked.prepared(picture.image) for picture in pictures]
         text = self._prompt(len(given), "" if request.visual_only else request.question, request.visual_only)
         try:
-            batch = self._process(text, given)
+            batch = self._process(text, given, bare=request.visual_only)
         except (ValueError, TypeError, IndexError) as error:
             what = f"the processor of {self.family} refuses it: {str(error).splitlines()[0]}"
             raise ExampleError(f"{what}; next: another --res, or remove this example") from error
         seen = self._seen(batch, pictures, given)
+        if request.visual_only and seen.text_tokens:
+            raise SettingError(
+                f"--protocol paper: {self.card.name} has {seen.text_tokens} marks among its visual tokens, and the "
+                "paper's prefill is of visual tokens alone; next: --protocol ttft, or --route own where there is one"
+            )
         ids = batch["input_ids"]
         if not self.config.is_encoder_decoder and 0 < self.positions < ids.shape[1] + request.max_new_tokens:
             raise ExampleError(
@@ -86,9 +91,9 @@ class AnyModel:
             return text
         return self.kind.marker * count + question
 
-    def _process(self, text: str, given: list[Any]) -> Mapping[str, Any]:
+    def _process(self, text: str, given: list[Any], bare: bool = False) -> Mapping[str, Any]:
         bos = getattr(self.processor.tokenizer, "bos_token", None)
-        once = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+        once = {"add_special_tokens": False} if bare or (bos and text.startswith(bos)) else {}
         batch: Mapping[str, Any] = self.processor(
             images=given, text=[text], return_tensors="pt", text_kwargs=once, images_kwargs=dict(self.asked.arguments)
         )
@@ -106,13 +111,16 @@ class AnyModel:
             notes.append("visual states are attended to by cross attention and are not in the prompt")
         elif count is None:
             notes.append("the configuration names no image token: visual tokens are not counted")
+        content = self._content(look, given)
+        if content is None:
+            notes.append("padding is counted among the image's pixels")
         sizes = [picture.size for picture in pictures]
         if len(sizes) > 1:
             notes.append(f"{len(sizes)} images: {', '.join(f'{w}x{h}' for w, h in sizes)}")
         return Seen(
             sizes[0] if sizes else (0, 0),
             look.processed_px,
-            self._content(look, given),
+            look.area if content is None else content,
             len(look.tiles),
             count or 0,
             text_tokens,
@@ -120,13 +128,13 @@ class AnyModel:
             "; ".join([f"asked {self.options.side}", *notes]),
         )
 
-    def _content(self, look: shown.Shown, given: list[Any]) -> int:
-        """Return how many of the encoder's pixels show the image: less than all where it was padded."""
+    def _content(self, look: shown.Shown, given: list[Any]) -> int | None:
+        """Return how many of the encoder's pixels show the image, less than all where it was padded; None: unknown."""
         if self.asked.square and look.tiles:
             return sum(
                 min(tile[0] * tile[1], w * h) for tile, (w, h) in zip(look.tiles, self._fitted(given), strict=False)
             )
-        return look.area
+        return shown.content(look, self.family, self.image_processor, [image.size for image in given])
 
     def _fitted(self, given: list[Any]) -> list[tuple[int, int]]:
         return [images.fit(image.size, self.options.side) for image in given]
