@@ -391,7 +391,7 @@ def track(folder: Path | None, repo: str | None, min_effect: float, to: Path, as
     from harness.track import track as tracking
 
     if (folder is None) == (repo is None):
-        raise SettingError("harness track: give either a FOLDER of checkpoints or --repo ID")
+        raise SettingError("harness track: give a FOLDER of checkpoints or --repo ID; next: harness track nightlies/")
     found = nights.Discovered(tuple(nights.of_repo(repo))) if repo else nights.discover(folder or Path())
     baseline, alone, latest, again = (options.pop(name) for name in ("baseline", "alone", "latest", "again"))
     asked, nightly = _asked(_finer(options, min_effect)), Path(options["out"]) / "nightly"

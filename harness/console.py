@@ -76,7 +76,8 @@ class Progress:
         for notice in job.notices:
             self.say(f"note: {notice}")
         if job.finished:
-            self.say(f"measured already: {job.path} (--again measures it once more)")
+            since = f"; changed since: {job.since}" if job.since else ""
+            self.say(f"measured already: {job.path} (--again measures it once more{since})")
             return job.path
         self.say(f"measuring {job.cell.title}")
         count = Counted(len(job.suite.examples), time.monotonic)

@@ -55,6 +55,16 @@ def only_log(folder: Path) -> Path:
     return path
 
 
+def test_a_signal_is_heard_as_soon_as_the_programs_first_line_runs() -> None:
+    """What is imported before the handlers are set is a time in which a signal ends the program without a word."""
+    program = "import sys; import harness.__main__; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}).stdout.split()  # fmt: skip
+    assert "harness.__main__" in told
+    slow = {"importlib.metadata", "click", "msgspec", "json", "email", "subprocess", "inspect"}
+    assert not slow & set(told)
+
+
 def test_help_needs_no_torch(harness: Run, tmp_path: Path, environment: dict[str, str]) -> None:
     code = """
 import sys

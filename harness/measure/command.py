@@ -32,8 +32,8 @@ class Whole(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         """Return the number."""
         if isinstance(value, int):
             return value
-        if not re.fullmatch(r"[+-]?[0-9]{1,30}", str(value)):
-            self.fail(f"{str(value)[:60]!r} is not a whole number", param, ctx)
+        if not re.fullmatch(r"[+-]?[0-9]{1,60}", str(value)):
+            self.fail(f"{str(value)[:60]!r} is not a whole number of up to 60 digits", param, ctx)
         return int(value)
 
 

@@ -48,7 +48,8 @@ def cells(card: ReportCard, data: Measured) -> Table:
             )
         )
     long = wording.long_form(card.name, card.title, chosen, (*STAGES, "ttft"))
-    return Table(card.name, card.title, headings, tuple(lines), data=long)
+    notes = wording.remarks((one, one.accuracy) for one in chosen)
+    return Table(card.name, card.title, headings, tuple(lines), notes, data=long)
 
 
 def published(card: ReportCard, data: Measured) -> list[Table]:

@@ -13,9 +13,10 @@ from transformers import AutoModelForMultimodalLM
 
 from harness import cards, images, plugins
 from harness.clock import Monotonic
-from harness.errors import ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
-from harness.machine.devices import cpu
+from harness.errors import ExampleError, MissingPackage, OutputError, SettingError, UnknownName, WeightsError
+from harness.machine.devices import cpu, fake
 from harness.measure import passes
+from harness.measure.passes import Bench, failed_stage, time_stages, time_whole
 from harness.models import pipeline
 from harness.models.card import Encoder, Llm, ModelCard, Resolution, load_model_card
 from harness.models.families import auto
@@ -200,6 +201,28 @@ def test_a_prompt_longer_than_the_positions_is_refused(checkpoints: Any) -> None
     one.positions = 10
     with pytest.raises(ExampleError, match="exceed the 10 positions"):
         list(one.answer(request(page(1))))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("at", "stage"), [(0, "prefill"), (2, "decode")])
+def test_logits_that_are_not_finite_are_no_answer(bad: float, at: int, stage: str, checkpoints: Any) -> None:
+    """One such number in the vocabulary, at the first token or a later one: the pass is refused, and told where."""
+    one, calls = model(checkpoints("llava"), "llava"), 0
+    bench = Bench(fake.open("fake", Monotonic()), Monotonic())
+
+    def poison(module: Any, given: Any, output: Any) -> None:
+        nonlocal calls
+        if calls % STEPS == at:
+            output.logits[0, -1, 7] = bad
+        calls += 1
+
+    hook = one.model.register_forward_hook(poison)
+    for run in (time_whole, time_stages):
+        with pytest.raises(OutputError, match=rf"logits of token {at + 1} that are not finite.*next:") as raised:
+            run(one, request(page(1)), bench)
+        assert failed_stage(raised.value) == stage
+    hook.remove()
+    time_whole(one, request(page(1)), bench)
 
 
 def test_a_missing_tensor_is_named(checkpoints: Any, tmp_path: Path) -> None:

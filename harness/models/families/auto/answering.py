@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
-from harness.errors import ExampleError, SettingError
+from harness.errors import ExampleError, OutputError, SettingError
 from harness.models import tokenizers
 from harness.models.card import ModelCard, check_settings, check_side
 from harness.models.families.auto import loading, parts, resolution, shown
@@ -33,6 +33,7 @@ class AnyModel:
         self.card, self.options = card, options
         self.settings = check_settings(card, {k: v for k, v in options.settings.items() if k in card.settings})
         self.hear: Callable[[Event], None] | None = None
+        self._largest: list[torch.Tensor] = []
         self.loaded = loading.load(card, source, options)
         self.model: Any = self.loaded.model
         self.processor, self.config = self.loaded.processor, self.loaded.config
@@ -143,6 +144,7 @@ class AnyModel:
     def answer(self, request: Request, /) -> Iterator[Event]:
         """Answer one request (batch 1, greedy, caches made anew): see `protocol.Model`."""
         self.seam.begin()
+        self._largest = []
         inputs, seen = self.prepare(request)
         yield Done("preprocess")
         features = None
@@ -153,7 +155,7 @@ class AnyModel:
         step = (
             self.seam.prefill_decoder(inputs) if self.config.is_encoder_decoder else self.seam.prefill(inputs, features)
         )
-        token = step.logits.argmax()
+        token = self._likeliest(step.logits)
         prefilled = self.seam.end()
         yield Done(prefilled if request.images else "prefill")
         stream = tokenizers.Stream(self.tokenizer)
@@ -167,7 +169,21 @@ class AnyModel:
             yield Piece(stream.add(value))
             if count + 1 < request.max_new_tokens:
                 step.run(token.view(1, 1))
-                token = step.logits.argmax()
+                token = self._likeliest(step.logits)
+
+    def _likeliest(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the likeliest next token, still on the device; its logit is kept for `verify`."""
+        largest, token = logits.max(dim=-1)
+        self._largest.append(largest)
+        return token
+
+    def verify(self) -> None:
+        """Raise `OutputError` if the last answer rests on logits that are not finite: NaN is larger than all else."""
+        kept, self._largest = self._largest, []
+        for number, largest in enumerate(kept, 1):
+            if not torch.isfinite(largest):
+                what = f"{self.card.name} computed logits of token {number} that are not finite (NaN or infinite)"
+                raise OutputError(what, "prefill" if number == 1 else "decode")
 
     def _stops(self) -> set[int]:
         if self.loaded.stands_in:
