@@ -17,7 +17,7 @@ from harness import cards, hub
 from harness.errors import WeightsError
 from harness.files import digest_bytes, digest_file
 from harness.models.card import Hub, ModelCard, load_model_card
-from harness.models.checkpoints import Tensors, is_complete, refusal, visible, weight_files
+from harness.models.checkpoints import Tensors, is_complete, passed_over, refusal, visible, weight_files
 
 Settings = Mapping[str, str | int | float | bool]
 Kind = Literal["local", "shipped", "cache", "hub", "random", "served"]
@@ -115,7 +115,7 @@ def _random(card: ModelCard, notice: str) -> Source:
 def _digested(kind: Kind, folder: Path) -> Source:
     """Return the folder's weights with its digest, and with what tells later that it is still that."""
     stamps = _stamps(folder)  # before the digest: what changes meanwhile is seen too
-    return Source(kind, folder, digest=digest(folder), stamps=stamps)
+    return Source(kind, folder, digest=digest(folder), notice=passed_over(folder), stamps=stamps)
 
 
 def check_unchanged(source: Source) -> None:

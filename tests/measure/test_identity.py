@@ -54,10 +54,10 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def write_rows(path: Path, questions: list[str], answers: list[str]) -> None:
-    """Write rows of DocVQA whose pictures are named by path."""
+def write_rows(path: Path, questions: list[str], answers: list[str], picture: bytes | None = None) -> None:
+    """Write rows of DocVQA whose pictures are named by path, or have these bytes."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pictures = pa.array([{"bytes": None, "path": f"{at}.png"} for at in range(len(questions))], type=kind)
+    pictures = pa.array([{"bytes": picture, "path": f"{at}.png"} for at in range(len(questions))], type=kind)
     columns: dict[str, Any] = {"questionId": [str(at) for at in range(len(questions))], "question": questions}
     parquet.write_table(pa.table(columns | {"answers": [[one] for one in answers], "image": pictures}), path)
 
@@ -168,7 +168,7 @@ def test_whatever_lies_on_the_disk_is_in_the_key(world: World, name: str) -> Non
 
 
 WISHES: dict[str, object] = {
-    "model": "fastvlm-1.5b", "suite": "textvqa", "res": 128, "device": "fake", "dtype": "bfloat16",
+    "model": "fastvlm-1.5b", "suite": "infovqa", "res": 128, "device": "fake", "dtype": "bfloat16",
     "weights": "random", "data": "another", "limit": 1, "protocol": "paper", "seed": 1, "settings": {"tiles": 4},
     "isolate": True, "part": "llm", "repetition": 1, "decode_tokens": 3, "threads": 1, "minimum_samples": 3,
     "minimum_seconds": 1.0, "maximum_samples": 90, "maximum_seconds": 7.0, "precision": 0.5,
@@ -258,7 +258,7 @@ def test_revisions_of_weights_and_of_data_are_in_the_key(
                 shutil.copy(world.root / "weights" / "model-00001-of-00002.safetensors", folder / "model.safetensors")
             else:
                 (folder / "DocVQA").mkdir()
-                write_rows(folder / "DocVQA" / "validation-00000-of-00001.parquet", ["What?"], ["this"])
+                write_rows(folder / "DocVQA" / "validation-00000-of-00001.parquet", ["What?"], ["this"], b"\x89PNG")
             keys.append(World(tmp_path, asked).key)
     assert len(set(keys)) == 4, "pages stood in for the data at first"
 
@@ -359,7 +359,8 @@ def test_a_run_looks_whether_its_weights_changed(
     flip(folder / "model.safetensors")
     with pytest.raises(WeightsError, match=r"model\.safetensors changed while it was read"):
         next(run.run_job(made, lambda _: None))
-    assert not list((tmp_path / "out").rglob("*.jsonl*"))
+    assert not list((tmp_path / "out").rglob("*.jsonl"))
+    assert not any(part.stat().st_size for part in (tmp_path / "out").rglob("*.part"))
 
 
 @pytest.mark.parametrize("name", ["validation.parquet", "1.png"])
