@@ -35,6 +35,7 @@ def main() -> NoReturn:
     _open_streams()
     if os.environ.get("_HARNESS_COMPLETE"):
         program(prog_name="harness")  # the shell asks what could come next; click answers and ends the program
+    _spare_numexpr()
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _terminated)
@@ -72,6 +73,13 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a code page that has no `†` gets a question mark
+
+
+def _spare_numexpr() -> None:
+    """Keep `OMP_NUM_THREADS=4,1`, or nonsense, from numexpr, which pandas loads: it takes one number, or falls."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told and not told.strip().isdecimal():
+        os.environ.setdefault("NUMEXPR_NUM_THREADS", "1")
 
 
 def _in_words(error: BaseException) -> tuple[str, int]:
