@@ -1,11 +1,12 @@
 """How often each interval that a user is shown holds the truth: simulated, with the real code. 95 % is said everywhere.
 
-Run: python benchmarks/coverage.py [--draws 2000]; its table stands in docs/statistics.md.
+Run: python benchmarks/coverage.py [--draws 4000]; its table stands in docs/statistics.md.
 """
 
 import argparse
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import numpy as np
 
@@ -28,6 +29,14 @@ def medians(draws: int) -> None:
         )  # type: ignore[misc]
         skewed = share(lambda n=n: stats.median_interval(RNG.exponential(size=n)), math.log(2), draws)  # type: ignore[misc]
         print(f"median, {n} exponential values: {skewed:.1%}")
+    for n in (8, 12, 40):
+
+        def two_speeds(n: int = n) -> Estimate:
+            return stats.median_interval(np.where(RNG.random(n) < 0.7, 1.0, 1.3) * RNG.lognormal(0, 0.01, n))
+
+        # The median of the mixture is the 0.5 / 0.7 quantile of the faster speed.
+        truth = math.exp(0.01 * NormalDist().inv_cdf(0.5 / 0.7))
+        print(f"median, two speeds 70:30, {n} values: {share(two_speeds, truth, draws):.1%}")
     for groups, size in ((6, 2), (8, 3), (30, 3)):
         names = np.repeat(np.arange(groups), size)
 
@@ -57,17 +66,18 @@ def scores(draws: int) -> None:
     for name, sizes in (
         ("5 images of 8", [8] * 5),
         ("half on one of 11", [20] + [2] * 10),
+        ("half on one of 21", [40] + [2] * 20),
         ("20 images of 3", [3] * 20),
     ):
         index = np.repeat(np.arange(len(sizes)), sizes)
 
-        def mean(index: np.ndarray = index, groups: int = len(sizes)) -> Estimate:
-            right = (
-                RNG.random(len(index)) < RNG.beta(1.63, 0.7, groups)[index]
-            )  # 70 % right, correlation 0.3 in an image
-            return stats.mean_interval_clustered(right.astype(float), index)
+        def mean(index: np.ndarray = index, groups: int = len(sizes), level: float = 0.95) -> Estimate:
+            right = RNG.random(len(index)) < RNG.beta(1.63, 0.7, groups)[index]  # 70 % right, correlation 0.3 in a page
+            return stats.mean_interval_clustered(right.astype(float), index, level)
 
         print(f"accuracy, {name}: {share(mean, 1.63 / 2.33, draws):.1%}")
+        if len(sizes) == 5:
+            print(f"accuracy 90 %, {name}: {share(lambda: mean(level=0.90), 1.63 / 2.33, draws):.1%}")
 
 
 if __name__ == "__main__":

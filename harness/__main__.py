@@ -1,4 +1,4 @@
-"""`harness` and `python -m harness`: a signal is heard in one line from the first moment on."""
+"""`harness` and `python -m harness`: from our first line on a signal is heard in one line."""
 
 import os
 import signal

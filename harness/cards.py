@@ -57,7 +57,7 @@ def read(path: Path, struct: type[C]) -> C:
     return msgspec.structs.replace(card, name=path.stem, digest=hashlib.blake2b(raw, digest_size=8).hexdigest())
 
 
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 26
 """Of a TOML file that people write."""
 
 

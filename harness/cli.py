@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import click
 
-from harness import __version__
+from harness import __version__, completion
 from harness.errors import LESS_MEMORY, HarnessError, SettingError, cleaned, out_of_memory
 from harness.measure.asked import PROTOCOLS
 from harness.measure.command import Share, option
@@ -33,6 +33,9 @@ from harness.models.protocol import STAGES
 def main() -> NoReturn:
     """Run the program; turn every foreseen error into one line and an exit code."""
     _open_streams()
+    if os.environ.get("_HARNESS_COMPLETE"):
+        program(prog_name="harness")  # the shell asks what could come next; click answers and ends the program
+    _spare_numexpr()
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _terminated)
@@ -70,6 +73,13 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a code page that has no `†` gets a question mark
+
+
+def _spare_numexpr() -> None:
+    """Keep `OMP_NUM_THREADS=4,1`, or nonsense, from numexpr, which pandas loads: it takes one number, or falls."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told and not told.strip().isdecimal():
+        os.environ.setdefault("NUMEXPR_NUM_THREADS", "1")
 
 
 def _in_words(error: BaseException) -> tuple[str, int]:
@@ -184,6 +194,7 @@ def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, *
     total = shards.count(wanted)
     with console.Progress() as progress:
         if len(wanted) == 1:
+            progress.wait("looking for weights and data")
             one = job.prepare(wanted[0])
             if again:
                 one = job.afresh(one)
@@ -199,8 +210,9 @@ def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, *
 @click.option(
     "--plan", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A TOML plan; flags beat it."
 )
-@click.option("--model", "models", help="Models, separated by commas.")
-@click.option("--suite", "suites", help="Suites, separated by commas. [default: docvqa]")
+@click.option("--model", "models", help="Models, separated by commas.", shell_complete=completion.listed("models"))
+@click.option("--suite", "suites", help="Suites, separated by commas. [default: docvqa]",
+              shell_complete=completion.listed("suites"))  # fmt: skip
 @click.option("--res", help="Input sides, separated by commas. Default: each card's.")
 @click.option("--protocol", "protocols", help="ttft, paper, or both by a comma. [default: ttft]")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Fresh processes a cell.")
@@ -311,7 +323,7 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
 @click.argument("a")
 @click.argument("b")
 @click.option("--interleave", is_flag=True, help="Measure both now, example by example; A, B: checkpoints or cards.")
-@click.option("--model", default=None, help="The card of both checkpoints. [default: fastvlm-0.5b]")
+@option("model", default=None, help="The card of both checkpoints. [default: fastvlm-0.5b]")
 @option("suite")
 @option("res")
 @option("protocol")
@@ -363,7 +375,7 @@ def compare(
 @click.option(
     "--baseline", help="The pinned checkpoint: a name in FOLDER, or a folder. [default: the first that loads]"
 )
-@click.option("--model", default=None, help="The card of the checkpoints. [default: fastvlm-0.5b]")
+@option("model", default=None, help="The card of the checkpoints. [default: fastvlm-0.5b]")
 @option("suite")
 @option("res")
 @option("protocol")
@@ -387,7 +399,7 @@ def track(folder: Path | None, repo: str | None, min_effect: float, to: Path, as
     from harness.track import track as tracking
 
     if (folder is None) == (repo is None):
-        raise SettingError("harness track: give either a FOLDER of checkpoints or --repo ID")
+        raise SettingError("harness track: give a FOLDER of checkpoints or --repo ID; next: harness track nightlies/")
     found = nights.Discovered(tuple(nights.of_repo(repo))) if repo else nights.discover(folder or Path())
     baseline, alone, latest, again = (options.pop(name) for name in ("baseline", "alone", "latest", "again"))
     asked, nightly = _asked(_finer(options, min_effect)), Path(options["out"]) / "nightly"
@@ -412,7 +424,7 @@ def _finer(options: dict[str, object], minimum_effect: float) -> dict[str, objec
 
 
 @program.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.named("reports"))
 @click.option(
     "--logs", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder of run logs."
 )
@@ -440,7 +452,8 @@ def report(
 @click.option("--accuracy", help="The accuracy needed, as 0.7 or 70%: the fastest such cell is named.")
 @click.option("--memory", help="The memory there is, as 8GB.")
 @click.option("--energy", help="The energy allowed for a first token, as 5J.")
-@click.option("--suite", help="Only cells of this suite. [default: all, each for itself]")
+@click.option("--suite", help="Only cells of this suite. [default: all, each for itself]",
+              shell_complete=completion.named("suites"))  # fmt: skip
 @click.option("--logs", default="results", show_default=True, type=click.Path(path_type=Path), help="Run logs.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw the choice into this file (png, svg, pdf).")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -514,13 +527,14 @@ def _show(paths: list[Path], as_json: bool, long: bool = True) -> int:
 
 @program.command(name="list")
 @click.argument("kind", required=False, type=click.Choice(["models", "suites", "devices", "reports"]))
+@click.option("--long", is_flag=True, help="All columns: titles, families, licenses.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def list_(kind: str | None, as_json: bool) -> None:
+def list_(kind: str | None, long: bool, as_json: bool) -> None:
     """Show models, suites, devices and reports, and which of them can run here."""
     from harness import catalogue, console
 
     tables = catalogue.tables([kind] if kind else ["models", "suites", "devices", "reports"])
-    say(json.dumps(tables, indent=2) if as_json else console.catalogue(tables))
+    say(json.dumps(tables, indent=2) if as_json else console.catalogue(tables, long))
 
 
 @program.command()
@@ -579,7 +593,7 @@ def selftest(device: Any, dtype: Any, res: int, fault: str, wait: bool, to: Path
 
 @program.command()
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=completion.named("models"))
 def models(form: str, names: tuple[str, ...]) -> None:
     """Print every card's parameters by part, visual tokens, FLOPs and bytes (counted without weights)."""
     from harness import console
@@ -600,29 +614,32 @@ def export() -> None:
     """Write a model, or a part of it, in another program's format."""
 
 
-def tracker(name: str, told: str, example: str) -> None:
-    """Add `harness export NAME`: the cells of run logs, told to another program."""
+def tracker(name: str, told: str, example: str, keeps_figures: bool = False) -> None:
+    """Add `harness export NAME`: the cells of run logs (and their figure), told to another program."""
 
     @click.argument("logs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
     @click.option("--to", required=True, help=example)
     @click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="A tag for every cell.")
     def command(logs: tuple[Path, ...], to: str, tags: tuple[str, ...]) -> None:
         from harness import plugins
-        from harness.reports import measured
+        from harness.reports import measured, render
 
         data = measured.of(*logs)
         for skipped in data.frame.skipped:
             click.echo(f"harness: {skipped}", err=True)
         named = {key: str(value) for key, value in map(_setting, tags)}
         exporter = plugins.load("exporters", name.replace("-", "_"))
-        for line in exporter.export(data.cells, to, sources=data.frame.records, **named):
+        beside = {"figures": render.drawings("pareto", data)} if keeps_figures else {}
+        for line in exporter.export(data.cells, to, sources=data.frame.records, **beside, **named):
             say(str(line))
 
     export.command(name=name, help=told)(command)
 
 
-tracker("mlflow", "A run per cell in MLflow; the same cell is the same run.", "A tracking URI, as sqlite:///runs.db.")
-tracker("wandb", "A run per cell in Weights & Biases; the same cell is the same run.", "The project.")
+tracker(
+    "mlflow", "A run per cell in MLflow; the same cell is the same run.", "A tracking URI, as sqlite:///runs.db.", True
+)
+tracker("wandb", "A run per cell in Weights & Biases; the same cell is the same run.", "The project.", True)
 tracker("trackio", "A run per cell in Trackio.", "The project.")
 tracker("hud", "PyTorch HUD's benchmark JSON.", "The file to write.")
 tracker("github-benchmark", "github-action-benchmark's JSON.", "The file to write.")

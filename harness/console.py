@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 WIDTH = 118
 """Of tables that no terminal shows: in files and pipes."""
 NARROWEST = 60
+WIDE = 100
+"""From here on a compact table has all its columns."""
 PLAIN_EVERY_S = 10.0
 """How often progress is said where stderr is no terminal."""
 
@@ -42,6 +45,7 @@ class Progress:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._said_s = 0.0
         self._live = False
+        self._ticker: Ticker | None = None
 
     def __enter__(self) -> "Progress":
         return self
@@ -56,20 +60,33 @@ class Progress:
         self._end_line()
         self._console.print(escape(cleaned(text)))
 
+    def wait(self, text: str) -> None:
+        """Say now and then that `text` still goes on, until the next line: a thread does it, so never while timing."""
+        self._end_line()
+        self._ticker = Ticker(lambda seconds: self._update(f"{text}, {seconds:.0f} s so far"))
+
+    def _hear(self, text: str) -> None:
+        """Print what a job says of itself; of what may take long, say that it goes on."""
+        self.say(text)
+        if text.startswith("building "):
+            self.wait(text)
+
     def follow(self, job: "Job", run_job: Callable[["Job", Callable[[str], None]], Iterator[object]]) -> Path:
         """Measure `job` while telling how far it is; return its log."""
         for notice in job.notices:
             self.say(f"note: {notice}")
         if job.finished:
-            self.say(f"measured already: {job.path} (--again measures it once more)")
+            since = f"; changed since: {job.since}" if job.since else ""
+            self.say(f"measured already: {job.path} (--again measures it once more{since})")
             return job.path
         self.say(f"measuring {job.cell.title}")
-        total, timed, started_s = len(job.suite.examples), 0, time.monotonic()
-        for record in run_job(job, self.say):
+        count = Counted(len(job.suite.examples), time.monotonic)
+        for record in run_job(job, self._hear):
             if isinstance(record, Sample):
-                timed += record.phase == "timed"
-                self._update(_line(record, timed, total, time.monotonic() - started_s))
+                count.add(record)
+                self._update(_line(record, count))
             elif isinstance(record, Failure):
+                count.add(record)
                 self.say(f"failed: example {record.example}: {record.message}")
             elif isinstance(record, Footer):
                 self._end_line()
@@ -84,13 +101,14 @@ class Progress:
         paths, started_s = [], time.monotonic()
         for number, ended in enumerate(cells, 1):
             left_s = (time.monotonic() - started_s) / number * (total - number)
-            left = f", about {left_s:.0f} s left" if paced and number < total and ended.code == 0 else ""
+            left = f", about {_duration(left_s)} left" if paced and number < total and ended.code == 0 else ""
             self.say(f"[{number}/{total}] {ended.title}: {ended.message}{left}")
             if ended.path:
                 paths.append(ended.path)
         return paths
 
     def _update(self, text: str) -> None:
+        """Write over the live line of a terminal; elsewhere print a line, not often."""
         if self._console.is_terminal:
             self._console.file.write("\r\x1b[2K" + text[: self._console.width - 1])
             self._console.file.flush()
@@ -100,19 +118,80 @@ class Progress:
             self._console.print(escape(text))
 
     def _end_line(self) -> None:
+        if self._ticker:
+            self._ticker.stop()
+            self._ticker = None
         if self._live:
             self._console.file.write("\r\x1b[2K")
             self._live = False
 
 
-def _line(sample: Sample, timed: int, total: int, elapsed_s: float) -> str:
+class Ticker:
+    """Calls `tell` with the seconds gone by, after each `every_s`, until it is stopped."""
+
+    def __init__(self, tell: Callable[[float], None], every_s: float = 1.0) -> None:
+        self._tell, self._over, self._started_s = tell, threading.Event(), time.monotonic()
+        self._every_s = every_s
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_s):
+            self._tell(time.monotonic() - self._started_s)
+
+    def stop(self) -> None:
+        """Stop, and return when nothing more will be said."""
+        self._over.set()
+        self._thread.join()
+
+
+class Counted:
+    """How many of a suite's examples are done, and how long the rest will take at the pace so far.
+
+    An example counts once, however often it is measured; one that failed is done as well.
+    """
+
+    def __init__(self, total: int, clock_s: Callable[[], float]) -> None:
+        self.total, self._clock_s, self._started_s = total, clock_s, clock_s()
+        self._done: set[str] = set()
+
+    def add(self, record: Sample | Failure) -> None:
+        """Count what the record measured, unless it is a warm-up."""
+        if record.example and getattr(record, "phase", "timed") == "timed":
+            self._done.add(record.example)
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long it has taken so far."""
+        return self._clock_s() - self._started_s
+
+    @property
+    def text(self) -> str:
+        """`[   12 s] 30/120, about 36 s left`."""
+        done, elapsed_s = len(self._done), self.elapsed_s
+        left_s = elapsed_s / done * (self.total - done) if done else None
+        left = f", about {_duration(left_s)} left" if left_s else ""
+        return f"[{elapsed_s:5.0f} s] {done}/{self.total}{left}"
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _line(sample: Sample, count: Counted) -> str:
     what, ttft_ns = "TTFT", sample.whole.ttft_ns if sample.whole else None
     if ttft_ns is None and sample.stages:
         what, ttft_ns = "stages", sum(value for name, value in sample.stages.stage_ns.items() if "." not in name)
     refused = f"  refused: {', '.join(sample.reasons)}" if not sample.valid else ""
-    phase = f"{timed}/{total}" if sample.phase == "timed" else sample.phase
+    phase = count.text if sample.phase == "timed" else f"[{count.elapsed_s:5.0f} s] {sample.phase}"
     answer = f"  answer {sample.answer[:40]!r}" if sample.answer else ""
-    return f"[{elapsed_s:5.0f} s] {phase}  {what} {milliseconds(ttft_ns)}{answer}{refused}"
+    return f"{phase}  {what} {milliseconds(ttft_ns)}{answer}{refused}"
 
 
 def width() -> int:
@@ -137,8 +216,14 @@ def table(results: Sequence["Outcome"]) -> str:
 def compact(results: Sequence["Outcome"]) -> str:
     """Return one line for each result, and what its signs mean."""
     carried = marks.legend(mark for result in results for mark in result.cell.marks)
-    doubted = ["! doubts: `harness show --long` says which"] if any(one.cell.doubts for one in results) else []
-    return "\n".join([rows([result.as_line() for result in results]), *carried, *doubted])
+    doubted = ["? doubts: `harness show --long` says which"] if any(one.cell.doubts for one in results) else []
+    lines = [result.as_line() for result in results]
+    above = []
+    if width() < WIDE:  # a broken number is no number: what all have in common, or a mark tells, gives way
+        common = {name: lines[0][name] for name in ("suite", "protocol") if len({line[name] for line in lines}) == 1}
+        above = [", ".join(f"{name} {value}" for name, value in common.items())] if common else []
+        lines = [{k: v for k, v in line.items() if k not in (*common, "protocol")} for line in lines]
+    return "\n".join([*above, rows(lines, whole=True), *carried, *doubted])
 
 
 def _result(result: Mapping[str, Any]) -> str:
@@ -184,20 +269,35 @@ def _gflop(flops: float | None) -> str:
     return "–" if not flops else f"{flops / 1e9:,.1f} G"
 
 
-def catalogue(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> str:
-    """Return the tables of `harness list`."""
-    shown = [[{k: v for k, v in row.items() if k != "repository"} for row in content] for content in tables.values()]
-    return "\n\n".join(rows(content) for content in shown if content)
+BRIEF = {
+    "models": ("model", "sides", "weights"),
+    "suites": ("suite", "metric", "data", "scored"),
+    "devices": ("device", "here"),
+    "reports": ("report", "title"),
+}
+"""The columns of `harness list` without --long."""
 
 
-def rows(content: Sequence[Mapping[str, object]]) -> str:
-    """Return a plain table of dicts that share their keys."""
+def catalogue(tables: Mapping[str, Sequence[Mapping[str, str]]], long: bool = True) -> str:
+    """Return the tables of `harness list`, with all columns or those that say what can be asked for."""
+    shown = [
+        [{k: v for k, v in row.items() if (k != "repository" if long else k in BRIEF[kind])} for row in content]
+        for kind, content in tables.items()
+    ]
+    more = "" if long else "\n`harness list --long` says more of each"
+    return "\n\n".join(rows(content) for content in shown if content) + more
+
+
+def rows(content: Sequence[Mapping[str, object]], whole: bool = False) -> str:
+    """Return a plain table of dicts that share their keys; `whole`: only the first column may be broken into lines."""
     if not content:
         return "nothing"
     shape = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for position, name in enumerate(content[0]):
         numeric = isinstance(content[0][name], int | float)
-        shape.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=position == 0)
+        shape.add_column(
+            name, justify="right" if numeric else "left", overflow="fold", no_wrap=(position == 0) != whole
+        )
     for row in content:
         shape.add_row(*(escape("" if value is None else str(value)) for value in row.values()))
     return _text(shape)

@@ -104,7 +104,10 @@ class Answers:
         longest = int(settings.get("max_new_tokens") or self.longest or _card_limit(task) or LONGEST)
         try:
             ours = Request(tuple(visuals(to_visual, split, at)), text, longest)
-            return "".join(event.text for event in self.model.answer(ours) if isinstance(event, Piece))
+            answer = "".join(event.text for event in self.model.answer(ours) if isinstance(event, Piece))
+            if hasattr(self.model, "verify"):
+                self.model.verify()  # an answer that rests on no number is a failure
+            return answer
         except Exception as error:
             if not self.mark:
                 raise HarnessError(f"{task}, document {at}: {type(error).__name__}: {error}") from error

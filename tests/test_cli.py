@@ -55,6 +55,16 @@ def only_log(folder: Path) -> Path:
     return path
 
 
+def test_a_signal_is_heard_as_soon_as_the_programs_first_line_runs() -> None:
+    """What is imported before the handlers are set is a time in which a signal ends the program without a word."""
+    program = "import sys; import harness.__main__; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}).stdout.split()  # fmt: skip
+    assert "harness.__main__" in told
+    slow = {"importlib.metadata", "click", "msgspec", "json", "email", "subprocess", "inspect"}
+    assert not slow & set(told)
+
+
 def test_help_needs_no_torch(harness: Run, tmp_path: Path, environment: dict[str, str]) -> None:
     code = """
 import sys
@@ -289,3 +299,19 @@ def test_an_experiment_prints_its_ratios_and_verdict(harness: Run) -> None:
     assert [each["name"] for each in result["ratios"]] == ["preprocess", "encode", "project", "prefill", "ttft"]
     assert all(each["n"] == 6 for each in result["ratios"])
     assert done.returncode == (0 if result["passed"] else 1)
+
+
+@pytest.mark.parametrize(("told", "given"), [("4,1", "1"), ("abc", "1"), ("4", None), (None, None)])
+def test_a_list_of_threads_is_kept_from_numexpr(
+    monkeypatch: pytest.MonkeyPatch, told: str | None, given: str | None
+) -> None:
+    """OpenMP takes a number for each level of nesting; numexpr, which pandas loads, would raise ValueError."""
+    from harness import cli
+
+    monkeypatch.setenv("NUMEXPR_NUM_THREADS", "")
+    monkeypatch.delenv("NUMEXPR_NUM_THREADS")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    cli._spare_numexpr()
+    assert os.environ.get("NUMEXPR_NUM_THREADS") == given

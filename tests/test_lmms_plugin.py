@@ -13,7 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from harness import lmms_plugin
-from harness.errors import HarnessError, SettingError, UnknownName, WeightsError
+from harness.errors import HarnessError, OutputError, SettingError, UnknownName, WeightsError
 from harness.images import png
 
 TASK = """\
@@ -129,6 +129,18 @@ def test_a_failure_is_raised_or_marked_and_never_an_empty_answer(folder: Path) -
     marking = lmms_plugin.Answers(card="fake", device="fake", failures="mark", **FAST)
     assert marking.answer(request(0), split).startswith("[vlm_pareto failed: ExampleError: not a readable image")
     assert marking.failed == 1
+
+
+def test_an_answer_that_rests_on_no_number_is_a_failure(folder: Path) -> None:
+    """As in a run of ours: NaN logits have a largest element too."""
+
+    def verify() -> None:
+        raise OutputError("fake computed logits of token 1 that are not finite", "prefill")
+
+    answers = lmms_plugin.Answers(card="fake", device="fake", **FAST)
+    answers.model.verify = verify
+    with pytest.raises(HarnessError, match=r"mini, document 0: OutputError: .*not finite"):
+        answers.answer(request(0), rows(folder))
 
 
 def test_random_weights_are_not_scored_unless_they_are_asked_for() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from harness import completion
 from harness.measure.asked import FIELDS, Asked
 
 STATED = ("model", "suite", "device")
@@ -31,8 +32,8 @@ class Whole(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         """Return the number."""
         if isinstance(value, int):
             return value
-        if not re.fullmatch(r"[+-]?[0-9]{1,30}", str(value)):
-            self.fail(f"{str(value)[:60]!r} is not a whole number", param, ctx)
+        if not re.fullmatch(r"[+-]?[0-9]{1,60}", str(value)):
+            self.fail(f"{str(value)[:60]!r} is not a whole number of up to 60 digits", param, ctx)
         return int(value)
 
 
@@ -68,6 +69,8 @@ def option(name: str, **other: object) -> Callable[..., Any]:
     else:
         default = None if name in DECIDED_LATER else field.default
         told |= {"default": default, "show_default": default is not None, "type": _type(name)}
+    if name in ("model", "suite"):
+        told |= {"shell_complete": completion.named(f"{name}s")}
     return click.option(flag(name), name, **{**told, **other})
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle, islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from harness.errors import ServerError
 from harness.measure.passes import Bench, time_whole
@@ -49,7 +49,16 @@ def in_order(
                 left.cancel()
 
 
-def answer(model: Model, bench: Bench, request: Request, pause_ns: Callable[[int], int]) -> tuple[Seen | None, str]:
+class Answered(NamedTuple):
+    """An answer that was not timed."""
+
+    seen: Seen | None
+    text: str
+    output_tokens: int | None
+    """None where the server does not count."""
+
+
+def answer(model: Model, bench: Bench, request: Request, pause_ns: Callable[[int], int]) -> Answered:
     """Answer one request untimed; a server that is busy is asked again after a pause."""
     for attempt in range(1, MOST_BUSY):
         try:
@@ -63,17 +72,19 @@ def answer(model: Model, bench: Bench, request: Request, pause_ns: Callable[[int
     return _untimed(model, request)
 
 
-def _untimed(model: Model, request: Request) -> tuple[Seen | None, str]:
+def _untimed(model: Model, request: Request) -> Answered:
     seen: Seen | None = None
     texts: list[str] = []
+    told: Told | None = None
     for event in model.answer(request):
         if isinstance(event, Piece):
             texts.append(event.text)
         elif isinstance(event, Seen):
             seen = event
         elif isinstance(event, Told):
+            told = event
             event.facts()  # lets go of the connection
-    return seen, "".join(texts)
+    return Answered(seen, "".join(texts), len(texts) if told is None else told.output_tokens)
 
 
 def asks_again(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.clock import Monotonic
 from harness.machine import backend, environment
-from harness.measure import cell, shards
+from harness.measure import cell, conditions, shards
 from harness.measure import request as requests
 from harness.measure.asked import Asked, Protocol
 from harness.measure.cell import Cell
@@ -55,6 +55,14 @@ class Job:
     def whole(self) -> Path:
         """Where the log of the whole cell lies, or will lie."""
         return self.cell.path(Path(self.asked.out), self.path.parent.name)
+
+    @property
+    def since(self) -> str:
+        """What of a finished log's conditions is not so now: its numbers are not what this command would measure."""
+        path = self.log
+        since = conditions.since(read(path), self.cell.device) if path else ""
+        unasked = "whether the server is the same was not asked" if self.cell.endpoint else ""
+        return ", ".join(filter(None, [since, unasked]))
 
     @property
     def scored(self) -> bool:

@@ -292,7 +292,8 @@ class _Loop:
         if example.problem:
             raise ExampleError(example.problem)
         request = Request(example.images, example.question, example.max_new_tokens)
-        return Measured(None, None, *concurrency.answer(self.model, self.bench, request, retry_delay_ns), False)
+        came = concurrency.answer(self.model, self.bench, request, retry_delay_ns)
+        return Measured(None, None, came.seen, came.text, False, example.max_new_tokens, came.output_tokens)
 
     def _load(self) -> Iterator[MeasureRecord]:
         """Time the server under load, a record for each number of requests at a time."""

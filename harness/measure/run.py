@@ -1,16 +1,12 @@
 """A job to its run log: the device is held, the model is built, samples come in; a torn log is resumed."""
 
 import shlex
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import cache
-from pathlib import Path
 
 import msgspec
 
-from harness import __version__
 from harness.clock import Clock, Monotonic
 from harness.errors import CardError, DeviceError, HarnessError, LogError, SettingError, out_of_memory
 from harness.machine import backend, energy, environment, lock, peaks
@@ -18,13 +14,14 @@ from harness.machine.device import Device
 from harness.machine.devices.cpu import usable_cores
 from harness.machine.energy import Meter
 from harness.measure import cell as cells
-from harness.measure import command, profile, sampling, shards
+from harness.measure import command, conditions, profile, sampling, shards
 from harness.measure.asked import Asked
 from harness.measure.gate import Gate
 from harness.measure.job import Job, prepare
 from harness.measure.loop import MeasureRecord, Plan, cluster, headline_ns, measure, now_text
 from harness.measure.passes import GARBAGE, Bench
 from harness.measure.stopping import Stopping
+from harness.models import weights
 from harness.models.protocol import Examined, Model, Options, Request
 from harness.runlog.log import Log, Writer
 from harness.runlog.records import SCHEMA, Footer, Header, Resumed, Sample
@@ -66,6 +63,7 @@ def loaded(job: Job, notify: Notify, clock: Clock) -> Iterator[tuple[Model, Devi
     except Exception as error:
         _explain(job, error)
         raise
+    weights.check_unchanged(job.source)
     told = model.describe().get("configuration", "")
     if "checkpoint" in told:
         notify(f"note: {job.source.folder}: its own configuration counts where the card differs: {told}")
@@ -106,6 +104,7 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
                 writer.append(with_doubts(header, *found))
             else:
                 check_same_server(left, model)
+                check_same_conditions(left, str(device.name), notify)
                 writer.append(_resumed(left, device))
                 notify(f"resuming {writer.part}: {len(_measured(left))} examples are measured already")
             notify("warming up")
@@ -193,7 +192,7 @@ def _header(
         key=job.cell.key,
         command=shlex.join(["harness", *command.arguments(job.asked)]),
         started_at=now_text(),
-        harness={"version": __version__, **commit()},
+        harness=conditions.harness(),
         environment=dict(environment.describe(str(device.name))),
         device=dict(device.describe()),
         requested=asked,
@@ -248,6 +247,20 @@ def check_same_server(left: Log, model: Model) -> None:
             )
 
 
+def check_same_conditions(left: Log, device: str, notify: Notify) -> None:
+    """Refuse to go on with a log under other conditions: its median would be of two machines. Tell of another harness.
+
+    Raises `LogError`.
+    """
+    changed = conditions.changed(left.header.environment, device)
+    if changed:
+        raise LogError(
+            f"{left.path}: begun under other conditions ({changed}); next: run as it was begun, or move the file away"
+        )
+    if told := conditions.since(left, device):
+        notify(f"note: the log was begun by another harness ({told}): its samples are of both")
+
+
 def _peak(peak: peaks.Peak | None) -> dict[str, object]:
     if peak is None:
         return {}
@@ -266,19 +279,6 @@ def _resumed(left: Log, device: Device) -> Resumed:
         lines_kept=1 + len(left.samples) + len(left.failures) + len(left.counted) + len(left.resumed),
         bytes_dropped=left.torn_bytes,
     )
-
-
-@cache
-def commit() -> dict[str, str]:
-    """Return the harness's own git commit (with `+dirty`), or nothing outside a checkout."""
-    folder = Path(__file__).parent
-    try:
-        run = {"cwd": folder, "capture_output": True, "text": True, "timeout": 5}
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], check=True, **run).stdout.strip()  # type: ignore[call-overload]
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno", "."], check=True, **run).stdout.strip()  # type: ignore[call-overload]
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": head + ("+dirty" if dirty else "")}
 
 
 TORCHS_OWN: list[int] = []

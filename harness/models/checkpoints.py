@@ -4,6 +4,7 @@ Which files are taken where several could be is decided as transformers decides 
 """
 
 import json
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -42,6 +43,15 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
+def passed_over(folder: Path) -> str:
+    """Return what is said of an index that plays no part: as in transformers, the whole file is the checkpoint."""
+    for pattern, whole in zip(PATTERNS, WHOLE, strict=False):
+        index = next(iter(visible(folder, f"{pattern}.index.json")), None)
+        if (folder / whole).is_file():
+            return f"{folder / whole} is the checkpoint, {index.name} beside it is not read" if index else ""
+    return ""
+
+
 def visible(folder: Path, pattern: str) -> list[Path]:
     """Return the files of `pattern` by name, without `._*`: what a Mac leaves beside every file on foreign drives."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
@@ -60,9 +70,13 @@ def _index(folder: Path, pattern: str) -> tuple[Path, dict[str, str]] | None:
         return None
     try:
         named = json.loads(path.read_text())["weight_map"]
-        return path, {str(name): str(shard) for name, shard in named.items()}
+        found = {str(name): str(shard) for name, shard in named.items()}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise WeightsError(f"{path}: not an index of weight files: {error!r}; next: fetch it anew") from error
+    far = next((shard for shard in found.values() if Path(shard).is_absolute() or ".." in Path(shard).parts), None)
+    if far:
+        raise WeightsError(f"{path}: names {far}, which is not in the folder; next: copy the file there")
+    return path, found
 
 
 def refusal(folder: Path) -> str:
@@ -220,13 +234,15 @@ def _pickle(path: Path) -> dict[str, Entry]:
 
     mapped = zipfile.is_zipfile(path)  # files older than torch 1.6 cannot be mapped
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of the pickle's form; what matters is said below
+            tensors: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{path}: cannot be read with weights_only=True: {reason}; next: convert it to safetensors"
         ) from error
-    odd = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)] if tensors else []
+    given = tensors.items() if isinstance(tensors, dict) else ()
+    odd = [str(name) for name, value in given if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if not isinstance(tensors, dict) or odd:
         raise WeightsError(
             f"{path}: not a plain table of tensors{f' ({odd[0]!r} is none)' if odd else ''}; next: save the state "

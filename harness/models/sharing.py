@@ -7,7 +7,7 @@ be another one. `alone`: nothing is shared.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,13 +68,12 @@ def answer_all(model: "VisionLanguageModel", requests: Sequence[Request], how: s
         return [_guarded(lambda one=request: one_by_one(image, one)) for request in requests]  # type: ignore[misc]
 
 
-def _guarded(run: Any) -> Answered:
+def _guarded(run: Callable[[], Answered]) -> Answered:
     """Return what `run` answers, or the error that is this question's own."""
     try:
-        found: Answered = run()
+        return run()
     except Exception as error:  # noqa: BLE001 - one question's trouble is its own failure record
         return Answered(None, "", 0, "", error)
-    return found
 
 
 def _look(model: "VisionLanguageModel", request: Request) -> _Image:
@@ -91,7 +90,7 @@ def _look(model: "VisionLanguageModel", request: Request) -> _Image:
         raise
 
 
-def _told(model: "VisionLanguageModel", events: Iterator[Any], seen: Seen | None, shared: str) -> Answered:
+def _told(model: "VisionLanguageModel", events: Iterator[object], seen: Seen | None, shared: str) -> Answered:
     texts = [event.text for event in events if isinstance(event, Piece)]
     model.verify()
     return Answered(seen, "".join(texts), len(texts), shared)

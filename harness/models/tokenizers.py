@@ -139,6 +139,8 @@ PADDED = 4096
 SPECIAL = re.compile(r"<\|[^|<>]+\|>")
 """How the templates' special tokens are written."""
 
+USUAL = "What is the date of the letter?\nAnswer the question using a single word or phrase. 0123456789"
+
 
 def check(tokenizer: Tokenizer, folder: Path, vocab: int, template: str, eos: Sequence[int]) -> None:
     """Raise `WeightsError` where the tokenizer is not the model's: its ids would mean something else, or nothing.
@@ -161,6 +163,8 @@ def check(tokenizer: Tokenizer, folder: Path, vocab: int, template: str, eos: Se
         wrong = wrong or f"makes {len(ids[broken[0]])} tokens of the template's {broken[0]}"
     elif beyond:
         wrong = wrong or f"gives {beyond[0]} the id {ids[beyond[0]][0]}, the embedding has {vocab} rows"
+    elif (highest := max(tokenizer.encode(USUAL), default=0)) >= vocab:
+        wrong = wrong or f"gives a usual question ids up to {highest}, the embedding has {vocab} rows"
     elif eos and min(eos) >= tokenizer.size:
         wrong = wrong or f"has {tokenizer.size} tokens, and none at the ids that end an answer ({min(eos)})"
     if wrong:

@@ -7,7 +7,7 @@ Deciding (`resolve`) needs no torch and takes seconds where there is no network.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from harness import cards, hub
 from harness.errors import WeightsError
 from harness.files import digest_bytes, digest_file
 from harness.models.card import Hub, ModelCard, load_model_card
-from harness.models.checkpoints import Tensors, is_complete, refusal, visible
+from harness.models.checkpoints import Tensors, is_complete, passed_over, refusal, visible, weight_files
 
 Settings = Mapping[str, str | int | float | bool]
 Kind = Literal["local", "shipped", "cache", "hub", "random", "served"]
@@ -39,6 +39,8 @@ class Source:
     """The Hub repository and, after an @, its commit; empty for what is local, shipped or random."""
     towers: Mapping[str, "Source"] | None = None
     """Encoders whose weights lie elsewhere, by the encoder's name; None: nobody has looked yet."""
+    stamps: Mapping[str, tuple[int, ...]] | None = field(default=None, compare=False, repr=False)
+    """Size, times and inode of the files in the digest, by name; None where the Hub's commit is the digest."""
 
     @property
     def trained(self) -> bool:
@@ -82,19 +84,17 @@ def resolve(card: ModelCard, asked: str | None, offline: bool = False, settings:
 
 def _resolve(card: ModelCard, asked: str | None, offline: bool) -> Source:
     if asked == "random":
-        return Source(
-            "random", folder=_kept(card), notice="random weights, as asked: times are real, answers mean nothing"
-        )
+        return _random(card, "random weights, as asked: times are real, answers mean nothing")
     if asked is not None:
         folder = Path(asked).expanduser()
         if folder.is_file():
             raise WeightsError(f"--weights {asked}: a file, not a folder; next: give the checkpoint's folder")
         if not folder.is_dir():
             raise WeightsError(f"--weights {asked}: no such folder; next: give a checkpoint's folder, or `random`")
-        return Source("local", folder, digest=digest(folder))
+        return _digested("local", folder)
     kept = _kept(card)
     if kept and is_complete(kept):
-        return Source("shipped", kept, digest=digest(kept)) if card.shipped else _of_hub("cache", card, kept)
+        return _digested("shipped", kept) if card.shipped else _of_hub("cache", card, kept)
     fetched, reason = None, "the card names no Hub repository"
     if card.hub:
         fetched, reason = hub.fetch_model(card.hub.repo, card.hub.revision, card.hub.files, offline)
@@ -103,7 +103,33 @@ def _resolve(card: ModelCard, asked: str | None, offline: bool) -> Source:
     notice = f"{reason}: random weights of the exact architecture (times are real, answers mean nothing)"
     if card.hub and present(small := load_model_card(SHIPPED_MODEL)):
         notice += f"; for answers that can be scored: --model {small.name}, a small model that ships with the package"
-    return Source("random", folder=kept, notice=notice)
+    return _random(card, notice)
+
+
+def _random(card: ModelCard, notice: str) -> Source:
+    """Return random weights with what a folder lends them: its tokenizer decides how long a question is."""
+    kept = _kept(card)
+    return Source("random", folder=kept, digest=digest(kept, lent=True) if kept else "", notice=notice)
+
+
+def _digested(kind: Kind, folder: Path) -> Source:
+    """Return the folder's weights with its digest, and with what tells later that it is still that."""
+    stamps = _stamps(folder)  # before the digest: what changes meanwhile is seen too
+    return Source(kind, folder, digest=digest(folder), notice=passed_over(folder), stamps=stamps)
+
+
+def check_unchanged(source: Source) -> None:
+    """Refuse weights that changed between their digest and now, when they are loaded. Raises `WeightsError`."""
+    for one in (source, *(source.towers or {}).values()):
+        if one.folder is None or one.stamps is None:
+            continue
+        now = _stamps(one.folder)
+        other = next((name for name in {**one.stamps, **now} if one.stamps.get(name) != now.get(name)), None)
+        if other:
+            raise WeightsError(
+                f"{one.folder}: {other} changed while it was read, so no digest tells what was loaded; next: wait "
+                "until it is written, and run again"
+            )
 
 
 def _of_hub(kind: Kind, card: ModelCard, snapshot: Path) -> Source:
@@ -129,7 +155,7 @@ def find_towers(card: ModelCard, folder: Path, offline: bool, settings: Settings
         places = [folder / encoder.name, *([folder / TOWER_FOLDER] if len(card.encoders) == 1 else [])]
         inside = next((place for place in places if place.is_dir()), None)
         if inside:
-            found[encoder.name] = Source("local", inside, digest=digest(inside))
+            found[encoder.name] = _digested("local", inside)
         elif encoder.repo:
             names = list(Tensors(folder)) if names is None else names
             own = any(name.startswith(("vision_tower.", "model.vision_tower.")) for name in names)
@@ -180,11 +206,40 @@ def _kept(card: ModelCard) -> Path | None:
 DIGESTED = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
-def digest(folder: Path) -> str:
-    """Return the digest of all weight, configuration and tokenizer files of a checkpoint's folder."""
+TENSORS = (".safetensors", ".bin")
+TEMPLATES = "additional_chat_templates"
+"""The one folder inside a checkpoint's that transformers reads templates from."""
+
+
+def digest(folder: Path, lent: bool = False) -> str:
+    """Return the digest of all weight, configuration and tokenizer files of a checkpoint's folder.
+
+    With `lent`, of those that serve random weights too: all but the tensors and their indices.
+    """
     total = hashlib.blake2b(digest_size=16)
-    for path in visible(folder, "*"):
-        if path.suffix in DIGESTED:
-            total.update(path.name.encode())
-            total.update(bytes.fromhex(digest_file(path)))
+    for path in digested(folder):
+        if lent and (path.suffix in TENSORS or path.name.endswith(".index.json")):
+            continue
+        total.update(path.relative_to(folder).as_posix().encode())
+        total.update(bytes.fromhex(digest_file(path)))
     return total.hexdigest()
+
+
+def digested(folder: Path) -> list[Path]:
+    """Return the files that make a checkpoint these weights: those beside each other, and what they name elsewhere."""
+    beside = [path for path in visible(folder, "*") if path.suffix in DIGESTED and path.is_file()]
+    templates = visible(folder / TEMPLATES, "*.jinja")
+    try:
+        named = [path for path in weight_files(folder) if path.is_file() and path not in beside]
+    except WeightsError:
+        named = []  # an index that is none: the loader says so
+    inside = [path for path in named if path.is_relative_to(folder)]
+    return [*beside, *templates, *inside]
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for path in digested(folder):
+        stat = path.stat()
+        found[path.name] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return found

@@ -76,6 +76,11 @@ class Contender:
         return self.candidate.cell
 
     @property
+    def probability(self) -> float | None:
+        """How likely it is the best; None where it was measured too few times for an interval: nobody knows."""
+        return None if self.candidate.point.unbounded else self.best
+
+    @property
     def text(self) -> str:
         """The cell with its two numbers."""
         one, scored = self.cell, self.candidate.accuracy
@@ -297,7 +302,7 @@ def text(answers: Sequence[Answer]) -> str:
         for word, each in (("choose", one.winner), ("else", one.runner_up)):
             if each:
                 lines += [f"  {word:6}  {each.text}"]
-                lines += [f"          {aim} that fits, with probability {_probability(each.best)}"]
+                lines += [f"          {aim} that fits, {_sure(each)}"]
         lines += [f"  to decide: {said}" for said in one.advice]
         for fit, words in (("surely", "fit surely"), ("maybe", "fit maybe"), ("unknown", "not known")):
             named = [
@@ -310,8 +315,17 @@ def text(answers: Sequence[Answer]) -> str:
     return "\n".join(lines)
 
 
-def _probability(share: float) -> str:
+def probability(share: float | None) -> str:
+    """Return a probability in words."""
+    if share is None:
+        return "not known"
     return "over 0.99" if share > 0.99 else f"{share:.2f}"
+
+
+def _sure(one: Contender) -> str:
+    if one.probability is None:
+        return f"how surely is not known: {one.candidate.cell.times.n} samples were too few for an interval"
+    return f"with probability {probability(one.probability)}"
 
 
 def _odds(one: Contender) -> str:
@@ -332,7 +346,7 @@ def as_dict(one: Answer) -> dict[str, object]:
             "energy_j": None if budget.energy_mj is None else budget.energy_mj / 1e3,
         },
         "winner": None if one.winner is None else one.winner.cell.cell.name,
-        "probability": None if one.winner is None else one.winner.best,
+        "probability": None if one.winner is None else one.winner.probability,
         "runner_up": None if one.runner_up is None else one.runner_up.cell.cell.name,
         "to_decide": list(one.advice),
         "cannot_say": one.nothing,
@@ -355,7 +369,7 @@ def _cell(one: Contender) -> dict[str, object]:
         "accuracy_high": scored.high,
         "fit": one.fit,
         "probability_fits": one.fits,
-        "probability_best": one.best,
+        "probability_best": one.probability,
         "marks": list(one.cell.marks),
         "doubts": list(one.cell.doubts),
     }

@@ -20,6 +20,8 @@ class Entry:
     marks: tuple[str, ...] = ()
     tone: str = ""
     """matches, differs, absent, or nothing."""
+    parts: "tuple[Entry, ...]" = ()
+    """The same as published, measured here and verdict, where a format sets them in columns of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,10 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of text. `notes` are (label, text) below it; `data` is its long form for CSV, where that says more."""
+    """A table of text. `notes` are (label, text) below it; `data` is its long form for CSV, where that says more.
+
+    `key` says how to read its entries.
+    """
 
     name: str
     title: str
@@ -47,6 +52,12 @@ class Table:
     notes: tuple[tuple[str, str], ...] = ()
     data: "Table | None" = None
     empty: str = "nothing was measured for this table"
+    key: str = ""
+
+    @property
+    def explained(self) -> tuple[tuple[str, str], ...]:
+        """Its notes, the key first."""
+        return (("Read:", self.key), *self.notes) if self.key else self.notes
 
     def only(self, columns: Sequence[str], rows: Sequence[str]) -> "Table":
         """Return the columns with these titles, in their order, and the rows whose first entry has one of `rows`.
@@ -102,11 +113,13 @@ class Report:
     sources: tuple[str, ...] = ()
     sections: "tuple[Report, ...]" = ()
     """Of a page: the reports on it."""
+    front: tuple[Table | Picture, ...] = ()
+    """Of a page: what its first screen shows."""
 
     @property
     def marks(self) -> frozenset[str]:
         """All marks that appear in it."""
-        return frozenset[str]().union(*(part.marks for part in (*self.blocks, *self.sections)))
+        return frozenset[str]().union(*(part.marks for part in (*self.front, *self.blocks, *self.sections)))
 
     @property
     def tables(self) -> list[Table]:

@@ -12,7 +12,7 @@ import msgspec
 
 from harness import cards, plugins
 from harness.errors import CardError, SettingError
-from harness.reports import measured, tables
+from harness.reports import front, measured, tables
 from harness.reports.card import ReportCard, load_report_card
 from harness.reports.document import Picture, Report, Table
 from harness.reports.formats import delimited, html, latex, markdown
@@ -75,9 +75,9 @@ def build(card: ReportCard, data: Measured, above: tuple[str, ...] = ()) -> Repo
                 raise CardError(f"{name}: a page that holds itself; next: take it out of `reports` of {card.name}")
         sections = tuple(build(part, data, above) for part in parts.values())
         doubts = tuple(dict.fromkeys(doubt for section in sections for doubt in section.doubts))
-        return Report(
-            card.name, card.title, tuple(text), (), doubts, tables.provenance(data, data.cells), card.sources, sections
-        )
+        first, rest = front.front(data, sections)
+        logs = tables.provenance(data, data.cells)
+        return Report(card.name, card.title, tuple(text), (), doubts, logs, card.sources, rest, first)
     if card.kind == "cells":
         blocks.append(tables.cells(card, data))
     elif card.kind == "published":
@@ -102,6 +102,13 @@ def build(card: ReportCard, data: Measured, above: tuple[str, ...] = ()) -> Repo
         tables.provenance(data, cells),
         card.sources,
     )
+
+
+def drawings(name: str, data: Measured) -> dict[str, str]:
+    """Return the pictures of a report as SVG, by name."""
+    card = load_report_card(name)
+    files = contents(build(card, data), card, ("svg",))
+    return {file.removesuffix(".svg"): content.decode() for file, content in files.items()}
 
 
 def _only(report: Report, columns: Sequence[str], rows: Sequence[str]) -> Report:

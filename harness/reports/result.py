@@ -54,7 +54,7 @@ class Outcome:
     def as_line(self) -> dict[str, str]:
         """Return the cell in one line of a compact table."""
         one = self.cell
-        marked = f"{one.cell.label}{one.mark}" + " !" * bool(one.doubts)
+        marked = f"{one.cell.label}{one.mark}" + " ?" * bool(one.doubts)
         known = one.accuracy.estimate
         return {
             "model": marked,

@@ -48,7 +48,8 @@ def cells(card: ReportCard, data: Measured) -> Table:
             )
         )
     long = wording.long_form(card.name, card.title, chosen, (*STAGES, "ttft"))
-    return Table(card.name, card.title, headings, tuple(lines), data=long)
+    notes = wording.remarks((one, one.accuracy) for one in chosen)
+    return Table(card.name, card.title, headings, tuple(lines), notes, data=long)
 
 
 def published(card: ReportCard, data: Measured) -> list[Table]:
@@ -96,11 +97,12 @@ def _published(
             line.append(_compared(text, found, reasons, _notes(card, f"{row.label}|{column.name}", used)))
         lines.append(tuple(line))
     general = [("Note:", card.footnotes["*"])] if "*" in card.footnotes else []
-    notes = [("Read:", "published · measured here [95 % interval] · verdict."), *general]
+    notes = [*general]
     notes += [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
     notes += [(f"[{number}]", card.footnotes[key]) for key, number in used.items()]
     data = _long(name, title, [c for found in compared.values() for c in found], platform)
-    return Table(name, title, tuple(headings), tuple(lines), tuple(notes), data)
+    key = "published · measured here [95 % interval] · verdict."
+    return Table(name, title, tuple(headings), tuple(lines), tuple(notes), data, key=key)
 
 
 def _compared(text: str, found: Sequence[Comparison], reasons: dict[str, str], note: str) -> Entry:
@@ -110,20 +112,27 @@ def _compared(text: str, found: Sequence[Comparison], reasons: dict[str, str], n
         return Entry(text + note, None, "not reported", (), "absent")
     ratio = f" ({wording.number(first.published)}×)" if any(c.unit == "×" for c in found) else ""
     sort = float(first.published) if first.published is not None else None
+    published = Entry(text + ratio + note, sort)
     if first.reference:
-        return Entry(f"{text} · reference{note}", sort, "times are divided by this row's", first.marks)
+        hover = "times are divided by this row's"
+        here = Entry("reference", None, hover, first.marks)
+        return Entry(f"{text} · reference{note}", sort, hover, first.marks, "", (published, here, Entry("")))
     if all(c.matches is None for c in found):
         letter = reasons.setdefault(first.why_not, _letter(len(reasons)))
-        return Entry(f"{text} · – · ({letter}){note}", sort, f"not run here: {first.why_not}", (), "absent")
-    parts = [text + ratio]
+        hover = f"not run here: {first.why_not}"
+        missing = Entry("–", None, hover, (), "absent"), Entry(f"({letter})", None, hover, (), "absent")
+        return Entry(f"{text} · – · ({letter}){note}", sort, hover, (), "absent", (published, *missing))
+    values, verdicts = [], []
     for c in found:
         assert c.measured is not None
-        protocol = f"{c.protocol} " if len(found) > 1 else ""
-        parts.append(f"{protocol}{_value(c.measured, c.unit)} · {c.verdict}")
+        values.append((f"{c.protocol} " if len(found) > 1 else "") + _value(c.measured, c.unit))
+        verdicts.append(c.verdict)
     carried = marks.of_all(c.marks for c in found)
     tone = "matches" if all(c.matches for c in found) else "differs"
     hover = f"published {first.printed}; here n = {first.measured.n if first.measured else 0}"
-    return Entry(" · ".join(parts) + note, sort, hover, carried, tone)
+    told = " · ".join([text + ratio, *(" · ".join(pair) for pair in zip(values, verdicts, strict=True))])
+    measured = Entry("\n".join(values), first.measured.value if first.measured else None, hover, carried)
+    return Entry(told + note, sort, hover, carried, tone, (published, measured, Entry("\n".join(verdicts), tone=tone)))
 
 
 def _value(value: Estimate, unit: str) -> str:
@@ -174,17 +183,14 @@ def claims(card: ReportCard, data: Measured) -> Table:
     lines = []
     for finding in claims_.findings(card, Evidence(data)):
         lines.append(_claim(finding, used, reasons))
-    notes = [
-        (
-            "Read:",
-            "every ratio is the slower (larger) side over FastVLM's; a saving is 1 − 1/ratio, points are "
-            "FastVLM's score less the other's.",
-        )
-    ]
-    notes += [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
+    key = (
+        "every ratio is the slower (larger) side over FastVLM's; a saving is 1 − 1/ratio, points are FastVLM's score "
+        "less the other's."
+    )
+    notes = [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
     notes += [(f"[{number}]", text) for text, number in used.items()]
     notes += [("Note:", card.footnotes["*"])] if "*" in card.footnotes else []
-    return Table(card.name, card.title, headings, tuple(lines), tuple(notes))
+    return Table(card.name, card.title, headings, tuple(lines), tuple(notes), key=key)
 
 
 def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> tuple[Entry, ...]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+from harness.reports.accuracy import Accuracy
 from harness.reports.configuration import Platform
 from harness.reports.document import Entry, Heading, Table
 from harness.reports.summary import CellSummary
@@ -84,7 +85,19 @@ def accuracy(one: CellSummary) -> Entry:
     if found.value is None:
         return Entry("not scored", None, found.reason, (), "absent")
     text = interval(found.value, found.low, found.high, 100)
-    return Entry(text, found.value * 100, f"{found.metric} over {found.n} questions of {one.cell.suite}")
+    hover = "; ".join([f"{found.metric} over {found.n} questions of {one.cell.suite}", *found.remarks])
+    return Entry(text, found.value * 100, hover)
+
+
+def remarks(found: Iterable[tuple[CellSummary, Accuracy]]) -> tuple[tuple[str, str], ...]:
+    """Return the notes below a table of accuracies: what is missing of each, was guessed or cut off; of how many."""
+    notes = []
+    for one, scored in found:
+        if scored.remarks and scored.value is not None:
+            size = f" at {one.cell.resolution} px" if one.cell.resolution else ""
+            over = f"over {scored.n} of {max(scored.asked, scored.n)} questions"
+            notes.append((f"accuracy of {one.cell.label}{size}:", f"{'; '.join([over, *scored.remarks])}."))
+    return tuple(dict.fromkeys(notes))
 
 
 def exactly(value: float | None) -> Entry:

@@ -16,8 +16,11 @@ Ttft = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 """Nanoseconds to the first piece: no model answers in none."""
 
 
-KINDS: dict[str, tuple[type, ...]] = {"settings": (dict,), "load": (list, tuple)}
-"""What a cell's fields are that are no text, number, truth or nothing."""
+WHOLE = ("seed", "repetition", "limit", "decode_tokens", "threads", "minimum_samples", "maximum_samples", "concurrency")
+KINDS: dict[str, tuple[type, ...]] = {
+    "settings": (dict,), "load": (list, tuple), "isolate": (bool,), **dict.fromkeys(WHOLE, (int, type(None))),
+}  # fmt: skip
+"""What a cell's fields are that are not just any text, number, truth or nothing."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", omit_defaults=True):
@@ -55,8 +58,12 @@ class Header(Record, frozen=True, tag="header"):
         """Refuse a cell that no run could have had: readers group and sort by its values."""
         for name, value in self.cell.items():
             plain = KINDS.get(name, (str, int, float, type(None)))
-            if not isinstance(value, plain):
+            if not isinstance(value, plain) or (name in WHOLE and isinstance(value, bool)):
                 raise ValueError(f"the cell's {name} is a {type(value).__name__}")
+        for name, value in self.effective.items():
+            peak = name.startswith("peak_") and name.endswith("_per_s")
+            if peak and not (isinstance(value, int | float) and value > 0):
+                raise ValueError(f"{name} is {value!r}: no machine does nothing")
 
 
 class Resumed(Record, frozen=True, tag="resumed"):

@@ -92,6 +92,7 @@ def build(order: Order) -> Path:
             writer.add(*reader.line(index, row, place))
             progress.report(writer.count)
         facts = reader.facts()
+        check_unchanged(order)
         made = writer.finish(
             order.digest, task=order.task, source=order.source, complete=complete, rows=order.rows, **facts
         )
@@ -258,6 +259,19 @@ def with_pictures(order: Order, files: list[Path]) -> Order:
         builds.remember_outside(order.task, order.source, named)
     found = builds.with_pictures(order.source, files, named)
     return replace(order, source=found, digest=builds.digest(order.task, found))
+
+
+def check_unchanged(order: Order) -> None:
+    """Refuse tables and pictures that changed while they were read: no digest says what came of them.
+
+    Raises `DataError`. What the Hub has is a commit's, which does not change.
+    """
+    if order.source["kind"] != "local":
+        return
+    files = [Path(file) for file in order.files]
+    now = with_pictures(replace(order, source={"kind": "local", "files": builds.content_digests(files)}), files)
+    if now.digest != order.digest:
+        raise DataError(f"{files[0]}: the data changed while they were read; next: wait until they are written")
 
 
 def paths_in(task: str, file: Path) -> Iterator[str]:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from harness import __version__, files
+from harness import files
 from harness.errors import LESS_MEMORY, HarnessError, out_of_memory, passes
 from harness.machine import backend, environment, lock
-from harness.measure import estimate, run, sweep
+from harness.measure import conditions, estimate, run, sweep
 from harness.measure.asked import Asked
 from harness.measure.job import Job, prepare
 from harness.measure.loop import MAXIMUM_ATTEMPTS, MeasureRecord, now_text
@@ -135,7 +135,7 @@ def _broken(job: Job, error: Exception) -> Failure:
                 key=job.cell.key,
                 command="",
                 started_at=now_text(),
-                harness={"version": __version__, **run.commit()},
+                harness=conditions.harness(),
                 environment=dict(environment.describe(job.asked.device)),
                 device={"name": job.asked.device},
                 requested={},

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from harness import plugins
 from harness.errors import cleaned
 from harness.reports import accuracy as scoring
-from harness.reports import summary
+from harness.reports import marks, summary
 from harness.reports.document import Entry, Heading, Report, Table
 from harness.reports.formats import delimited, html, markdown
 from harness.track import page
@@ -16,6 +16,7 @@ from harness.track.nights import Reading, Series
 from harness.track.verdict import BROKEN, REGRESSION, SAME, UNCLEAR, Judge, Verdict, states
 from harness.units import milliseconds
 
+SYMBOLS = {mark.symbol for mark in marks.MARKS.values()}
 LEVELS = {SAME: "notice", REGRESSION: "error", UNCLEAR: "warning", BROKEN: "error"}
 
 
@@ -52,7 +53,8 @@ def _dashboards(folder: Path, tonight: Reading, verdict: Verdict) -> list[Path]:
 
 def text(verdict: Verdict) -> str:
     """Return the verdict for a terminal."""
-    lines = [verdict.title, *(f"  {line}" for line in verdict.lines)]
+    marked = marks.symbols(verdict.signs.marks)
+    lines = [f"{verdict.title} {marked}".rstrip(), *(f"  {line}" for line in verdict.lines)]
     if verdict.first_bad:
         lines.append(
             f"  first bad: {verdict.first_bad}" + (f", last good: {verdict.last_good}" * bool(verdict.last_good))
@@ -65,7 +67,9 @@ def text(verdict: Verdict) -> str:
     for change in verdict.accuracy.changed[:5] if verdict.accuracy else ():
         lines.append(f"  {change.example}: {change.before!r} → {change.after!r}{_scores(change)}")
     lines += [f"  {name}: {what}" for name, what in verdict.compared]
-    return "\n".join(cleaned(line) for line in [*lines, *(f"! {notice}" for notice in verdict.notices)])
+    lines += [f"! {notice}" for notice in verdict.notices]
+    lines += [f"{'  ' if line[:1] in SYMBOLS else '! '}{line}" for line in verdict.signs.text]
+    return "\n".join(map(cleaned, lines))
 
 
 def _scores(change: object) -> str:
@@ -84,7 +88,7 @@ def summary_text(verdict: Verdict, title: str, readings: Sequence[Reading] = ())
             verdict.title,
             (*(f"{line}." for line in lines(verdict)), *compared(verdict), *about),
             tuple(blocks),
-            verdict.notices,
+            (*verdict.notices, *verdict.signs.doubts),
         )
     )
 
@@ -114,7 +118,7 @@ def tables(verdict: Verdict) -> list[Table]:
         tone = {"SLOWER": "differs", "FASTER": "matches"}
         rows = tuple(
             (
-                Entry("TTFT" if r.name == "ttft" else r.name),
+                Entry("TTFT" if r.name == "ttft" else r.name, None, "", verdict.signs.marks),
                 Entry(milliseconds(r.a_ns), r.a_ns),
                 Entry(milliseconds(r.b_ns), r.b_ns),
                 Entry(r.change, r.value),
@@ -144,10 +148,11 @@ def _share(value: float | None) -> Entry:
 
 
 def annotations(verdict: Verdict) -> list[str]:
-    """Return GitHub's workflow commands: one for the verdict, one for each notice."""
-    body = "; ".join([*lines(verdict)])
+    """Return GitHub's workflow commands: one for the verdict, one for each notice and each doubt."""
+    body = "; ".join([*lines(verdict), *marks.legend(verdict.signs.marks)])
     found = [f"::{LEVELS[verdict.code]} title={_property(verdict.title)}::{_data(body)}"]
-    return found + [f"::notice title=harness track::{_data(notice)}" for notice in verdict.notices]
+    found += [f"::notice title=harness track::{_data(notice)}" for notice in verdict.notices]
+    return found + [f"::warning title=harness track, doubt::{_data(doubt)}" for doubt in verdict.signs.doubts]
 
 
 def _data(value: str) -> str:
@@ -181,10 +186,15 @@ def junit(verdict: Verdict, title: str) -> str:
     suite = ElementTree.Element("testsuite", name=f"harness track: {title}", tests=str(len(cases)))
     suite.set("failures", str(sum(kind == "failure" for _, kind, _ in cases)))
     suite.set("skipped", str(sum(kind == "skipped" for _, kind, _ in cases)))
+    if verdict.signs.marks:
+        about = ElementTree.SubElement(suite, "properties")
+        ElementTree.SubElement(about, "property", name="marks", value=" ".join(verdict.signs.marks))
     for name, kind, message in cases:
         case = ElementTree.SubElement(suite, "testcase", classname=verdict.night, name=name)
         case.set("time", f"{took_ns.get(name, 0.0) / 1e9:.6f}")
         if kind:
             ElementTree.SubElement(case, kind, message=message)
+    if verdict.signs.text:
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(cleaned, verdict.signs.text))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

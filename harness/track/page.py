@@ -1,8 +1,10 @@
 """The history page: every night's TTFT, what was found on it, and where it changed. One file, works from disk."""
 
+from collections.abc import Sequence
+
 from harness.reports import accuracy as scoring
 from harness.reports.document import Entry, Heading, Picture, Report, Table
-from harness.track import nights
+from harness.track import history, nights, signs
 from harness.track.nights import Reading, Series
 from harness.track.verdict import Judge, Verdict
 from harness.units import milliseconds
@@ -19,7 +21,7 @@ def report(verdict: Verdict, judge: Judge, series: Series, history: Table) -> Re
         blocks.append(picture(verdict, judge, series, history))
     blocks += [*outputs.tables(verdict), history]
     text = (f"Series: {series.title}.", *(f"{line}." for line in outputs.lines(verdict)))
-    return Report("history", verdict.title, text, tuple(blocks), verdict.notices)
+    return Report("history", verdict.title, text, tuple(blocks), (*verdict.notices, *verdict.signs.doubts))
 
 
 def table(judge: Judge, series: Series) -> Table:
@@ -30,18 +32,21 @@ def table(judge: Judge, series: Series) -> Table:
         latency = judge.latency(reading)
         ttft = latency.ttft if latency else None
         finding = _finding(judge, reading)
+        carried = signs.of(reading.candidate)
+        doubts = "; ".join(carried.doubts)
         changed = nights.difference(before, reading) if before and reading.is_point else ""
         before = reading if reading.is_point else before
         rows.append(
             (
                 Entry(reading.night, None, reading.at),
                 Entry(reading.state, tone=TONES.get(reading.state, "")),
-                Entry(milliseconds(reading.median_ns), reading.median_ns),
+                Entry(milliseconds(reading.median_ns), reading.median_ns, "", carried.marks),
                 Entry(ttft.change if ttft else "–", ttft.value if ttft else None),
                 _accuracy(reading),
                 Entry(finding, tone=TONES.get(finding.split(" ")[0], "")),
                 Entry(str(reading.n), reading.n),
                 Entry(str(reading.refused), reading.refused),
+                Entry(str(len(carried.doubts)), len(carried.doubts), doubts),
                 Entry(f"new segment: {changed}" if changed else ""),
             )
         )
@@ -54,6 +59,7 @@ def table(judge: Judge, series: Series) -> Table:
         Heading("found"),
         Heading("valid samples", "", True),
         Heading("refused", "", True),
+        Heading("doubts", "", True),
         Heading("machine"),
     )
     return Table("nights", f"All nights of {series.title}", heads, tuple(rows), empty="no night was measured")
@@ -86,21 +92,19 @@ def picture(verdict: Verdict, judge: Judge, series: Series, numbers: Table) -> P
     from harness.reports import style
 
     points = [(index, reading) for index, reading in enumerate(judge.readings) if reading.is_point]
-    segment = [reading.night for reading in nights.segment(judge.readings)[0]]
     hovers = {}
     with style.style():
         figure, axes = style.new(2.4, 6.6)
         xs, ys = [index for index, _ in points], [(reading.median_ns or 0.0) / 1e6 for _, reading in points]
         axes.plot(xs, ys, color=style.QUIET, linewidth=0.8)
         for x, y, reading in zip(xs, ys, (reading for _, reading in points), strict=True):
-            bad = _finding(judge, reading).startswith("SLOWER") or "WORSE" in _finding(judge, reading)
+            bad = _is_slower(judge, reading) or "WORSE" in _finding(judge, reading)
             colour, marker, size = (style.COLOURS[1], "^", 7) if bad else (style.COLOURS[0], "o", 4)
             (dot,) = axes.plot(x, y, marker=marker, markersize=size, color=colour)
             dot.set_gid(f"night-{x}")
             hovers[f"night-{x}"] = f"{reading.night}: TTFT {y:.4g} ms, {_finding(judge, reading)}"
-        for change in verdict.trend.changes if verdict.trend else ():
-            at = [index for index, reading in points if reading.night == segment[change.at]]
-            axes.axvline(at[0] - 0.5, color=style.COLOURS[1 if change.slower else 2], linewidth=0.8, linestyle="--")
+        for x, colour in _lines(verdict, judge):
+            axes.axvline(x - 0.5, color=colour, linewidth=0.8, linestyle="--")
         for x, reading in enumerate(judge.readings):
             if not reading.is_point:
                 axes.plot(x, min(ys), marker="x", markersize=4, color=style.QUIET)
@@ -110,8 +114,59 @@ def picture(verdict: Verdict, judge: Judge, series: Series, numbers: Table) -> P
         axes.set_ylabel("TTFT (ms, median of the night)")
         axes.set_ylim(0, 1.15 * max(ys))
     caption = (
-        "A triangle is a confirmed regression against the baseline, a dashed line a change of level, a cross a night "
-        "that is no point (invalid, broken or not measured)."
+        "A triangle is a confirmed regression against the baseline, a cross a night that is no point (invalid, broken "
+        "or not measured). A dashed line is a change of level: orange slower, green faster; grey where the checkpoint "
+        "beside the baseline did not change, so that the machine did."
     )
-    alt = f"TTFT of {len(points)} nights of {series.title}; the numbers are in the table."
-    return Picture("history", "TTFT by night", alt, figure, numbers, caption, hovers)
+    alt = _described(judge, series, [reading for _, reading in points])
+    marked = frozenset(verdict.signs.marks)
+    return Picture("history", "TTFT by night", alt, figure, numbers, caption, hovers, marked)
+
+
+def _is_slower(judge: Judge, reading: Reading) -> bool:
+    return _finding(judge, reading).startswith("SLOWER")
+
+
+def _lines(verdict: Verdict, judge: Judge) -> list[tuple[int, str]]:
+    """Return the positions of the nights that a level begins with, and the lines' colours.
+
+    History finds a change only to within a night or two. Where nights were measured beside the baseline, the night that
+    compares with it otherwise than the one before is where it is; without such a one the checkpoint has not changed.
+    """
+    from harness.reports import style
+
+    position = {reading.night: index for index, reading in enumerate(judge.readings)}
+    points = nights.segment(judge.readings)[0]
+    ranks = [_rank(judge, reading) for reading in points]
+    found = []
+    for change in verdict.trend.changes if verdict.trend else ():
+        turns = [
+            at for at in range(1, len(points)) if _steps(ranks[at - 1], ranks[at]) * (1 if change.slower else -1) > 0
+        ]
+        near = [at for at in turns if abs(at - change.at) < history.MINIMUM_SEGMENT]
+        at = min(near, key=lambda at: abs(at - change.at), default=change.at)
+        same = not near and None not in (ranks[at - 1], ranks[at])
+        colour = style.QUIET if same else style.COLOURS[1 if change.slower else 2]
+        found.append((position[points[at].night], colour))
+    return found
+
+
+def _rank(judge: Judge, reading: Reading) -> int | None:
+    latency = judge.latency(reading)
+    known = {"FASTER": -1, "SAME": 0, "SLOWER": 1}
+    if reading.night == judge.baseline:
+        return 0
+    return known.get(latency.word) if latency else None
+
+
+def _steps(before: int | None, after: int | None) -> int:
+    return 0 if before is None or after is None else after - before
+
+
+def _described(judge: Judge, series: Series, points: Sequence[Reading]) -> str:
+    """Return the picture in words, made from what it shows."""
+    times = [reading.median_ns for reading in points if reading.median_ns is not None]
+    bad = [reading.night for reading in points if _is_slower(judge, reading)]
+    text = f"TTFT of {len(points)} nights of {series.title}: {milliseconds(min(times))} to {milliseconds(max(times))}, "
+    text += f"last {milliseconds(times[-1])}. "
+    return text + (f"Slower than the baseline: {', '.join(bad)}." if bad else "No night is slower than the baseline.")

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.reports.frame import Frame
-from harness.track import answers, history, nights, ratios
+from harness.track import answers, history, nights, ratios, signs
 from harness.track.answers import Accuracy
 from harness.track.history import Trend
 from harness.track.nights import Reading
 from harness.track.ratios import Latency
+from harness.track.signs import Signs
 
 SAME, REGRESSION, UNCLEAR, BROKEN = 0, 1, 2, 3
 """Exit codes."""
@@ -33,6 +34,8 @@ class Verdict:
     trend: Trend | None = None
     compared: tuple[tuple[str, str], ...] = ()
     """Tonight's checkpoint and the baseline, with what was measured of each: digest of the weights, own settings."""
+    signs: Signs = field(default_factory=Signs)
+    """The marks and doubts of both."""
 
     @property
     def word(self) -> str:
@@ -62,6 +65,8 @@ class Verdict:
             "title": self.title,
             "reasons": list(self.lines),
             "notices": list(self.notices),
+            "marks": list(self.signs.marks),
+            "doubts": list(self.signs.doubts),
             "compared": dict(self.compared),
             "stage": self.stage,
             "first_bad": self.first_bad,
@@ -224,6 +229,7 @@ class Judge:
             code, tonight.night, self.baseline, title, (*case.bad, *case.unsure, *case.fine),
             tuple(dict.fromkeys(case.notices)), case.stage, first, earlier[-1] if earlier else "",
             case.latency, case.accuracy, case.trend, self._compared(tonight, own),
+            signs.of_both(tonight, self.baseline),
         )  # fmt: skip
 
     def _compared(self, tonight: Reading, own: Reading | None) -> tuple[tuple[str, str], ...]:

@@ -67,6 +67,8 @@ def test_what_is_answered_beside_others_carries_no_times() -> None:
     assert [one.timed for one in samples] == [True] * 4 + [False] * 8
     assert all(one.whole and one.whole.ttft_ns and one.stages is None for one in samples[:4])
     assert all(one.whole is None and one.stages is None for one in samples[4:])
+    assert all(one.asked_tokens for one in samples), "a cut answer is known by it"
+    assert all(one.answer_tokens for one in samples[4:])
 
 
 def test_one_at_a_time_is_scored_and_not_timed_after_timing_has_stopped() -> None:

@@ -165,8 +165,9 @@ def test_a_fake_cards_own_setting_is_a_number_of_0_or_more(asked: Asked, tmp_pat
     assert wrong != text
     (tmp_path / "card.toml").write_text(wrong)
     own = replace(asked, model=str(tmp_path / "card.toml"))
-    with pytest.raises(SettingError, match=r"setting encode_ms of card: .* must be a number, 0 or more; next:"):
-        list(run.run_job(prepare(own), lambda _: None, Scripted()))
+    for given in ({}, {"encode_ms": 1.0}):  # that another value is asked for does not mend the card
+        with pytest.raises(SettingError, match=r"setting encode_ms of card: .* must be a number, 0 or more; next:"):
+            list(run.run_job(prepare(replace(own, settings=given)), lambda _: None, Scripted()))
 
 
 def test_a_device_without_a_name_is_none() -> None:

@@ -13,9 +13,10 @@ from transformers import AutoModelForMultimodalLM
 
 from harness import cards, images, plugins
 from harness.clock import Monotonic
-from harness.errors import ExampleError, MissingPackage, SettingError, UnknownName, WeightsError
-from harness.machine.devices import cpu
+from harness.errors import ExampleError, MissingPackage, OutputError, SettingError, UnknownName, WeightsError
+from harness.machine.devices import cpu, fake
 from harness.measure import passes
+from harness.measure.passes import Bench, failed_stage, time_stages, time_whole
 from harness.models import pipeline
 from harness.models.card import Encoder, Llm, ModelCard, Resolution, load_model_card
 from harness.models.families import auto
@@ -158,6 +159,30 @@ def test_several_images_are_shown_where_the_family_takes_them(name: str, checkpo
     assert (both.logits - generated(one, request(page(1), page(2, (190, 90))))).abs().max().item() == 0.0
 
 
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "mllama", "internvl"])
+@pytest.mark.parametrize("size", [(150, 190), (200, 60)])
+def test_padding_is_no_content(name: str, size: tuple[int, int], checkpoints: Any) -> None:
+    """Of a white image, the white pixels that the encoder gets are counted by looking at all of them."""
+    one = model(checkpoints(name), name)
+    inputs, seen = one.prepare(request(images.png(Image.new("RGB", size, (255, 255, 255)))))
+    pixels = inputs["pixel_values"]
+    first = pixels.reshape(-1, *pixels.shape[-3:])[:, 0]
+    assert seen.content_px == int((first == first.max()).sum())
+    assert (seen.content_px < first.numel()) == (name != "internvl")
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_the_papers_protocol_has_visual_tokens_alone_or_is_refused(name: str, checkpoints: Any) -> None:
+    one = model(checkpoints(name), name)
+    asked = Request((page(1),), QUESTION, 1, ignore_eos=True, visual_only=True)
+    if name == "llava":
+        inputs, seen = one.prepare(asked)
+        assert (seen.text_tokens, set(inputs["input_ids"][0].tolist())) == (0, {500})
+    else:  # its marks around the image are part of how positions are found
+        with pytest.raises(SettingError, match=r"--protocol paper: qwen2_5_vl has 2 marks .*--protocol ttft"):
+            one.prepare(asked)
+
+
 def test_a_family_made_for_one_image_refuses_two(checkpoints: Any) -> None:
     one = model(checkpoints("florence2"), "florence2")
     with pytest.raises(ExampleError, match="2 images"):
@@ -176,6 +201,28 @@ def test_a_prompt_longer_than_the_positions_is_refused(checkpoints: Any) -> None
     one.positions = 10
     with pytest.raises(ExampleError, match="exceed the 10 positions"):
         list(one.answer(request(page(1))))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("at", "stage"), [(0, "prefill"), (2, "decode")])
+def test_logits_that_are_not_finite_are_no_answer(bad: float, at: int, stage: str, checkpoints: Any) -> None:
+    """One such number in the vocabulary, at the first token or a later one: the pass is refused, and told where."""
+    one, calls = model(checkpoints("llava"), "llava"), 0
+    bench = Bench(fake.open("fake", Monotonic()), Monotonic())
+
+    def poison(module: Any, given: Any, output: Any) -> None:
+        nonlocal calls
+        if calls % STEPS == at:
+            output.logits[0, -1, 7] = bad
+        calls += 1
+
+    hook = one.model.register_forward_hook(poison)
+    for run in (time_whole, time_stages):
+        with pytest.raises(OutputError, match=rf"logits of token {at + 1} that are not finite.*next:") as raised:
+            run(one, request(page(1)), bench)
+        assert failed_stage(raised.value) == stage
+    hook.remove()
+    time_whole(one, request(page(1)), bench)
 
 
 def test_a_missing_tensor_is_named(checkpoints: Any, tmp_path: Path) -> None:
@@ -266,23 +313,56 @@ def test_both_routes_give_the_same_logits_of_onevision(checkpoints: Any) -> None
     own_card = card(
         "llava_onevision", adapter="llava_onevision", encoders=(encoder,), llm=llm, prompt="chatml", settings=settings
     )
-    source = Source("local", folder)
-    engine = plugins.load("engines", "torch")
-    routes = [engine.load(own_card, source, Options(112, settings={**settings, "route": r})) for r in ("own", "auto")]
-    assert [one.describe()["route"] for one in routes] == ["own", "auto"]
-    own, theirs = routes
-    grey = images.png(Image.new("RGB", (112, 112), (90, 140, 20)))
-    before, after = [5, 6, 7], [8, 9, 10, 11]
-    own.prompt = lambda question: (before, after)
-    logits = []
-    kept = own.parts["llm"].register_forward_hook(lambda module, given, output: logits.append(output.logits[0, -1]))
-    seen = next(event for event in list(own.answer(request(grey))) if isinstance(event, Seen))
-    kept.remove()
-    theirs.prepare = with_ids(theirs, before, after, seen.visual_tokens)
-    told = answered(theirs, request(grey))
+    own, theirs = both_routes(own_card, folder, 112, settings)
+    own_logits, seen, told = answers_of(own, theirs, images.png(Image.new("RGB", (112, 112), (90, 140, 20))))
     assert told.seen.visual_tokens == seen.visual_tokens
     assert (told.seen.tiles, told.seen.processed_px) == (seen.tiles, seen.processed_px)
-    assert (torch.stack(logits) - told.logits).abs().max() < 1e-5
+    assert (own_logits - told.logits).abs().max() < 1e-5
+
+
+def test_both_routes_give_the_same_logits_of_llava(checkpoints: Any) -> None:
+    """As for OneVision: a square image of the tower's own side, ids that no template has touched."""
+    folder = checkpoints("llava")
+    config = tiny_vlms.configuration("llava")
+    llm = Llm(
+        kind="llama", hidden=32, layers=2, heads=4, kv_heads=2, ffn=48, vocab=tiny_vlms.VOCAB, positions=8192,
+        rope_theta=config.text_config.rope_parameters["rope_theta"], rms_eps=config.text_config.rms_norm_eps,
+        bos=1, eos=(2,),
+    )  # fmt: skip
+    tower = {"layers": 2, "heads": 4, "ffn": 48, "patch": 14}
+    encoder = Encoder(
+        name="clip", library="transformers", architecture="CLIPVisionModel", width=32, side=56, settings=tower
+    )
+    settings = {"reduction": "none", "stand_in_tokens": 16}
+    rule = Resolution(rule="fixed", default=56)
+    own_card = card(
+        "llava", adapter="llava", encoders=(encoder,), llm=llm, prompt="vicuna_v1", settings=settings, resolution=rule
+    )
+    own, theirs = both_routes(own_card, folder, 56, settings)
+    own_logits, seen, told = answers_of(own, theirs, images.png(Image.new("RGB", (56, 56), (90, 140, 20))))
+    assert told.seen.visual_tokens == seen.visual_tokens == 16
+    assert (own_logits - told.logits).abs().max() < 1e-5
+
+
+def both_routes(own_card: ModelCard, folder: Path, side: int, settings: Any) -> list[Any]:
+    engine, source = plugins.load("engines", "torch"), Source("local", folder)
+    routes = [
+        engine.load(own_card, source, Options(side, settings={**settings, "route": route})) for route in ("own", "auto")
+    ]
+    assert [one.describe()["route"] for one in routes] == ["own", "auto"]
+    return routes
+
+
+def answers_of(own: Any, theirs: AnyModel, image: bytes) -> tuple[torch.Tensor, Seen, SimpleNamespace]:
+    """Answer one request by both routes with the same ids around the image: logits, what was seen, and theirs."""
+    before, after = [5, 6, 7], [8, 9, 10, 11]
+    own.prompt = lambda question: (before, after)
+    logits: list[torch.Tensor] = []
+    kept = own.parts["llm"].register_forward_hook(lambda module, given, output: logits.append(output.logits[0, -1]))
+    seen = next(event for event in list(own.answer(request(image))) if isinstance(event, Seen))
+    kept.remove()
+    theirs.prepare = with_ids(theirs, before, after, seen.visual_tokens)
+    return torch.stack(logits), seen, answered(theirs, request(image))
 
 
 def with_ids(one: AnyModel, before: list[int], after: list[int], visual: int) -> Any:
@@ -320,11 +400,18 @@ def test_our_cards_are_the_same_architectures_to_transformers(name: str) -> None
     assert 0 <= counts["encoder"] - mine < 0.02 * mine  # transformers keeps what is not run: a last norm, a head
 
 
+UNPUBLISHED = ("smolvlm2-500m", "internvl3-2b", "internvl3-8b", "paligemma-2-3b", "pixtral-12b")
+"""Cards whose exact number of parameters we have not found published: docs/models.md says so."""
+
+
 @pytest.mark.parametrize("name", [name for name in cards.names("models") if load_model_card(name).adapter == "auto"])
 def test_a_card_has_as_many_parameters_as_were_published(name: str) -> None:
     own = load_model_card(name)
     config = loading.configuration(own, Source("random"))
     with torch.device("meta"):
         built = AutoModelForMultimodalLM.from_config(config, dtype=torch.bfloat16)
-    assert pipeline.parameter_count(built) / 1e6 == pytest.approx(own.published.params_m["total"], rel=1e-4)
+    published = own.published.params_m.get("total")
+    assert (published is None) == (name in UNPUBLISHED)
+    if published is not None:
+        assert pipeline.parameter_count(built) / 1e6 == pytest.approx(published, rel=1e-4)
     assert own.resolution.rule == resolution.rule_of(kinds.family(config))

@@ -212,6 +212,33 @@ class Code:
         return (open, (str(self.path), "w"))
 
 
+def test_an_index_beside_a_whole_file_is_said_to_play_no_part(tmp_path: Path) -> None:
+    card = load_model_card("fastvlm-0.5b")
+    save_file(numbers(), tmp_path / "model.safetensors")
+    assert weights.resolve(card, str(tmp_path)).notice == ""
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    told = "is the checkpoint, model.safetensors.index.json beside it is not read"
+    assert weights.resolve(card, str(tmp_path)).notice.endswith(told)
+
+
+def test_an_index_that_reaches_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    save_file(numbers(), tmp_path / "elsewhere.safetensors")
+    (tmp_path / "own").mkdir()
+    index = {"weight_map": dict.fromkeys(numbers(), "../elsewhere.safetensors")}
+    (tmp_path / "own" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match=r"names \.\./elsewhere\.safetensors, which is not in the folder; next:"):
+        Tensors(tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    "held", [[1, 2], 5, {1: torch.zeros(1)}, {"a": 5}, {"model": {"a": torch.zeros(1)}}, torch.zeros(2)]
+)
+def test_a_pickle_of_anything_but_tensors_by_name_is_refused(tmp_path: Path, held: object) -> None:
+    torch.save(held, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin: .*; next: "):
+        Tensors(tmp_path)
+
+
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, how: str) -> None:
     path, trace = tmp_path / "pytorch_model.bin", tmp_path / "ran"

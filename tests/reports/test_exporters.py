@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import synthetic_logs
 
@@ -29,11 +30,54 @@ def test_there_is_one_file_each() -> None:
     assert plugins.names("exporters") == ["github_benchmark", "hud", "mlflow", "trackio", "wandb"]
 
 
+class Part(msgspec.Struct, forbid_unknown_fields=True):
+    """A field of the HUD's published table `oss_ci_benchmark_v3` that has fields: texts by name beside its own."""
+
+    extra_info: dict[str, str] = {}
+
+
+class HudBenchmark(Part):
+    name: str = ""
+    mode: str = ""
+    dtype: str = ""
+
+
+class HudModel(Part):
+    name: str = ""
+    type: str = ""
+    backend: str = ""
+    origins: list[str] = []
+
+
+class HudMetric(Part):
+    name: str = ""
+    benchmark_values: list[float] = []
+    target_value: float = 0.0
+
+
+class HudRunner(Part):
+    name: str = ""
+    type: str = ""
+
+
+class HudRecord(msgspec.Struct, forbid_unknown_fields=True):
+    timestamp: int
+    schema_version: str
+    name: str
+    runners: list[HudRunner]
+    benchmark: HudBenchmark
+    model: HudModel
+    metric: HudMetric
+
+
 def test_hud(rows: list, tmp_path: Path) -> None:
     (path,) = plugins.load("exporters", "hud").export(rows, tmp_path / "hud.json", branch="main")
     records = json.loads(path.read_text())
+    typed = msgspec.json.decode(path.read_bytes(), type=list[HudRecord])
+    assert {one.schema_version for one in typed} == {"v3"}
+    assert all(one.timestamp > 1_700_000_000 for one in typed)
+    assert {"unit", "low", "high"} in [set(one.metric.extra_info) for one in typed]
     for record in records:
-        assert set(record) == {"benchmark", "model", "metric", "runners"}
         (value,) = record["metric"]["benchmark_values"]
         assert isinstance(value, float)
         assert record["benchmark"]["extra_info"]["branch"] == "main"
@@ -70,7 +114,9 @@ def test_mlflow(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     target, data = (tmp_path / "mlruns").as_uri(), frame.load(tmp_path / "logs")
     export = plugins.load("exporters", "mlflow").export
-    first, second = (export(rows, target, sources=data.records, night="7") for _ in range(2))
+    first, second = (
+        export(rows, target, sources=data.records, figures={"pareto": "<svg/>"}, night="7") for _ in range(2)
+    )
     assert first == second, "a cell's run is found again by its key"
     client = tracking.MlflowClient(tracking_uri=target)
     runs = [client.get_run(each) for each in first]
@@ -81,6 +127,7 @@ def test_mlflow(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     started = {run.info.start_time for run in runs}
     assert started == {1795435200000}, "the run starts when the measurement did"
     assert [artifact.path for artifact in client.list_artifacts(first[0], "run_logs")] != []
+    assert [artifact.path for artifact in client.list_artifacts(first[0], "figures")] == ["figures/pareto.svg"]
 
 
 def test_trackio(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +145,9 @@ def test_wandb_offline(rows: list, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WANDB_SILENT", "true")
     data = frame.load(tmp_path / "logs")
     first, second = (
-        plugins.load("exporters", "wandb").export(rows, "project", sources=data.records, mode="offline")
+        plugins.load("exporters", "wandb").export(
+            rows, "project", sources=data.records, figures={"pareto": "<svg/>"}, mode="offline"
+        )
         for _ in range(2)
     )
     assert first == second, "a cell's run is found again by its key"

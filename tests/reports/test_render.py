@@ -4,6 +4,7 @@ import csv
 import io
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -50,6 +51,25 @@ def test_the_same_logs_give_the_same_bytes(tmp_path: Path) -> None:
         assert first[name] == second[name], name
     assert b"2026" not in first["pareto.svg"]
     assert b"CreationDate" not in first["pareto.pdf"]
+
+
+def test_what_is_missing_of_an_accuracy_stands_below_every_table_that_shows_it(tmp_path: Path) -> None:
+    """A guess, a cut answer, a failure, the denominator: not in a bubble, but on the page."""
+    data = made(tmp_path)
+    more = {"asked": 43, "failed": 3, "cut": 2, "notes": ("4 of 40 answers by chance",)}
+    data = replace(
+        data, cells=tuple(replace(one, accuracy=msgspec.structs.replace(one.accuracy, **more)) for one in data.cells)
+    )
+    told = (
+        "at 512 px:** over 40 of 43 questions; 3 of 43 failed and are left out; 2 answers were cut off at the most "
+        "tokens allowed; 4 of 40 answers by chance."
+    )
+    for name in ("cells", "pareto"):
+        card = load_report_card(name)
+        text = render.contents(render.build(card, data), card, ("md",))[f"{name}.md"].decode()
+        assert told in text.replace("\\", ""), name
+        whole = render.contents(render.build(card, made(tmp_path)), card, ("md",))[f"{name}.md"].decode()
+        assert "accuracy of" not in whole.replace("accuracy of the very", ""), "nothing is missing, nothing is said"
 
 
 def test_every_mark_is_in_every_form(tmp_path: Path) -> None:

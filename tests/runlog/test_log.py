@@ -188,6 +188,19 @@ def test_a_figure_that_cannot_be_is_no_figure(tmp_path: Path, figure: str) -> No
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [("cell", {"repetition": "x"}), ("cell", {"limit": True}), ("cell", {"isolate": "no"}),
+     ("effective", {"peak_flops_per_s": 0}), ("effective", {"peak_bytes_per_s": -1.0})],
+)  # fmt: skip
+def test_a_header_that_no_run_could_have_is_no_log(tmp_path: Path, where: str, what: dict[str, object]) -> None:
+    header = msgspec.json.decode(msgspec.json.encode(HEADER))
+    header[where] |= what
+    (tmp_path / "a.jsonl").write_bytes(msgspec.json.encode(header) + b"\n" + msgspec.json.encode(FOOTER) + b"\n")
+    with pytest.raises(LogError, match=rf"a\.jsonl:1: .*{next(iter(what))}"):
+        read(tmp_path / "a.jsonl")
+
+
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(LogError, match="is a named pipe, not a regular file"):

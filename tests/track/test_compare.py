@@ -13,6 +13,7 @@ import synthetic_logs as logs
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invented_nights import arm, judge, night
 
 from harness import cli, stats
 from harness.errors import CardError, SettingError, UnknownName
@@ -23,19 +24,6 @@ from harness.track.interleave import alternate
 from harness.track.jobs import Night
 from harness.track.nights import Reading
 from harness.track.verdict import BROKEN, REGRESSION, SAME, UNCLEAR, Judge
-
-TIMES = {"preprocess": 5.0, "encode": 100.0, "project": 1.0, "prefill": 50.0}
-
-
-def arm(seed: int, noise: float = 0.01, common: int = 0, **factors: float) -> dict[str, dict[str, float]]:
-    """Return 20 examples' times: each example has a size of its own (`common`), each stage its noise."""
-    rng, sizes = random.Random(f"arm{seed}"), random.Random(common)
-    found = {}
-    for example in range(20):
-        size = sizes.uniform(0.5, 2.0)
-        row = {n: 1e6 * ms * size * factors.get(n, 1.0) * rng.lognormvariate(0, noise) for n, ms in TIMES.items()}
-        found[f"e{example}"] = {**row, "ttft": sum(row.values())}
-    return found
 
 
 def test_equal_arms_are_the_same_although_examples_differ_fourfold_in_size() -> None:
@@ -260,19 +248,6 @@ def test_wandering_is_said_in_the_verdict() -> None:
     assert verdict.as_dict()["history_wanders"] > history.NO_LEVEL
     steady = [night(str(n), ms=156 * (1 + 0.01 * (-1) ** n)) for n in range(1, 12)]
     assert not any("wander" in notice for notice in judge(*steady).verdict().notices)
-
-
-def night(name: str, ms: float = 156, rounds: int = 3, **factors: float) -> Reading:
-    seed = int(name)
-    both = tuple((arm(seed + 100 * r), arm(seed + 100 * r + 50, **factors)) for r in range(rounds))
-    return Reading(name, "valid", rounds=both, median_ns=ms * 1e6, n=20, fingerprint=(("os", "one"),))
-
-
-def judge(*readings: Reading) -> Judge:
-    first = Reading("0", "valid", median_ns=156e6, n=20, fingerprint=(("os", "one"),))
-    made = Judge([first, *readings], "0", 0.03)
-    made.accuracies = {reading.night: None for reading in made.readings}
-    return made
 
 
 def test_the_first_bad_checkpoint_is_where_the_trailing_bad_ones_begin() -> None:

@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -22,15 +24,19 @@ import yaml
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
-from harness import cli
+from harness import cli, plugins
 from harness.clock import Monotonic
+from harness.errors import UnknownName
 from harness.machine.devices import fake
+from harness.measure.asked import Asked
 from harness.measure.passes import Bench, time_whole
 from harness.models.card import load_model_card
 from harness.models.families import fastvlm
 from harness.models.protocol import Options, Request
 from harness.models.weights import Source
 from harness.runlog import log as runlog
+from harness.track import nights
+from harness.track import track as tracking
 
 # One test process measures the nights once for all tests of this file.
 pytestmark = pytest.mark.xdist_group("track")
@@ -307,3 +313,73 @@ def test_a_repositorys_commits_are_nights_oldest_first(tmp_path: Path) -> None:
     server.shutdown()
     server.server_close()
     assert done.stdout.split() == ["2026-11-01-0300-aaaaaaaa", "2026-11-02-0300-bbbbbbbb"], done.stderr
+
+
+# --- in this process, with the fake model ---
+
+
+def fake_nights(root: Path, *names: str) -> tuple[nights.Night, ...]:
+    for name in names:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name / "nightly.toml").write_text('weights = "random"\n')
+    return nights.discover(root).nights
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have the child's command run here, as the command line runs it; the list names what was measured."""
+    told: list[str] = []
+
+    def submit(commands: Sequence[Sequence[str]], folder: Path, options: object) -> Iterator[tuple[int, int]]:
+        for position, command in enumerate(commands):
+            said = list(command)[command.index("compare") :]
+            told.append(Path(said[2]).name)
+            yield position, cli.program.main(said, standalone_mode=False) or 0
+
+    real = plugins.load
+    local = SimpleNamespace(submit=submit)
+    monkeypatch.setattr(plugins, "load", lambda kind, name: local if kind == "executors" else real(kind, name))
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+    return told
+
+
+STAGES_MS = dict.fromkeys(("preprocess_ms", "encode_ms", "project_ms", "prefill_ms", "decode_ms"), 0.5)
+
+
+def wish(root: Path, known: tuple[nights.Night, ...], **more: Any) -> tracking.Wish:
+    asked = Asked(
+        model="fake", device="fake", suite="pages", limit=3, minimum_seconds=0, minimum_samples=3, maximum_samples=3,
+        decode_tokens=2, settings=STAGES_MS, offline=True,
+    )  # fmt: skip
+    return tracking.Wish(asked, known, root / "out", minimum_effect=3.0, **more)
+
+
+def test_a_night_is_measured_once_more_when_it_is_named(tmp_path: Path, measured: list[str]) -> None:
+    """On top of what is there: no log is touched. A name that is none is guessed."""
+    known = fake_nights(tmp_path / "nights", "n1", "n2")
+    tracking.track(wish(tmp_path, known), lambda _: None)
+    assert set(measured) == {"n1", "n2"}
+    kept = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.jsonl")}
+    measured.clear()
+    tracking.track(wish(tmp_path, known), lambda _: None)
+    assert measured == []
+    tracking.track(wish(tmp_path, known, again=("n2",)), lambda _: None)
+    assert set(measured) == {"n2"}
+    now = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.jsonl")}
+    assert {path: now[path] for path in kept} == kept
+    assert len(now) > len(kept)
+    with pytest.raises(UnknownName, match="unknown checkpoint of --again 'n3'"):
+        tracking.track(wish(tmp_path, known, again=("n3",)), lambda _: None)
+
+
+def test_a_default_baseline_that_moved_is_said(tmp_path: Path, measured: list[str]) -> None:
+    """The oldest night was thrown away: yesterday's ratios were against another checkpoint than today's."""
+    known = fake_nights(tmp_path / "nights", "n1", "n2", "n3")
+    first = tracking.track(wish(tmp_path, known), lambda _: None).verdict
+    assert not any("the baseline is" in notice for notice in first.notices)
+    left = known[1:]
+    moved = "the baseline is n2 now: n1, with which earlier nights were compared, is not among the checkpoints any more"
+    verdict = tracking.track(wish(tmp_path, left), lambda _: None).verdict
+    assert any(notice.startswith(moved) for notice in verdict.notices)
+    pinned = tracking.track(wish(tmp_path, left, baseline="n2"), lambda _: None).verdict
+    assert not any("the baseline is" in notice for notice in pinned.notices)

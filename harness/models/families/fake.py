@@ -35,7 +35,7 @@ class FakeModel:
         if options.only not in (None, "llm", *parts):
             raise SettingError(f"{card.name} has no part {options.only!r}; parts: {', '.join([*parts, 'llm'])}")
         self._options, self._settings = options, {**card.settings, **options.settings}
-        for name, value in self._settings.items():
+        for name, value in (*card.settings.items(), *self._settings.items()):
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
             if name not in ("answer", "decode") and not number:
                 told = f"setting {name} of {card.name}: {str(value)[:60]!r}"

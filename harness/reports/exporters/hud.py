@@ -1,7 +1,11 @@
-"""PyTorch HUD: the benchmark JSON of PyTorch's CI, a record per cell and metric, as vLLM writes it too."""
+"""PyTorch HUD: the benchmark JSON of PyTorch's CI (schema v3), a record per cell and metric, as vLLM writes it too.
+
+Its database types every `extra_info` as texts by name: numbers are written as texts there.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from harness.reports import metrics
@@ -21,8 +25,9 @@ def export(
     for row in cells:
         facts = metrics.facts(row) | metrics.origin(row, sources or {})
         for metric in metrics.metrics(row):
-            bounds: dict[str, float | str | None] = {"unit": metric.unit}
-            bounds |= {"low": metric.low, "high": metric.high} if metric.low is not None else {}
+            bounds = {"unit": metric.unit}
+            for side, bound in (("low", metric.low), ("high", metric.high)):
+                bounds |= {} if bound is None else {side: f"{bound:.9g}"}
             benchmark = {
                 "name": name,
                 "mode": "inference",
@@ -31,8 +36,16 @@ def export(
             }
             records.append(
                 {
+                    "schema_version": "v3",
+                    "timestamp": int(datetime.fromisoformat(row.process.started_at).timestamp()),
+                    "name": name,
                     "benchmark": benchmark,
-                    "model": {"name": metrics.title(row), "type": row.cell.model, "backend": row.cell.engine},
+                    "model": {
+                        "name": metrics.title(row),
+                        "type": row.cell.model,
+                        "backend": row.cell.engine,
+                        "origins": [],
+                    },
                     "metric": {
                         "name": metric.name,
                         "benchmark_values": [metric.value],

@@ -19,12 +19,13 @@ def export(
     target: str,
     sources: Mapping[str, Log] | None = None,
     experiment: str = "vlm-pareto",
+    figures: Mapping[str, str] | None = None,
     **options: str,
 ) -> list[str]:
     """Log every cell as a finished run and return the run ids; a cell that was exported before keeps its run.
 
-    The run starts when the measurement did. `sources` are the run logs by name: they become artifacts, and version and
-    commit become tags. `options` become tags.
+    The run starts when the measurement did. `sources` are the run logs by name: they become artifacts, as do `figures`
+    (SVG by name); version, commit and `options` become tags.
     """
     client, experiment_id = _opened(target, experiment)
     ids = []
@@ -37,6 +38,8 @@ def export(
         for name in one.logs:
             if sources and name in sources:
                 client.log_artifact(run_id, str(sources[name].path), "run_logs")
+        for name, drawn in (figures or {}).items():
+            client.log_text(run_id, drawn, f"figures/{name}.svg")
         client.set_terminated(run_id)
         ids.append(run_id)
     return ids

@@ -13,14 +13,15 @@ def export(
     cells: Iterable[CellSummary],
     target: str,
     sources: Mapping[str, Log] | None = None,
+    figures: Mapping[str, str] | None = None,
     entity: str | None = None,
     mode: Literal["online", "offline", "disabled", "shared"] | None = None,
     **options: str,
 ) -> list[str]:
     """Log every cell as a finished run and return the runs' ids; a cell that was exported before keeps its run.
 
-    `sources` are the run logs by name: they become an artifact. `options` go to the run's configuration, but for
-    `entity` and `mode`, which go to `init`.
+    `sources` are the run logs by name: they become an artifact, with `figures` (SVG by name) in it. `options` go to the
+    run's configuration, but for `entity` and `mode`, which go to `init`.
     """
     try:
         import wandb
@@ -42,6 +43,9 @@ def export(
             artifact = wandb.Artifact(f"run-logs-{key}", type="run-logs")
             for path in paths:
                 artifact.add_file(str(path))
+            for file, drawn in (figures or {}).items():
+                with artifact.new_file(f"figures/{file}.svg", mode="w", encoding="utf-8") as written:
+                    written.write(drawn)
             run.log_artifact(artifact)
         run.finish()
         ids.append(str(run.id))

@@ -1,6 +1,7 @@
 """Accuracy against TTFT (or visual tokens), a series per model across resolutions, the frontier drawn, ties named."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 
 from harness.errors import SettingError
 from harness.reports import candidates, canvas, measured, style, wording
-from harness.reports.candidates import COSTS
+from harness.reports.candidates import COSTS, Candidate
 from harness.reports.canvas import Canvas, Look
 from harness.reports.card import ReportCard
 from harness.reports.choice import Answer
@@ -30,11 +31,18 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
         found = candidates.of(data, cells, cost)
         if found:
             about = f"{cells[0].cell.suite} on {wording.platform(where, protocol)}"
-            groups.append((about, ([one.point for one in found], found[0].accuracy.metric or "accuracy")))
-    return canvas.pictures(card, groups, lambda name, title, group: picture(name, title, group[0], cost, group[1]))
+            groups.append((about, found))
+
+    def one(name: str, title: str, found: Sequence[Candidate]) -> Picture:
+        notes = wording.remarks((each.cell, each.accuracy) for each in found)
+        return picture(name, title, [each.point for each in found], cost, found[0].accuracy.metric or "accuracy", notes)
+
+    return canvas.pictures(card, groups, one)
 
 
-def picture(name: str, title: str, points: Sequence[Point], cost: str, metric: str) -> Picture:
+def picture(
+    name: str, title: str, points: Sequence[Point], cost: str, metric: str, notes: tuple[tuple[str, str], ...] = ()
+) -> Picture:
     """Draw `points`, their intervals and the frontier."""
     found = places(points)
     quantity, unit = COSTS[cost]
@@ -45,7 +53,8 @@ def picture(name: str, title: str, points: Sequence[Point], cost: str, metric: s
     caption = f"{LABELS} {READ}"
     marks = frozenset(mark for p in points for mark in p.marks)
     alt = described(title, found, unit, metric)
-    return Picture(name, title, alt, drawn.figure, table(name, title, found, cost), caption, drawn.hovers, marks)
+    numbers = replace(table(name, title, found, cost), notes=notes)
+    return Picture(name, title, alt, drawn.figure, numbers, caption, drawn.hovers, marks)
 
 
 LABELS = "Labels: resolution in px, at points of the frontier and at the ends of a model's line where there is room."
@@ -82,7 +91,10 @@ def _choice(answer: Answer) -> Figure:
             drawn.axes.axhline(100 * budget.accuracy, color="black", linewidth=0.8, label="budget")
         if winner is not None:
             p = winner.candidate.point
-            chosen = "chosen, p > 0.99" if winner.best > 0.99 else f"chosen, p = {winner.best:.2f}"
+            sure = winner.probability
+            chosen = (
+                "chosen, p not known" if sure is None else f"chosen, p {'> 0.99' if sure > 0.99 else f'= {sure:.2f}'}"
+            )
             drawn.axes.plot(
                 p.cost, p.merit, "o", markersize=9, markerfacecolor="none", color="black", linestyle="", label=chosen
             )

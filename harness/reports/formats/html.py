@@ -1,88 +1,76 @@
-"""A report as one self-contained page: sortable tables, inline pictures with values on hover, light and dark.
+"""A report as one self-contained page: the answer on the first screen, then everything that it rests on.
 
-Everything works from disk, without a network. Tables have captions and scoped headers, sorting is a button in a header
-(keyboard, screen reader), pictures have a description and their numbers as a table; without JavaScript only sorting is
-missing.
+Everything works from disk, without a network, in light and dark. Without JavaScript nothing is hidden: sorting, filter
+and choice of columns are missing. Pictures have a description and their numbers as a table.
 """
 
 import re
 from html import escape
 
-from harness.reports.document import Entry, Picture, Report, Table
-from harness.reports.formats import page
+from harness.reports.document import Picture, Report, Table
+from harness.reports.formats import html_table, page
+from harness.reports.formats.html_table import marked
 from harness.reports.marks import MARKS
+
+OPEN = ("cells",)
+"""Sections of a page that are unfolded from the start."""
 
 
 def write(report: Report) -> str:
     """Return the page."""
-    sections = report.sections or (report,)
-    contents = "".join(f'<li><a href="#{section.name}">{escape(section.title)}</a></li>' for section in sections)
-    body = [f"<h1>{escape(report.title)}</h1>", *(f"<p>{_marked(text)}</p>" for text in report.text)]
-    if report.sections:
-        body.append(f'<nav aria-label="Contents"><ul>{contents}</ul></nav>')
-    body.append(_legend(report))
-    for section in report.sections:
-        body.append(f'<section id="{section.name}"><h2>{escape(section.title)}</h2>')
-        body += [f"<p>{_marked(text)}</p>" for text in section.text]
-        body += [_block(block) for block in section.blocks]
-        body.append(f"{_sources(section)}</section>")
+    body = [f"<h1>{escape(report.title)}</h1>", *(f"<p>{marked(text)}</p>" for text in report.text)]
+    body += [_front(report), _legend(report), _contents(report)]
+    body += [_section(section) for section in report.sections]
     body += [_block(block) for block in report.blocks]
     body += [_doubts(report.doubts), _provenance(report), _sources(report)]
     return page.frame(report.title, "\n".join(part for part in body if part))
 
 
-def _block(block: Table | Picture) -> str:
-    return _table(block) if isinstance(block, Table) else _picture(block)
+def _front(report: Report) -> str:
+    """Return the first screen: pictures on the left, tables beside them."""
+    if not report.front:
+        return ""
+    pictures = "".join(_picture(block) for block in report.front if isinstance(block, Picture))
+    tables = "".join(html_table.write(block, plain=True) for block in report.front if isinstance(block, Table))
+    return f'<section class="front" aria-label="At a glance"><div>{pictures}</div><div>{tables}</div></section>'
 
 
-def _table(value: Table) -> str:
-    if not value.rows:
-        return f"<h3>{escape(value.title)}</h3><p><em>{escape(value.empty)}</em></p>"
-    heads = []
-    for heading in value.headings:
-        numeric = ' class="number"' if heading.numeric else ""
-        heads.append(
-            f'<th scope="col" aria-sort="none"{numeric}><button type="button">{escape(heading.text)}</button></th>'
-        )
-    rows = []
-    for row in value.rows:
-        first, *rest = row
-        cells = [f'<th scope="row"{_attributes(first, False)}>{_text(first)}</th>']
-        pairs = zip(rest, value.headings[1:], strict=True)
-        cells += [f"<td{_attributes(entry, heading.numeric)}>{_text(entry)}</td>" for entry, heading in pairs]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    notes = "".join(f"<li><b>{escape(label)}</b> {_marked(text)}</li>" for label, text in value.notes)
+def _contents(report: Report) -> str:
+    if not report.sections:
+        return ""
+    links = "".join(f'<li><a href="#{part.name}">{escape(part.title)}</a></li>' for part in report.sections)
+    return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+
+
+def _section(section: Report) -> str:
+    """Return one report of a page, folded: what is asked for opens, by a click or by a link to it."""
+    parts = [f"<p>{marked(text)}</p>" for text in section.text]
+    parts += [*map(_block, section.blocks), _sources(section)]
+    unfolded = " open" if section.name in OPEN else ""
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(value.title)}"><table>'
-        f"<caption>{escape(value.title)}</caption><thead><tr>{''.join(heads)}</tr></thead>"
-        f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>" + (f'<ul class="notes">{notes}</ul>' if notes else "")
+        f'<details class="part"{unfolded}><summary><h2>{escape(section.title)}</h2> '
+        f'<span class="quiet">{_amount(section)}</span></summary>\n'
+        f'<div id="{section.name}">{"".join(parts)}</div></details>'
     )
 
 
-def _attributes(entry: Entry, numeric: bool) -> str:
-    classes = " ".join(part for part in ("number" if numeric else "", entry.tone) if part)
-    out = f' class="{classes}"' if classes else ""
-    if entry.sort is not None:
-        out += f' data-sort="{escape(str(entry.sort))}"'
-    meanings = [MARKS[mark].meaning for mark in MARKS if mark in entry.marks]
-    hover = ". ".join([entry.hover, *meanings] if entry.hover else meanings)
-    return out + (f' title="{escape(hover)}"' if hover else "")
+def _amount(section: Report) -> str:
+    """Return what a folded section holds."""
+    pictures = sum(isinstance(block, Picture) for block in section.blocks)
+    rows = sum(len(block.rows) for block in section.blocks if isinstance(block, Table))
+    told = [f"{pictures} figure{'s' * (pictures > 1)}"] if pictures else []
+    return ", ".join([*told, *([f"{rows} row{'s' * (rows > 1)}"] if rows else [])]) or "nothing measured"
 
 
-def _text(entry: Entry) -> str:
-    marks = "".join(
-        f'<abbr title="{escape(MARKS[mark].meaning)}">{MARKS[mark].symbol}</abbr>'
-        for mark in MARKS
-        if mark in entry.marks
-    )
-    return escape(entry.text) + marks
+def _block(block: Table | Picture) -> str:
+    return html_table.write(block) if isinstance(block, Table) else _picture(block)
 
 
 def _picture(value: Picture) -> str:
     caption = f"<b>{escape(value.title)}.</b> {escape(value.caption)}"
     return (
         f"<figure>{inline_svg(value)}<figcaption>{caption}</figcaption></figure>"
-        f"<details><summary>The numbers in this picture</summary>{_table(value.numbers)}</details>"
+        f"<details><summary>The numbers in this picture</summary>{html_table.write(value.numbers)}</details>"
     )
 
 
@@ -118,7 +106,7 @@ def _legend(report: Report) -> str:
     lines = [
         f"<li><b>{mark.symbol}</b> {escape(mark.meaning)}</li>" for name, mark in MARKS.items() if name in report.marks
     ]
-    return f'<aside aria-label="Marks"><h2>Marks</h2><ul>{"".join(lines)}</ul></aside>' if lines else ""
+    return f'<aside aria-label="Marks"><ul>{"".join(lines)}</ul></aside>' if lines else ""
 
 
 MOST_DOUBTS_OPEN = 10
@@ -138,14 +126,10 @@ def _doubts(doubts: tuple[str, ...]) -> str:
 def _provenance(report: Report) -> str:
     if report.provenance is None:
         return ""
-    folded = f"<details><summary>{len(report.provenance.rows)} run logs</summary>{_table(report.provenance)}</details>"
+    logs = html_table.write(report.provenance)
+    folded = f"<details><summary>{len(report.provenance.rows)} run logs</summary>{logs}</details>"
     return f'<section id="provenance"><h2>Provenance</h2>{folded}</section>'
 
 
 def _sources(report: Report) -> str:
     return f"<p>Sources: {escape('; '.join(report.sources))}.</p>" if report.sources else ""
-
-
-def _marked(text: str) -> str:
-    """Escape, and show `code` as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

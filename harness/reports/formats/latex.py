@@ -46,7 +46,7 @@ def table(value: Table) -> str:
     for number, rows in enumerate(parts):
         title = escape(value.title) + (f" ({number + 1} of {len(parts)})" if len(parts) > 1 else "")
         label = f"tab:{value.name}" + (f"-{number + 1}" if number else "")
-        notes = [f"{escape(f'{label_} {note}')}" for label_, note in value.notes] if rows is parts[-1] else []
+        notes = [f"{escape(f'{label_} {note}')}" for label_, note in value.explained] if rows is parts[-1] else []
         floats.append(_float(value, rows, title, label, notes))
     return "\n\n".join(floats)
 

@@ -32,8 +32,8 @@ def table(value: Table, heading: bool = True) -> list[str]:
     lines += [[text(entry) for entry in row] for row in value.rows]
     rule = ["--:" if heading.numeric else ":--" for heading in value.headings]
     parts.append("\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]]))
-    if value.notes:
-        parts.append("\n".join(f"- **{escape(label)}** {escape(note)}" for label, note in value.notes))
+    if value.explained:
+        parts.append("\n".join(f"- **{escape(label)}** {escape(note)}" for label, note in value.explained))
     return parts
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
-from harness.errors import ExampleError, SettingError
+from harness.errors import ExampleError, OutputError, SettingError
 from harness.models import tokenizers
 from harness.models.card import ModelCard, check_settings, check_side
 from harness.models.families.auto import loading, parts, resolution, shown
@@ -34,6 +34,7 @@ class AnyModel:
         self.card, self.options = card, options
         self.settings = check_settings(card, {k: v for k, v in options.settings.items() if k in card.settings})
         self.hear: Callable[[Event], None] | None = None
+        self._largest: list[torch.Tensor] = []
         self.loaded = loading.load(card, source, options)
         self.model: Network = self.loaded.model
         self.processor, self.config = self.loaded.processor, self.loaded.config
@@ -64,11 +65,16 @@ class AnyModel:
         given = [self.asked.prepared(picture.image) for picture in pictures]
         text = self._prompt(len(given), "" if request.visual_only else request.question, request.visual_only)
         try:
-            batch = self._process(text, given)
+            batch = self._process(text, given, bare=request.visual_only)
         except (ValueError, TypeError, IndexError) as error:
             what = f"the processor of {self.family} refuses it: {str(error).splitlines()[0]}"
             raise ExampleError(f"{what}; next: another --res, or remove this example") from error
         seen = self._seen(batch, pictures, given)
+        if request.visual_only and seen.text_tokens:
+            raise SettingError(
+                f"--protocol paper: {self.card.name} has {seen.text_tokens} marks among its visual tokens, and the "
+                "paper's prefill is of visual tokens alone; next: --protocol ttft, or --route own where there is one"
+            )
         ids = batch["input_ids"]
         if not self.config.is_encoder_decoder and 0 < self.positions < ids.shape[1] + request.max_new_tokens:
             raise ExampleError(
@@ -87,9 +93,9 @@ class AnyModel:
             return text
         return self.kind.marker * count + question
 
-    def _process(self, text: str, given: list[Image]) -> Inputs:
+    def _process(self, text: str, given: list[Image], bare: bool = False) -> Inputs:
         bos = getattr(self.processor.tokenizer, "bos_token", None)
-        once = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+        once = {"add_special_tokens": False} if bare or (bos and text.startswith(bos)) else {}
         batch: Inputs = self.processor(
             images=given, text=[text], return_tensors="pt", text_kwargs=once, images_kwargs=dict(self.asked.arguments)
         )
@@ -107,13 +113,16 @@ class AnyModel:
             notes.append("visual states are attended to by cross attention and are not in the prompt")
         elif count is None:
             notes.append("the configuration names no image token: visual tokens are not counted")
+        content = self._content(look, given)
+        if content is None:
+            notes.append("padding is counted among the image's pixels")
         sizes = [picture.size for picture in pictures]
         if len(sizes) > 1:
             notes.append(f"{len(sizes)} images: {', '.join(f'{w}x{h}' for w, h in sizes)}")
         return Seen(
             sizes[0] if sizes else (0, 0),
             look.processed_px,
-            self._content(look, given),
+            look.area if content is None else content,
             len(look.tiles),
             count or 0,
             text_tokens,
@@ -121,13 +130,13 @@ class AnyModel:
             "; ".join([f"asked {self.options.side}", *notes]),
         )
 
-    def _content(self, look: shown.Shown, given: list[Image]) -> int:
-        """Return how many of the encoder's pixels show the image: less than all where it was padded."""
+    def _content(self, look: shown.Shown, given: list[Image]) -> int | None:
+        """Return how many of the encoder's pixels show the image, less than all where it was padded; None: unknown."""
         if self.asked.square and look.tiles:
             return sum(
                 min(tile[0] * tile[1], w * h) for tile, (w, h) in zip(look.tiles, self._fitted(given), strict=False)
             )
-        return look.area
+        return shown.content(look, self.family, self.image_processor, [image.size for image in given])
 
     def _fitted(self, given: list[Image]) -> list[tuple[int, int]]:
         return [images.fit(image.size, self.options.side) for image in given]
@@ -136,6 +145,7 @@ class AnyModel:
     def answer(self, request: Request, /) -> Iterator[Event]:
         """Answer one request (batch 1, greedy, caches made anew): see `protocol.Model`."""
         self.seam.begin()
+        self._largest = []
         inputs, seen = self.prepare(request)
         yield Done("preprocess")
         features = None
@@ -146,7 +156,7 @@ class AnyModel:
         step = (
             self.seam.prefill_decoder(inputs) if self.config.is_encoder_decoder else self.seam.prefill(inputs, features)
         )
-        token = step.logits.argmax()
+        token = self._likeliest(step.logits)
         prefilled = self.seam.end()
         yield Done(prefilled if request.images else "prefill")
         stream = tokenizers.Stream(self.tokenizer)
@@ -160,7 +170,21 @@ class AnyModel:
             yield Piece(stream.add(value))
             if count + 1 < request.max_new_tokens:
                 step.run(token.view(1, 1))
-                token = step.logits.argmax()
+                token = self._likeliest(step.logits)
+
+    def _likeliest(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the likeliest next token, still on the device; its logit is kept for `verify`."""
+        largest, token = logits.max(dim=-1)
+        self._largest.append(largest)
+        return token
+
+    def verify(self) -> None:
+        """Raise `OutputError` if the last answer rests on logits that are not finite: NaN is larger than all else."""
+        kept, self._largest = self._largest, []
+        for number, largest in enumerate(kept, 1):
+            if not torch.isfinite(largest):
+                what = f"{self.card.name} computed logits of token {number} that are not finite (NaN or infinite)"
+                raise OutputError(what, "prefill" if number == 1 else "decode")
 
     def _stops(self) -> set[int]:
         if self.loaded.stands_in:

@@ -3,11 +3,13 @@
 Pixel tensors have four to six dimensions and mean something else in each family, so each is asked in its own way.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.image_processing_utils import select_best_resolution
 
 from harness.models.foreign import Config, Processor
 
@@ -82,6 +84,56 @@ def _hw(shapes: Tensor, patch: int) -> tuple[Size, ...]:
 def _positions(positions: Tensor, patch: int) -> tuple[Size, ...]:
     last = positions.reshape(-1, positions.shape[-2], 2).amax(1)
     return tuple(((int(x) + 1) * patch, (int(y) + 1) * patch) for x, y in last.tolist())
+
+
+def content(look: Shown, name: str, image_processor: Processor, sizes: Sequence[Size]) -> int | None:
+    """Return how many of the tiles' pixels show the images of these sizes; None where padding cannot be told apart.
+
+    Most families stretch or cut an image until it fills its tiles; those in `FITTED` keep its shape and pad.
+    """
+    if name in UNKNOWN_PADDING:
+        return None
+    if name not in FITTED:
+        return look.area
+    found = [FITTED[name](size, image_processor) for size in sizes]
+    return sum(area for area, _ in found) if sum(tiles for _, tiles in found) == len(look.tiles) else None
+
+
+def _pinpoints(size: Size, image_processor: Processor) -> tuple[int, int]:
+    """Return area and tiles of LLaVA's anyres: the image stretched to one tile, and fitted into a grid."""
+    width, height = size
+    tile = _side(getattr(image_processor, "crop_size", None)) or _side(image_processor.size)
+    pinpoints = [list(each) for each in image_processor.image_grid_pinpoints]
+    best_height, best_width = select_best_resolution((height, width), pinpoints)
+    across, down = best_width / width, best_height / height
+    if across < down:
+        fitted = best_width, min(math.ceil(height * across), best_height)
+    else:
+        fitted = min(math.ceil(width * down), best_width), best_height
+    return tile * tile + fitted[0] * fitted[1], 1 + best_width * best_height // (tile * tile)
+
+
+def _canvas(size: Size, image_processor: Processor) -> tuple[int, int]:
+    """Return area and tiles of Llama 3.2's canvas, in whose corner the image lies."""
+    from transformers.models.mllama import image_processing_mllama as mllama
+
+    (width, height), tile = size, _side(image_processor.size)
+    canvas = mllama.get_optimal_tiled_canvas(height, width, int(image_processor.max_image_tiles), tile)
+    down, across = (int(each) for each in canvas)
+    fitted = mllama.get_image_size_fit_to_canvas(height, width, down, across, tile)
+    return int(fitted[0]) * int(fitted[1]), down * across // (tile * tile)
+
+
+def _side(size: object) -> int:
+    for name in ("height", "shortest_edge"):
+        value = size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
+        if isinstance(value, int):
+            return value
+    return 0
+
+
+FITTED = {"llava_next": _pinpoints, "llava_onevision": _pinpoints, "mllama": _canvas}
+UNKNOWN_PADDING = ("phi4_multimodal",)
 
 
 GRIDS = {"image_grid_thw": _thw, "spatial_shapes": _hw, "target_sizes": _hw, "image_position_ids": _positions}

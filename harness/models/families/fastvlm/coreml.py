@@ -120,7 +120,7 @@ def convert(card: ModelCard, source: Source, side: int, dtype: str, seed: int, p
         raise
     made.short_description = f"{card.title}: encoder at {side} x {side}. License: {card.license}"
     made.user_defined_metadata.update(
-        {"model": card.name, "weights": source.digest or f"random {seed}", "side": str(side)}
+        {"model": card.name, "weights": source.digest if source.trained else f"random {seed}", "side": str(side)}
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.{os.getpid()}.mlpackage")

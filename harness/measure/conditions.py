@@ -1,0 +1,58 @@
+"""What a number depends on that no cell holds (packages, variables, the harness itself), and what of it has changed.
+
+A cell says what was asked, and is the same on every machine. A log that is to count today, or to be gone on with, must
+have been measured under today's conditions, or its reader is told.
+"""
+
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from harness import __version__
+from harness.machine import environment
+from harness.runlog.log import Log
+
+OF_NO_MATTER = ("env_HF_HUB_OFFLINE", "env_HF_DATASETS_OFFLINE", "env_HARNESS_OFFLINE", "env_PYTHONHASHSEED")
+"""They decide where files come from, which the digests tell, or nothing that is timed."""
+OTHERS = ("python", "cpu_quota_cores", "cores_usable", "preloaded")
+
+
+def changed(then: Mapping[str, str], device: str) -> str:
+    """Say what of a log's environment is not so now, or nothing: `OMP_NUM_THREADS 1 → none, torch 2.9.0 → 2.9.1`.
+
+    A package that one of the two times was not there, or not looked at, is no change: what runs needs its own.
+    """
+    now = environment.describe(device)
+    told = []
+    for name in sorted({*then, *now}):
+        was, found = then.get(name), now.get(name)
+        variable, package = name.startswith("env_"), name.startswith("package_")
+        matters = variable or name in OTHERS or (package and was and found)
+        if was != found and matters and name not in OF_NO_MATTER:
+            told.append(f"{name.removeprefix('env_').removeprefix('package_')} {was or 'none'} → {found or 'none'}")
+    return ", ".join(told)
+
+
+def since(log: Log, device: str) -> str:
+    """Say what has changed since `log` was begun: its environment, and the harness's own version and commit."""
+    was, found = log.header.harness, harness()
+    own = [f"harness {name} {was[name]} → {found[name]}" for name in found if was.get(name, found[name]) != found[name]]
+    return ", ".join([*own, *filter(None, [changed(log.header.environment, device)])])
+
+
+@cache
+def harness() -> dict[str, str]:
+    """Return the harness's own version and git commit (with `+dirty`; outside a checkout there is none)."""
+    told = {"version": __version__}
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return told | {"commit": head + ("+dirty" if _git("status", "--porcelain", "-uno", ".") else "")}
+    except (OSError, subprocess.SubprocessError):
+        return told
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    folder = Path(__file__).parent
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
