@@ -107,7 +107,23 @@ def machine_name(device: str) -> str:
     The accelerator in it is the one that `device` is: what else is in the machine has no part in its times.
     """
     system = {"darwin": "mac", "linux": "linux", "win32": "windows"}.get(sys.platform, sys.platform)
-    return slug(system, model_name(), os.cpu_count() or 1, backend.of(device).card())
+    return slug(system, f"{model_name()}{generation()}", os.cpu_count() or 1, backend.of(device).card())
+
+
+def generation() -> str:
+    """Return the CPU's family and model in numbers where its name has none, as ` family 25 model 17`; else nothing.
+
+    Clouds hide which CPU it is: "AMD EPYC" may have instructions for bfloat16 or emulate them, one day and the next.
+    """
+    try:
+        lines = (PROC / "cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    named = facts.get("model name", "").split("@")[0]
+    if not named or re.search(r"\d", named) or not facts.get("cpu family") or not facts.get("model"):
+        return ""
+    return f" family {facts['cpu family']} model {facts['model']}"
 
 
 def slug(system: str, cpu: str, cores: int, gpu: str | None) -> str:

@@ -29,6 +29,23 @@ def test_machines_have_short_names(system: str, cpu: str, cores: int, gpu: str |
     assert environment.slug(system, cpu, cores, gpu) == name
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("AMD EPYC", " family 25 model 17"),
+        ("Intel(R) Xeon(R) CPU @ 2.20GHz", " family 25 model 17"),
+        ("AMD EPYC 9B45", ""),
+    ],
+)
+def test_a_cpu_whose_name_is_hidden_is_told_by_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    """Two generations of EPYC had one name, and their times one folder."""
+    (tmp_path / "cpuinfo").write_text(f"cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: {name}\nflags\t\t: a b\n")
+    monkeypatch.setattr(environment, "PROC", tmp_path)
+    assert environment.generation() == said
+
+
 def test_it_is_flat_text_and_fits_into_the_log() -> None:
     told = environment.describe("cpu")
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in told.items())
