@@ -294,6 +294,9 @@ def _cells(plan: Path | None, by: Any, options: dict[str, Any]) -> tuple[Any, li
 @option("res")
 @click.option("--pairs", type=click.IntRange(6), default=20, show_default=True, help="Rounds of both arms.")
 @click.option(
+    "--answers", type=click.IntRange(1), default=4, show_default=True, help="Answers of each arm in a round, in turns."
+)
+@click.option(
     "--stage", type=click.Choice(STAGES), default="prefill", show_default=True, help="Where `injection` sleeps."
 )
 @click.option(
@@ -306,7 +309,7 @@ def _cells(plan: Path | None, by: Any, options: dict[str, Any]) -> tuple[Any, li
 @option("suite", default="pages")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @measuring
-def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, **options: object) -> int:
+def experiment(kind: str, as_json: bool, **options: object) -> int:
     """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage."""
     from harness import console
     from harness.measure import experiments
@@ -314,7 +317,9 @@ def experiment(kind: str, pairs: int, stage: str, share: float, as_json: bool, *
     if not options["model"]:
         options |= {"model": "fake", "device": options["device"] or "fake"}
     with console.Progress() as progress:
-        result = experiments.run_experiment(kind, _asked(options), pairs, stage, share, progress.say)
+        chosen = {name: options.pop(name) for name in ("pairs", "stage", "share", "answers")}
+        design = experiments.Design(**chosen)  # type: ignore[arg-type]  # click has made them what they are to be
+        result = experiments.run_experiment(kind, _asked(options), design, progress.say)
     say(json.dumps(result.as_dict(), indent=2) if as_json else console.experiment(result))
     return 0 if result.passed else 1
 

@@ -7,6 +7,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 
 from harness import stats
 from harness.clock import Clock
@@ -75,19 +76,25 @@ class Pair:
     b_ns: Mapping[str, int]
 
 
-def pairs(
-    kind: str,
-    model: Model,
-    bench: Bench,
-    examples: Sequence[Example],
-    count: int,
-    stage: str = "prefill",
-    share: float = 0.05,
-) -> Iterator[Pair]:
-    """Run `count` rounds of an experiment after two of warm-up, and yield them one by one.
+@dataclass(frozen=True, slots=True)
+class Design:
+    """How an experiment is laid out."""
 
-    `share` is the injected delay as a fraction of the stage's time (the shortest of the warm-up's rounds). Raises
-    `SettingError` where the model has no such stage, or makes no token.
+    pairs: int = 20
+    stage: str = "prefill"
+    """Where an injection sleeps."""
+    share: float = 0.05
+    """How long, as a share of the stage's time (the shortest of the warm-up's rounds)."""
+    answers: int = 4
+    """Answers of each arm in a pair, in turns (A B, B A, ...): their median is the arm's time. One answer is as noisy
+    as the machine is in that moment; what comes and goes faster than a pair lasts cancels in several."""
+
+
+def pairs(kind: str, model: Model, bench: Bench, examples: Sequence[Example], design: Design) -> Iterator[Pair]:
+    """Run an experiment's rounds after two of warm-up, and yield them one by one.
+
+    An example that is met for the first time is answered once beforehand: the first request of a shape costs more, and
+    the arm whose turn it is would pay. Raises `SettingError` where the model has no such stage, or makes no token.
     """
     device, clock = bench.device, bench.clock
     arm_a: Arm = _stages(model, device, clock)
@@ -95,19 +102,29 @@ def pairs(
     if kind == "overhead":
         arm_a, arm_b = _whole(model, device, clock), _bare(model, device, clock)
     warm = [arm(_request(examples[0])) for _ in range(2) for arm in (arm_a, arm_b)]
-    wanted = {"injection": stage, "overhead": "ttft"}.get(kind)
+    wanted = {"injection": design.stage, "overhead": "ttft"}.get(kind)
     if wanted and not all(wanted in times for times in warm):
         raise SettingError(f"{kind}: this model has no {wanted} to look at; next: --stage, or a model with an LLM")
     if kind == "injection":
-        usual_ns = min(times[stage] for times in warm)
-        arm_b = _stages(Delayed(model, device, clock, stage, round(usual_ns * share)), device, clock)
-    for number in range(count):
+        usual_ns = min(times[design.stage] for times in warm)
+        delayed = Delayed(model, device, clock, design.stage, round(usual_ns * design.share))
+        arm_b = _stages(delayed, device, clock)
+    for number in range(design.pairs):
         request = _request(examples[number % len(examples)])
-        if number % 2:
-            b_ns, a_ns = arm_b(request), arm_a(request)
-        else:
-            a_ns, b_ns = arm_a(request), arm_b(request)
-        yield Pair(number, a_ns, b_ns)
+        if 0 < number < len(examples):
+            arm_a(request)
+        yield Pair(number, *_in_turns((arm_a, arm_b), request, design.answers, number % 2))
+
+
+def _in_turns(arms: tuple[Arm, Arm], request: Request, answers: int, first: int) -> Iterator[dict[str, int]]:
+    """Answer `request` by both arms in turns, and return each arm's medians by name; `first` begins."""
+    taken: tuple[list[Mapping[str, int]], ...] = ([], [])
+    for turn in range(answers):
+        begins = (first + turn) % 2
+        for arm in (begins, 1 - begins):
+            taken[arm].append(arms[arm](request))
+    for mine in taken:
+        yield {name: round(median(one[name] for one in mine)) for name in mine[0] if all(name in one for one in mine)}
 
 
 def _request(example: Example) -> Request:
@@ -169,19 +186,19 @@ class Delayed:
         self._model.close()
 
 
-def run_experiment(kind: str, asked: Asked, count: int, stage: str, share: float, say: Callable[[str], None]) -> Result:
-    """Load the model once and run `count` interleaved pairs of experiment `kind`."""
+def run_experiment(kind: str, asked: Asked, design: Design, say: Callable[[str], None]) -> Result:
+    """Load the model once and run the interleaved pairs of experiment `kind`."""
     with run.opened(asked, say) as (job, model, device, clock):
         rounds = []
-        for pair in pairs(kind, model, Bench(device, clock), job.suite.examples, count, stage, share):
+        for pair in pairs(kind, model, Bench(device, clock), job.suite.examples, design):
             rounds.append(pair)
-            say(f"pair {pair.number + 1} of {count}")
+            say(f"pair {pair.number + 1} of {design.pairs}")
         title = job.cell.title
     names = [name for name in rounds[0].a_ns if all(name in pair.b_ns for pair in rounds)]
     ratios = tuple(
         ratio(name, [p.a_ns[name] for p in rounds], [p.b_ns[name] for p in rounds], len(names)) for name in names
     )
-    passed, verdict = judge(kind, ratios, stage, share)
+    passed, verdict = judge(kind, ratios, design.stage, design.share)
     return Result(kind, title, ratios, passed, verdict)
 
 

@@ -156,6 +156,7 @@ class VisionLanguageModel(ABC):
     def foresee(self, sizes: Sequence[tuple[int, int]], question: str) -> Foreseen:
         """Return what an example will be, without answering it; an image that cannot be read foretells nothing."""
         text = sum(map(len, self.prompt(question))) if self.card.llm else 0
+        text += self.text_padding(text)
         seen = [self.foresee_visual(size) for size in sizes if 0 not in size]
         known = [each for each in seen if each is not None]
         if len(known) < len(sizes):
@@ -207,6 +208,13 @@ class VisionLanguageModel(ABC):
         pixels = {name: each.to(memory_format=torch.channels_last) for name, each in prepared.pixels.items()}
         return replace(prepared, pixels=pixels)
 
+    text_bucket = 0
+    """Prompts' text is padded to multiples of so many tokens; 0: it is not."""
+
+    def text_padding(self, text_tokens: int) -> int:
+        """Return how many tokens are added after a prompt with so many text tokens."""
+        return -text_tokens % self.text_bucket if self.text_bucket and text_tokens else 0
+
     def llm(self) -> nn.Module:
         """Return the language model of the card, for `build`."""
         assert self.card.llm, f"{self.card.name}: the card has no [llm]"
@@ -243,7 +251,8 @@ class VisionLanguageModel(ABC):
                 return
         visual = self.project(features, prepared)
         yield Done("project")
-        yield self.seen(prepared, len(visual), len(before) + len(after))
+        text = len(before) + len(after)
+        yield self.seen(prepared, len(visual), text + self.text_padding(text))
         yield from self.generate(features, prepared, visual, before, after, request)
 
     def _stand_in(self, prepared: Prepared) -> dict[str, Tensor]:
@@ -306,6 +315,22 @@ class VisionLanguageModel(ABC):
         """Begin a new answer: what was kept of the last one, for `verify`, is its own."""
         self._largest = []
 
+    def prefill_padded(self, embeds: Tensor, padding: int, scope: AbstractContextManager[object]) -> Output:
+        """Run `prefill` with so many tokens of nothing after the prompt, and forget these.
+
+        No token of the prompt looks at what comes after it, so its logits are the same; prompts of unlike lengths have
+        one shape. The logits are those of the prompt's last token, the cache is the prompt's.
+        """
+        length = embeds.shape[1]
+        nothing = embeds.new_zeros(1, padding, embeds.shape[2])
+        last = torch.tensor([length - 1], device=embeds.device)
+        with scope:
+            output = self.parts["llm"](
+                inputs_embeds=torch.cat([embeds, nothing], dim=1), use_cache=True, logits_to_keep=last
+            )
+        output.cache.crop(-padding)
+        return output
+
     def greedy(self, output: Output) -> Array:
         """Return the likeliest next token, still on the device; its logit is kept for `verify`."""
         largest, token = output.logits[0, -1].max(dim=-1)
@@ -348,17 +373,19 @@ class VisionLanguageModel(ABC):
         request: Request,
     ) -> Iterator[Event]:
         embeds = self.embed(visual, before, after)
-        self.check_length(embeds.shape[1], request)
+        padding = self.text_padding(len(before) + len(after))
+        self.check_length(embeds.shape[1], request, padding)
         self._longest = embeds.shape[1] + request.max_new_tokens
-        output = self.prefill(embeds, self.prefill_scope(features, prepared, len(before)))
+        scope = self.prefill_scope(features, prepared, len(before))
+        output = self.prefill_padded(embeds, padding, scope) if padding else self.prefill(embeds, scope)
         token = self.greedy(output)
         yield Done("prefill")
         yield from self.pieces(token, output, request)
 
-    def check_length(self, prompt_tokens: int, request: Request) -> None:
+    def check_length(self, prompt_tokens: int, request: Request, padding: int = 0) -> None:
         """Refuse a prompt that leaves the language model no positions for its answer."""
         positions = self.card.llm.positions if self.card.llm else 0
-        if prompt_tokens + request.max_new_tokens > positions:
+        if prompt_tokens + max(padding, request.max_new_tokens) > positions:
             raise ExampleError(
                 f"{prompt_tokens} prompt tokens and {request.max_new_tokens} new ones exceed the {positions} "
                 f"positions of {self.card.name}; next: a lower --res"
@@ -417,6 +444,7 @@ class VisionLanguageModel(ABC):
             "parts": self.options.only or "all",
             **self._describe_memory_format(),
             **self.deployed,
+            **({"text_bucket": f"text padded to multiples of {self.text_bucket} tokens"} if self.text_bucket else {}),
             **self._describe_configuration(),
         }
 

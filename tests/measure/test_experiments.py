@@ -1,6 +1,7 @@
 """Experiments on the instrument, in virtual time: what is planted is found where it was planted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -10,7 +11,7 @@ from harness.errors import SettingError
 from harness.images import blank, png
 from harness.machine.devices import fake
 from harness.measure import experiments
-from harness.measure.experiments import PairRatio
+from harness.measure.experiments import Design, PairRatio
 from harness.measure.passes import Bench
 from harness.models.card import load_model_card
 from harness.models.families.fake import FakeModel
@@ -33,7 +34,8 @@ def conduct(
 ) -> tuple[list[PairRatio], bool]:
     card = load_model_card("fake")
     model = FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
-    rounds = list(experiments.pairs(kind, model, Bench(fake.Fake("fake"), clock), EXAMPLES, 20, stage, share))
+    design = Design(20, stage, share)
+    rounds = list(experiments.pairs(kind, model, Bench(fake.Fake("fake"), clock), EXAMPLES, design))
     names = list(rounds[0].a_ns)
     ratios = [experiments.ratio(n, [p.a_ns[n] for p in rounds], [p.b_ns[n] for p in rounds], len(names)) for n in names]
     return ratios, experiments.judge(kind, tuple(ratios), stage, share)[0]
@@ -52,6 +54,39 @@ def test_the_same_twice_cannot_be_told_apart(clock: Scripted) -> None:
     ratios, passed = conduct(clock, "aa", jitter=0.03)
     assert passed
     assert all(each.half_width_percent and each.half_width_percent < 3 for each in ratios)
+
+
+def test_several_answers_in_turns_resolve_more(clock: Scripted) -> None:
+    """Half-widths on a machine that is noisy from answer to answer."""
+    card, widths = load_model_card("fake"), {}
+    for answers in (1, 9):
+        model = FakeModel(card, Options(side=1024, settings={**card.settings, "jitter": 0.2}))
+        bench = Bench(fake.Fake("fake"), clock)
+        rounds = list(experiments.pairs("aa", model, bench, EXAMPLES, Design(20, answers=answers)))
+        found = experiments.ratio("p", [r.a_ns["prefill"] for r in rounds], [r.b_ns["prefill"] for r in rounds])
+        widths[answers] = found.half_width_percent
+    assert 0 < widths[9] < 0.75 * widths[1]
+
+
+def test_the_first_request_of_a_shape_is_paid_by_no_arm(clock: Scripted) -> None:
+    """Else whose turn it is would look slower: of 20 pages, each pair's first arm pays once."""
+
+    class Dearer(FakeModel):
+        met: set[str] = set()
+
+        def answer(self, request: Request, /) -> Iterator[Event]:
+            if request.question not in self.met:
+                self.met.add(request.question)
+                fake.host_work(50_000_000)
+            yield from super().answer(request)
+
+    card = load_model_card("fake")
+    pages = [replace(EXAMPLES[0], id=str(k), question="word " * (k + 1)) for k in range(8)]
+    model = Dearer(card, Options(side=1024, settings=card.settings))
+    bench = Bench(fake.Fake("fake"), clock)
+    rounds = list(experiments.pairs("aa", model, bench, pages, Design(8, answers=1)))
+    assert len(model.met) == 8
+    assert all(pair.a_ns == pair.b_ns for pair in rounds)
 
 
 def test_a_delay_too_small_for_the_noise_is_not_claimed(clock: Scripted) -> None:
@@ -87,7 +122,7 @@ def test_freeing_what_the_model_held_is_outside_the_bare_loops_time(clock: Scrip
 
     card = load_model_card("fake")
     model = Heavy(card, Options(side=1024, settings=card.settings))
-    rounds = list(experiments.pairs("overhead", model, Bench(fake.Fake("fake"), clock), EXAMPLES, 6))
+    rounds = list(experiments.pairs("overhead", model, Bench(fake.Fake("fake"), clock), EXAMPLES, Design(6)))
     assert all(pair.a_ns == pair.b_ns for pair in rounds)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import tiny_vlms
 
+from harness import images, lmms_plugin
 from harness.cli import program
 from harness.errors import SettingError, UnknownName, WeightsError
 from harness.models import synthesis, weights
 from harness.models.card import load_model_card
+from harness.models.protocol import Piece, Request
 
 
 def folder(at: Path, **fields: object) -> Path:
@@ -117,3 +119,44 @@ def test_a_folder_without_a_card_is_measured_and_scored(
     assert list(timed[0]["stages"]["stage_ns"]) == ["preprocess", "encode", "project", "prefill"]
     assert timed[0]["visual_tokens"] == 12  # 84 x 112 px of a page, in squares of 28
     assert "ANLS" in capsys.readouterr().out
+
+
+RULE = "--min-samples 2 --min-seconds 0 --max-samples 2 --max-seconds 20 --decode-tokens 2"
+
+
+def test_two_folders_without_cards_are_compared_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`compare --interleave`: a fine-tune against its base, both by route auto."""
+    folders = [str(tiny_vlms.write(tmp_path / name, "qwen2_5_vl", seed)) for seed, name in enumerate(("base", "tune"))]
+    arguments = f"--interleave --model {folders[0]} --suite pages --limit 2 --res 112 --device cpu --offline --wait"
+    out = ["--out", str(tmp_path / "logs"), "--json"]
+    capsys.readouterr()
+    code = program(["compare", *folders, *arguments.split(), *RULE.split(), *out], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)
+    assert code in (0, 1, 2)  # two pairs do not tell which is faster, and a busy machine's are refused
+    headers = [json.loads(path.read_text().splitlines()[0]) for path in (tmp_path / "logs").rglob("*.jsonl")]
+    assert [header["effective"]["route"] for header in headers] == ["auto", "auto"]
+    assert len({header["cell"]["weights_digest"] for header in headers}) == 2
+
+
+def test_nights_of_a_family_without_a_card_are_tracked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`track`: nightly folders of a family that only transformers knows."""
+    for seed, name in enumerate(("n1", "n2")):
+        tiny_vlms.write(tmp_path / "nights" / name, "qwen2_5_vl", seed)
+    model, out = str(tmp_path / "nights" / "n1"), ["--out", str(tmp_path / "logs"), "--verdict", str(tmp_path / "said")]
+    arguments = f"--model {model} --suite pages --limit 2 --res 112 --device cpu --offline --wait"
+    code = program(["track", str(tmp_path / "nights"), *arguments.split(), *RULE.split(), *out], standalone_mode=False)
+    assert code in (0, 1, 2)
+    verdict = json.loads((tmp_path / "said" / "verdict.json").read_text())
+    assert (verdict["checkpoint"], verdict["baseline"]) == ("n2", "n1")
+    assert verdict["accuracy"]["metric"] == "ANLS"
+
+
+def test_lmms_eval_is_served_by_a_folder_without_a_card(tmp_path: Path) -> None:
+    made = tiny_vlms.write(tmp_path / "tiny-qwen", "qwen2_5_vl")
+    answers = lmms_plugin.Answers(card=str(made), res=112, device="cpu")
+    picture = images.png(images.blank((90, 120)).image)
+    text = [
+        event.text for event in answers.model.answer(Request((picture,), "What is it?", 4)) if isinstance(event, Piece)
+    ]
+    assert answers.model.describe()["route"] == "auto"
+    assert 1 <= len(text) <= 4

@@ -92,7 +92,8 @@ def one_token(subject: Subject) -> Request:
 
 def experiment(subject: Subject, model: Model, kind: str, stage: str = "prefill") -> tuple[PairRatio, ...]:
     """Run interleaved pairs of an experiment and return the ratios by stage."""
-    rounds = list(experiments.pairs(kind, model, subject.bench, subject.examples[:1], PAIRS, stage, PLANTED))
+    design = experiments.Design(PAIRS, stage, PLANTED, answers=1)
+    rounds = list(experiments.pairs(kind, model, subject.bench, subject.examples[:1], design))
     names = [name for name in rounds[0].a_ns if all(name in pair.b_ns and pair.a_ns[name] > 0 for pair in rounds)]
     return tuple(
         experiments.ratio(name, [p.a_ns[name] for p in rounds], [p.b_ns[name] for p in rounds], len(names))

@@ -15,12 +15,15 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "route": "own",
     "channels_last": False,
     "scoring": "features",
+    "text_bucket": 0,
     **deployment.SETTINGS,
 }
 """`route`: `own` runs the card's family, `auto` any family's checkpoint by transformers' own code. `channels_last`: how
 convolutional encoders keep images in memory; `auto` asks a trial. What took effect is in a cell's key, never "auto".
 `scoring`: what questions about one image share once timing has stopped (see `sharing`): never while anything is timed.
+`text_bucket`: prompts' text is padded to multiples of so many tokens, which makes few shapes of many; 0: it is not.
 The others are `deployment`'s."""
+LARGEST_BUCKET = 4096
 
 ROUTES = ("own", "auto")
 
@@ -66,6 +69,8 @@ def load(card: ModelCard, source: Source, options: Options) -> Model:
     if options.settings.get("channels_last", False):
         _lay_channels_last(card, model, options)
     _deploy(card, model, options)
+    if options.settings.get("text_bucket", 0) != 0:
+        _pad_text(card, model, options)
     _share(card, model, str(options.settings.get("scoring", SETTINGS["scoring"])))
     return model
 
@@ -101,6 +106,27 @@ def _share(card: ModelCard, model: Model, scoring: str) -> None:
         raise SettingError(f"scoring={scoring}: {what}; next: leave it out")
     if isinstance(model, VisionLanguageModel):
         model.scoring = scoring
+
+
+def _pad_text(card: ModelCard, model: Model, options: Options) -> None:
+    """Have prompts padded; refuse a size that is none, and a model that reads no text or runs by other code."""
+    from harness.models.pipeline import VisionLanguageModel
+
+    size = options.settings["text_bucket"]
+    if type(size) is not int or not 0 < size <= LARGEST_BUCKET:
+        model.close()
+        raise SettingError(f"text_bucket={size}: a whole number of tokens from 0 (none) to {LARGEST_BUCKET}")
+    fixed = next((name for name in ("static_cache", "graphs") if options.settings.get(name)), None)
+    if fixed:
+        model.close()
+        raise SettingError(
+            f"text_bucket={size}: not together with {fixed}, which fixes lengths itself; next: leave one out"
+        )
+    if not isinstance(model, VisionLanguageModel) or not card.llm:
+        model.close()
+        what = "reads no text" if isinstance(model, VisionLanguageModel) else "runs by other code than ours"
+        raise SettingError(f"text_bucket={size}: {card.name} {what}; next: leave it out")
+    model.text_bucket = size
 
 
 def _lay_channels_last(card: ModelCard, model: Model, options: Options) -> None:
