@@ -77,7 +77,7 @@ def scores(draws: int) -> None:
 
         print(f"accuracy, {name}: {share(mean, 1.63 / 2.33, draws):.1%}")
         if len(sizes) == 5:
-            print(f"accuracy 90 %, {name}: {share(lambda: mean(level=0.90), 1.63 / 2.33, draws):.1%}")
+            print(f"accuracy, 90 % interval, {name}: {share(lambda: mean(level=0.90), 1.63 / 2.33, draws):.1%}")
 
 
 if __name__ == "__main__":
