@@ -76,7 +76,7 @@ class Progress:
         for notice in job.notices:
             self.say(f"note: {notice}")
         if job.finished:
-            since = f"; changed since: {job.since}" if job.since else ""
+            since = f"; changed since: {told}" if (told := job.since()) else ""
             self.say(f"measured already: {job.path} (--again measures it once more{since})")
             return job.path
         self.say(f"measuring {job.cell.title}")

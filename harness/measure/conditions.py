@@ -15,30 +15,37 @@ from harness.runlog.log import Log
 
 OF_NO_MATTER = ("env_HF_HUB_OFFLINE", "env_HF_DATASETS_OFFLINE", "env_HARNESS_OFFLINE", "env_PYTHONHASHSEED")
 """They decide where files come from, which the digests tell, or nothing that is timed."""
+POOL = "env_HARNESS_POOL"
+OF_A_MEMBER = (POOL, "env_CUDA_VISIBLE_DEVICES")
+"""A pool decides anew for each cell which of its devices measures it: one is as good as another."""
 OTHERS = ("python", "cpu_quota_cores", "cores_usable", "preloaded")
 
 
-def changed(then: Mapping[str, str], device: str) -> str:
+def changed(then: Mapping[str, str], device: str, pooled: bool = False) -> str:
     """Say what of a log's environment is not so now, or nothing: `OMP_NUM_THREADS 1 → none, torch 2.9.0 → 2.9.1`.
 
     A package that one of the two times was not there, or not looked at, is no change: what runs needs its own.
+    `pooled`: this process does not measure, it hands cells to the members of a pool, each with its share of the cores.
     """
     now = environment.describe(device)
+    of_no_matter = {*OF_NO_MATTER}
+    if POOL in then and (pooled or POOL in now):
+        of_no_matter |= {*OF_A_MEMBER, *(["cores_usable"] if pooled else [])}
     told = []
     for name in sorted({*then, *now}):
         was, found = then.get(name), now.get(name)
         variable, package = name.startswith("env_"), name.startswith("package_")
         matters = variable or name in OTHERS or (package and was and found)
-        if was != found and matters and name not in OF_NO_MATTER:
+        if was != found and matters and name not in of_no_matter:
             told.append(f"{name.removeprefix('env_').removeprefix('package_')} {was or 'none'} → {found or 'none'}")
     return ", ".join(told)
 
 
-def since(log: Log, device: str) -> str:
+def since(log: Log, device: str, pooled: bool = False) -> str:
     """Say what has changed since `log` was begun: its environment, and the harness's own version and commit."""
     was, found = log.header.harness, harness()
     own = [f"harness {name} {was[name]} → {found[name]}" for name in found if was.get(name, found[name]) != found[name]]
-    return ", ".join([*own, *filter(None, [changed(log.header.environment, device)])])
+    return ", ".join([*own, *filter(None, [changed(log.header.environment, device, pooled)])])
 
 
 @cache

@@ -56,11 +56,13 @@ class Job:
         """Where the log of the whole cell lies, or will lie."""
         return self.cell.path(Path(self.asked.out), self.path.parent.name)
 
-    @property
-    def since(self) -> str:
-        """What of a finished log's conditions is not so now: its numbers are not what this command would measure."""
+    def since(self, pooled: bool = False) -> str:
+        """Say what of a finished log's conditions is not so now: its numbers are not what this command would measure.
+
+        `pooled`: this command would have a member of a pool measure it.
+        """
         path = self.log
-        since = conditions.since(read(path), self.cell.device) if path else ""
+        since = conditions.since(read(path), self.cell.device, pooled) if path else ""
         unasked = "whether the server is the same was not asked" if self.cell.endpoint else ""
         return ", ".join(filter(None, [since, unasked]))
 

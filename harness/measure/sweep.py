@@ -202,7 +202,8 @@ def _run_here(wanted: Sequence[Asked], again: bool, by: Executor) -> Iterator[En
         except HarnessError as error:
             yield Ended(requests.title(asked), None, error.exit_code, str(error), asked)
             continue
-        since = f" (changed since: {job.since}; --again measures it once more)" if job.since else ""
+        told = job.since(pooled=by.name == "pool")
+        since = f" (changed since: {told}; --again measures it once more)" if told else ""
         yield Ended(_title(job), job.log, 0, f"measured already{since}", asked)
     commands = [[*command.interpreter(), *command.arguments(job.asked), "--bare"] for _, job in waiting]
     for position, code in by.here.submit(commands, Path(waiting[0][0].out) if waiting else Path(), by.options):

@@ -319,9 +319,9 @@ def test_a_log_of_other_conditions_is_told_and_not_gone_on_with(
     finished, torn = measured(tmp_path / "a"), measured(tmp_path / "b", stop_after=3)
     assert finished.finished
     assert not torn.finished
-    assert finished.since == ""
+    assert finished.since() == ""
     CONDITIONS[said](monkeypatch)
-    assert said in finished.since
+    assert said in finished.since()
     with pytest.raises(LogError, match="begun under other conditions"):
         list(run.run_job(torn, lambda _: None, Scripted()))
 
@@ -330,7 +330,7 @@ def test_another_harness_is_told(tmp_path: Path, quiet: None, monkeypatch: pytes
     monkeypatch.setattr(conditions, "harness", lambda: {"version": "1", "commit": "aaa"})
     finished, torn = measured(tmp_path / "a"), measured(tmp_path / "b", stop_after=3)
     monkeypatch.setattr(conditions, "harness", lambda: {"version": "1", "commit": "bbb"})
-    assert finished.since == "harness commit aaa → bbb"
+    assert finished.since() == "harness commit aaa → bbb"
     said: list[str] = []
     list(run.run_job(torn, said.append, Scripted()))
     assert any("harness commit aaa → bbb" in line for line in said)

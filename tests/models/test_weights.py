@@ -450,7 +450,7 @@ def test_without_a_network_random_weights_come_quickly_and_with_a_notice(tmp_pat
     found = resolve(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert found.source["source"] == "random"
     assert "apple/FastVLM-0.5B" in found.source["notice"]
-    assert "answers are not" in found.source["notice"]
+    assert "answers mean nothing" in found.source["notice"]
     assert found.source["location"] == ""
     assert found.seconds < 15
     assert "no Hub repository" in resolve(tmp_path, card="fastvlm-vicuna-7b").source["notice"]

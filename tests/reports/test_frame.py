@@ -161,7 +161,7 @@ def test_stages_that_nothing_divides_are_told_as_one_and_never_zero(tmp_path: Pa
     assert one.times.ns("encode") is None
     assert one.times.ns("project") is None
     assert any("encode and project are timed as one" in doubt for doubt in one.doubts)
-    assert not any("miss TTFT" in doubt for doubt in one.doubts), "the sum of all stages is still TTFT"
+    assert not any("do not add up to TTFT" in doubt for doubt in one.doubts), "the sum of all stages is still TTFT"
 
 
 def test_different_weights_are_different_rows(tmp_path: Path) -> None:

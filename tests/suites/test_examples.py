@@ -109,7 +109,7 @@ sys.addaudithook(refuse)
 from harness.suites import examples
 from harness.suites.card import load_suite_card
 assert len(examples.open_suite(load_suite_card("docvqa"), {str(data)!r}).examples[48].images[0]) > 1000
-heavy = {{"lmms_eval", "datasets", "pandas", "torch", "pyarrow", "transformers", "PIL", "yaml", "huggingface_hub"}}
+heavy = {{"lmms_eval", "datasets", "pandas", "torch", "pyarrow", "transformers", "PIL", "huggingface_hub"}}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run(

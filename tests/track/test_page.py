@@ -62,17 +62,17 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_output_carries_marks_and_doubts(marked: Path) -> None:
     verdict = compare.of_logs(marked / "a.jsonl", marked / "b.jsonl", 0.03)
     assert {"random", "embedded"} <= set(verdict.signs.marks)
-    assert len([doubt for doubt in verdict.signs.doubts if "miss TTFT" in doubt]) == 2
+    assert len([doubt for doubt in verdict.signs.doubts if "do not add up to TTFT" in doubt]) == 2
     text = outputs.text(verdict)
     assert "†‡" in text.splitlines()[0]
-    assert "miss TTFT" in text
-    assert "miss TTFT" in outputs.summary_text(verdict, "x")
+    assert "do not add up to TTFT" in text
+    assert "do not add up to TTFT" in outputs.summary_text(verdict, "x")
     assert "† random weights" in outputs.summary_text(verdict, "x")
-    assert any("miss TTFT" in line for line in outputs.annotations(verdict))
+    assert any("do not add up to TTFT" in line for line in outputs.annotations(verdict))
     assert "† random weights" in outputs.annotations(verdict)[0]
     junit = outputs.junit(verdict, "x")
     assert 'value="random embedded"' in junit
-    assert "miss TTFT" in junit
+    assert "do not add up to TTFT" in junit
     assert verdict.as_dict()["marks"][:2] == ["random", "embedded"]
     made = judge(nights.reading("1", verdict_frame(marked), None))
     assert page.table(made, SERIES).marks == {"random", "embedded"}
