@@ -137,8 +137,8 @@ MUTANTS = (
     Mutant(
         "one decode step too many",
         "harness/models/pipeline.py",
-        "if count + 1 < request.max_new_tokens:",
-        "if count < request.max_new_tokens:",
+        "elif count + 1 < most:",
+        "elif count < most:",
         ("tests/models/test_pipeline.py",),
     ),
 )
