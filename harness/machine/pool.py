@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.errors import DeviceError, SettingError
 from harness.machine import backend
+from harness.machine.devices.cpu import usable
 
 NAME = "HARNESS_POOL"
 """The variable by which a process, and its log, know what share of the machine it has."""
@@ -72,13 +73,6 @@ def members(text: str) -> list[Member]:
         threading = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
         made.append(Member(name, cores, {**backend.of(name).seeing([name]), NAME: told, **threading}))
     return made
-
-
-def usable() -> tuple[int, ...]:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def divided(near: Sequence[Sequence[int]], cores: Sequence[int]) -> list[tuple[int, ...]]:

@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 
 from harness import __version__
-from harness.machine import environment
+from harness.machine import environment, pool
 from harness.runlog.log import Log
 
 OF_NO_MATTER = ("env_HF_HUB_OFFLINE", "env_HF_DATASETS_OFFLINE", "env_HARNESS_OFFLINE", "env_PYTHONHASHSEED")
 """They decide where files come from, which the digests tell, or nothing that is timed."""
-POOL = "env_HARNESS_POOL"
+POOL = f"env_{pool.NAME}"
 OF_A_MEMBER = (POOL, "env_CUDA_VISIBLE_DEVICES")
 """A pool decides anew for each cell which of its devices measures it: one is as good as another."""
 OTHERS = ("python", "cpu_quota_cores", "cores_usable", "preloaded")
@@ -43,9 +43,15 @@ def changed(then: Mapping[str, str], device: str, pooled: bool = False) -> str:
 
 def since(log: Log, device: str, pooled: bool = False) -> str:
     """Say what has changed since `log` was begun: its environment, and the harness's own version and commit."""
+    return ", ".join(filter(None, [changed_harness(log), changed(log.header.environment, device, pooled)]))
+
+
+def changed_harness(log: Log) -> str:
+    """Say which version or commit of the harness began `log`, where it is not this one."""
     was, found = log.header.harness, harness()
-    own = [f"harness {name} {was[name]} → {found[name]}" for name in found if was.get(name, found[name]) != found[name]]
-    return ", ".join([*own, *filter(None, [changed(log.header.environment, device, pooled)])])
+    return ", ".join(
+        f"harness {name} {was[name]} → {found[name]}" for name in found if was.get(name, found[name]) != found[name]
+    )
 
 
 @cache

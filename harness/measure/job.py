@@ -13,7 +13,7 @@ from harness.measure.cell import Cell
 from harness.models import weights
 from harness.models.card import ModelCard
 from harness.models.weights import Source
-from harness.runlog.log import complete, read
+from harness.runlog.log import Log, complete, read
 from harness.suites import examples
 from harness.suites.card import SuiteCard
 from harness.suites.examples import Suite
@@ -39,16 +39,22 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether a finished log of this very cell is there already."""
-        return self.log is not None
+        return self.measured is not None
 
     @property
     def log(self) -> Path | None:
-        """The finished log: of this very cell, or of this shard of it."""
+        """Where the finished log lies."""
+        measured = self.measured
+        return measured.path if measured else None
+
+    @property
+    def measured(self) -> Log | None:
+        """The finished log, read now: of this very cell, or of this shard of it."""
         for path in dict.fromkeys((self.whole, self.path)):
             if path.is_file():
                 log = read(path)
                 if log.finished and not log.cut_short:
-                    return path
+                    return log
         return None
 
     @property
@@ -61,8 +67,8 @@ class Job:
 
         `pooled`: this command would have a member of a pool measure it.
         """
-        path = self.log
-        since = conditions.since(read(path), self.cell.device, pooled) if path else ""
+        log = self.measured
+        since = conditions.since(log, self.cell.device, pooled) if log else ""
         unasked = "whether the server is the same was not asked" if self.cell.endpoint else ""
         return ", ".join(filter(None, [since, unasked]))
 

@@ -257,7 +257,7 @@ def check_same_conditions(left: Log, device: str, notify: Notify) -> None:
         raise LogError(
             f"{left.path}: begun under other conditions ({changed}); next: run as it was begun, or move the file away"
         )
-    if told := conditions.since(left, device):
+    if told := conditions.changed_harness(left):
         notify(f"note: the log was begun by another harness ({told}): its samples are of both")
 
 

@@ -196,7 +196,7 @@ def _run_here(wanted: Sequence[Asked], again: bool, by: Executor) -> Iterator[En
             job = prepare(asked)
             if again:
                 job = afresh(job, {one.path for _, one in waiting})
-            if not job.finished:
+            if (log := job.measured) is None:
                 waiting.append((asked, job))
                 continue
         except HarnessError as error:
@@ -204,7 +204,7 @@ def _run_here(wanted: Sequence[Asked], again: bool, by: Executor) -> Iterator[En
             continue
         told = job.since(pooled=by.name == "pool")
         since = f" (changed since: {told}; --again measures it once more)" if told else ""
-        yield Ended(_title(job), job.log, 0, f"measured already{since}", asked)
+        yield Ended(_title(job), log.path, 0, f"measured already{since}", asked)
     commands = [[*command.interpreter(), *command.arguments(job.asked), "--bare"] for _, job in waiting]
     for position, code in by.here.submit(commands, Path(waiting[0][0].out) if waiting else Path(), by.options):
         if code in INTERRUPTED:

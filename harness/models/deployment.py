@@ -180,7 +180,7 @@ def warm(model: "VisionLanguageModel") -> None:
 
 
 def static_cache(llm: Network, length: int) -> Output:
-    """Return an empty cache for `length` tokens, rounded up to a whole block."""
+    """Return an empty cache for `length` tokens: whole blocks, so that few lengths of many are made."""
     from transformers import StaticCache
 
-    return StaticCache(config=llm.config, max_cache_len=-(-length // BLOCK) * BLOCK)
+    return StaticCache(config=llm.config, max_cache_len=length)

@@ -191,8 +191,8 @@ def test_what_sbatch_refuses_is_one_line(cluster: Cluster) -> None:
     assert cluster.harness(*CELL, "fake", "--status").count("not submitted") == 1
 
 
-def test_ctrl_c_leaves_the_jobs_and_the_same_command_collects(cluster: Cluster) -> None:
-    command = [*CELL, "fake", "--set", "prefill_ms=1500", "--executor-option", "exclusive=false"]
+def interrupted(cluster: Cluster, command: list[str]) -> "subprocess.Popen[str]":
+    """Start the command, and press Ctrl-C once its jobs are submitted."""
     asking = subprocess.Popen(
         cluster.command(*command),
         stderr=subprocess.PIPE,
@@ -204,6 +204,12 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_collects(cluster: Cluster) 
     while "the same command collects" not in asking.stderr.readline():
         assert asking.poll() is None
     asking.send_signal(signal.SIGINT)
+    return asking
+
+
+def test_ctrl_c_leaves_the_jobs_and_the_same_command_collects(cluster: Cluster) -> None:
+    command = [*CELL, "fake", "--set", "prefill_ms=1500", "--executor-option", "exclusive=false"]
+    asking = interrupted(cluster, command)
     said = asking.communicate(timeout=60)[1]
     assert asking.returncode == 130
     (job,) = cluster.ids()
@@ -214,16 +220,7 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_collects(cluster: Cluster) 
 
 
 def test_an_interrupt_cancels_where_it_is_told_to(cluster: Cluster) -> None:
-    asking = subprocess.Popen(
-        cluster.command(*CELL, "fake", *SLOW, "--cancel-on-interrupt"),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=cluster.environment(),
-    )
-    assert asking.stderr
-    while "the same command collects" not in asking.stderr.readline():
-        assert asking.poll() is None
-    asking.send_signal(signal.SIGINT)
+    asking = interrupted(cluster, [*CELL, "fake", *SLOW, "--cancel-on-interrupt"])
     assert "cancelled" in asking.communicate(timeout=60)[1]
     (job,) = cluster.ids()
     cluster.wait_for(job, "CANCELLED")

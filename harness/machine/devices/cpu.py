@@ -113,9 +113,14 @@ def model_name() -> str:
 
 def usable_cores() -> int:
     """Return how many cores this process may run on."""
+    return len(usable())
+
+
+def usable() -> tuple[int, ...]:
+    """Return the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
 
 
 def cpu_flags() -> set[str] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from harness import plugins
 from harness.errors import SettingError
@@ -10,6 +11,9 @@ from harness.models import deployment, memory_format
 from harness.models.card import ModelCard
 from harness.models.protocol import Model, Options
 from harness.models.weights import Source
+
+if TYPE_CHECKING:
+    from harness.models.pipeline import VisionLanguageModel
 
 SETTINGS: dict[str, str | int | float | bool] = {
     "route": "own",
@@ -66,78 +70,79 @@ def load(card: ModelCard, source: Source, options: Options) -> Model:
     own = {name: value for name, value in options.settings.items() if name not in SETTINGS}
     family = "auto" if route == "auto" else card.adapter
     model: Model = plugins.load("adapters", family).load(card, source, replace(options, settings=own))
-    if options.settings.get("channels_last", False):
+    try:
         _lay_channels_last(card, model, options)
-    _deploy(card, model, options)
-    if options.settings.get("text_bucket", 0) != 0:
+        _deploy(card, model, options)
         _pad_text(card, model, options)
-    _share(card, model, str(options.settings.get("scoring", SETTINGS["scoring"])))
+        _share(card, model, options)
+    except SettingError:
+        model.close()
+        raise
+    return model
+
+
+def _own(card: ModelCard, model: Model, asked: str, instead: str = "leave it out") -> "VisionLanguageModel":
+    """Return the model as one of our own pipeline; refuse one that runs by other code than ours."""
+    from harness.models.pipeline import VisionLanguageModel
+
+    if not isinstance(model, VisionLanguageModel):
+        raise SettingError(f"{asked}: {card.name} runs by other code than ours; next: {instead}")
     return model
 
 
 def _deploy(card: ModelCard, model: Model, options: Options) -> None:
-    """Run the model as it is deployed; refuse what runs by other code than ours."""
+    """Run the model as it is deployed."""
     from harness.models.pipeline import VisionLanguageModel
 
     asked = [name for name in deployment.FLAGS if options.settings.get(name)]
     asked += [name for name in ("image_backend",) if options.settings.get(name, "pil") != "pil"]
-    if not isinstance(model, VisionLanguageModel):
-        if asked:
-            model.close()
-            raise SettingError(f"{asked[0]}: {card.name} runs by other code than ours; next: leave it out")
-        return
-    switches = deployment.told() if card.adapter != "fake" else {}
-    try:
+    if asked:
+        _own(card, model, asked[0])
+    if isinstance(model, VisionLanguageModel):
+        switches = deployment.told() if card.adapter != "fake" else {}
         model.deployed = {**switches, **deployment.deploy(model, options.settings)}
-    except SettingError:
-        model.close()
-        raise
 
 
-def _share(card: ModelCard, model: Model, scoring: str) -> None:
-    """Have questions about one image share what `scoring` says; refuse what a model cannot share."""
+def _share(card: ModelCard, model: Model, options: Options) -> None:
+    """Have questions about one image share what is asked; refuse what cannot be shared."""
     from harness.models.pipeline import VisionLanguageModel
     from harness.models.sharing import SHARED
 
-    own = isinstance(model, VisionLanguageModel)
-    if scoring not in SHARED or not (own or scoring == SETTINGS["scoring"]):
-        model.close()
-        what = f"known: {', '.join(SHARED)}" if own else f"{card.name} runs by other code than ours"
-        raise SettingError(f"scoring={scoring}: {what}; next: leave it out")
+    scoring = str(options.settings.get("scoring", SETTINGS["scoring"]))
+    if scoring != SETTINGS["scoring"]:
+        _own(card, model, f"scoring={scoring}")
+    if scoring not in SHARED:
+        raise SettingError(f"scoring={scoring}: known: {', '.join(SHARED)}; next: leave it out")
     if isinstance(model, VisionLanguageModel):
         model.scoring = scoring
 
 
 def _pad_text(card: ModelCard, model: Model, options: Options) -> None:
-    """Have prompts padded; refuse a size that is none, and a model that reads no text or runs by other code."""
-    from harness.models.pipeline import VisionLanguageModel
-
-    size = options.settings["text_bucket"]
+    """Have prompts padded; refuse a size that is none, and a model that reads no text."""
+    size = options.settings.get("text_bucket", 0)
+    if size == 0:
+        return
     if type(size) is not int or not 0 < size <= LARGEST_BUCKET:
-        model.close()
         raise SettingError(f"text_bucket={size}: a whole number of tokens from 0 (none) to {LARGEST_BUCKET}")
     fixed = next((name for name in ("static_cache", "graphs") if options.settings.get(name)), None)
     if fixed:
-        model.close()
         raise SettingError(
             f"text_bucket={size}: not together with {fixed}, which fixes lengths itself; next: leave one out"
         )
-    if not isinstance(model, VisionLanguageModel) or not card.llm:
-        model.close()
-        what = "reads no text" if isinstance(model, VisionLanguageModel) else "runs by other code than ours"
-        raise SettingError(f"text_bucket={size}: {card.name} {what}; next: leave it out")
-    model.text_bucket = size
+    own = _own(card, model, f"text_bucket={size}")
+    if not card.llm:
+        raise SettingError(f"text_bucket={size}: {card.name} reads no text; next: leave it out")
+    own.text_bucket = size
 
 
 def _lay_channels_last(card: ModelCard, model: Model, options: Options) -> None:
     """Lay the encoders' weights out pixel by pixel; refuse a model without convolutions that would gain from it."""
-    from harness.models.pipeline import VisionLanguageModel
-
-    own = isinstance(model, VisionLanguageModel)
-    if own and options.only == "llm":
+    if not options.settings.get("channels_last", False):
         return
-    if not (isinstance(model, VisionLanguageModel) and model.convolutional):
-        what = "has no convolutional encoder" if own else "runs by other code than ours"
-        model.close()
-        raise SettingError(f"channels_last=true: {card.name} {what}; next: leave it out, or channels_last=auto")
-    model.lay_out(True)
+    instead = "leave it out, or channels_last=auto"
+    own = _own(card, model, "channels_last=true", instead)
+    if options.only == "llm":
+        return
+    if not own.convolutional:
+        raise SettingError(f"channels_last=true: {card.name} has no convolutional encoder; next: {instead}")
+    own.lay_out(True)
