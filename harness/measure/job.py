@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.clock import Monotonic
+from harness.errors import SettingError
 from harness.machine import backend, environment
 from harness.measure import cell, conditions, shards
 from harness.measure import request as requests
@@ -105,6 +106,9 @@ def prepare(asked: Asked) -> Job:
     """Find weights and data for what was asked, and name its cell. Downloads, but measures nothing."""
     settled, request = cell.settle(asked), requests.of(asked)
     asked, card = settled.asked, settled.card
+    bucket = settled.settings.get("text_bucket", 0)
+    if bucket and asked.protocol == "paper":
+        raise SettingError(f"text_bucket={bucket}: --protocol paper has no text to pad; next: leave one out")
     # The device first: who asked for one that is not here should not wait for data and weights to learn it.
     backend.of(settled.device).open(Monotonic())
     source = _source(settled)

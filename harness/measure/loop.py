@@ -84,6 +84,15 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "whole", self.protocol == "ttft" and self.part is None)
 
+    @property
+    def fixed_tokens(self) -> int:
+        """How many tokens a stage pass makes."""
+        return max(1, self.decode_tokens if self.whole else 1)
+
+    def room(self, max_new_tokens: int) -> int:
+        """Return for how many new tokens the cache of every pass over an example has room (`Request.room`)."""
+        return max(self.fixed_tokens, max_new_tokens if self.score else 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -269,24 +278,28 @@ class _Loop:
     def _for_score(self, model: scoring.AnswersAll, collector: Collector) -> Iterator[MeasureRecord]:
         """Answer the examples that are left for their score alone, image by image, as timing has stopped."""
         order = self.plan.drawn.order if self.plan.drawn else range(len(self.plan.examples))
+        mine = (at for at in order if self.plan.mine is None or at in self.plan.mine)
         done = self._asked | self.failed | self.plan.finished
-        for positions in scoring.by_image(self.plan.examples, order, done):
+        for positions in scoring.by_image(self.plan.examples, mine, done):
             collector.collect()
             together = [self.plan.examples[at] for at in positions]
+            images_before = self.failures_in_a_row
             for example, came in scoring.answer(model, together):
                 if isinstance(came, Exception):
                     yield self._fail(example, came)
-                    if self.failures_in_a_row >= MAXIMUM_CONSECUTIVE_FAILURES:
-                        self.fired = "failures"
-                        return
+                    # One image's trouble is counted once, however many questions ask about it.
+                    self.failures_in_a_row = min(self.failures_in_a_row, images_before + 1)
                     continue
-                self.failures_in_a_row = 0
+                self.failures_in_a_row = images_before = 0
                 self.samples += 1
                 made = Measured(
                     None, None, came.seen, came.text, False, example.max_new_tokens, came.tokens, came.shared
                 )
                 yield _sample(example, "timed", 1, made, UNJUDGED, self.bench, new_shape=False)
                 yield from self._count(made)
+            if self.failures_in_a_row >= MAXIMUM_CONSECUTIVE_FAILURES:
+                self.fired = "failures"
+                return
 
     def _untimed(self, example: Example) -> Measured:
         if example.problem:
@@ -362,21 +375,18 @@ def _left(plan: Plan) -> Iterator[Example]:
 def _passes(
     model: Model, bench: Bench, plan: Plan, example: Example, phase: str, timing: bool, started_ns: int | None
 ) -> Measured:
-    visual_only = plan.protocol == "paper"
+    visual_only, room = plan.protocol == "paper", plan.room(example.max_new_tokens)
+    new_shape = phase == "warmup" and started_ns is not None
     # An answer that nobody scores need not be finished: random weights never stop by themselves.
-    length = example.max_new_tokens if plan.score and not (phase == "warmup" and started_ns is not None) else 1
-    natural = Request(example.images, example.question, length, visual_only=visual_only)
-    fixed = Request(
-        example.images,
-        example.question,
-        max(1, plan.decode_tokens if plan.whole else 1),
-        ignore_eos=True,
-        visual_only=visual_only,
-    )
+    length = example.max_new_tokens if plan.score else 1
+    if new_shape:  # a decode step is a shape of its own where steps are replayed from graphs
+        length = 2 if getattr(model, "steps", None) else 1
+    natural = Request(example.images, example.question, length, new_shape, visual_only, room)
+    fixed = Request(example.images, example.question, plan.fixed_tokens, True, visual_only, room)
     stages = whole = seen = answer = None
     # Alternating the order keeps what one pass leaves in the caches from favouring the same pass every time.
     order = ["stages", "whole"] if example.index % 2 else ["whole", "stages"]
-    if phase == "cold" or not plan.stages or (phase == "warmup" and started_ns is not None):
+    if phase == "cold" or not plan.stages or new_shape:
         order = ["whole"] if plan.whole else ["stages"]
     for kind in order:
         if kind == "whole" and plan.whole:

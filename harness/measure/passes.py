@@ -12,13 +12,10 @@ from typing import TypeVar, cast
 from harness.clock import Clock
 from harness.machine.device import Device
 from harness.machine.energy import Meter, spent_mj
-from harness.models.protocol import STAGES, Done, Event, Model, Piece, Request, Seen, Thought, Told
+from harness.models.protocol import Done, Event, Model, Piece, Request, Seen, Thought, Told, stage_after
 from harness.runlog.records import Pass
 
 Number = TypeVar("Number", int, float, int | None)
-
-DECODE = "decode"
-"""What comes after the first token; no stage of its own, but a place where an answer can fail."""
 
 
 def note_stage(error: BaseException, done: Event | None) -> None:
@@ -172,18 +169,6 @@ def hearing(model: Model, take: Callable[[Event], None]) -> Iterator[None]:
         yield
     finally:
         model.hear = None
-
-
-def stage_after(done: Event | None) -> str:
-    """Return what a model works on after its event `done` (None: it has just begun)."""
-    if done is None:
-        return STAGES[0]
-    if not isinstance(done, Done):
-        return DECODE
-    if done.part:
-        return done.stage
-    last = done.stage.rpartition("+")[2]  # stages that no mark divides are told as one: "encode+project"
-    return dict(zip(STAGES, (*STAGES[1:], DECODE), strict=True)).get(last, DECODE)
 
 
 @dataclass(slots=True)

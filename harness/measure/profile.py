@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from harness.clock import Clock
 from harness.machine.device import CountsWork, Device
 from harness.machine.energy import UPDATES_NEEDED, Meter
-from harness.measure.passes import DECODE, Bench, hearing
-from harness.models.protocol import Done, Event, Model, Piece, Request, Seen, Told
+from harness.measure.passes import Bench, hearing
+from harness.models.protocol import DECODE, Done, Event, Model, Piece, Request, Seen, Told
 from harness.runlog.records import Busy, Energy, Pass, StageEnergy
 
 PIECES = 4

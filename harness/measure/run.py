@@ -144,7 +144,7 @@ def _measure(
         usual = usual or _usual(record)
         if isinstance(record, Footer):
             if usual and usual.stages and record.stopped != "failures" and not (left and left.busy + left.energy):
-                request = _request(job, usual)
+                request = _request(plan, usual)
                 for aside in profile.profile(model, Bench(device, clock, meter), request, usual.stages):
                     writer.append(aside)
             record = replace_footer(record, *before)
@@ -160,9 +160,10 @@ def _usual(record: object) -> Sample | None:
     return record if counts and isinstance(record, Sample) else None
 
 
-def _request(job: Job, sample: Sample) -> Request:
-    example = job.suite.examples[sample.index]  # by its position: looking through them would read every image
-    return Request(example.images, example.question, visual_only=job.cell.protocol == "paper")
+def _request(plan: Plan, sample: Sample) -> Request:
+    example = plan.examples[sample.index]  # by its position: looking through them would read every image
+    room = plan.room(example.max_new_tokens)
+    return Request(example.images, example.question, visual_only=plan.protocol == "paper", room=room)
 
 
 def replace_footer(footer: Footer, samples: int, failures: int, refused: int) -> Footer:
@@ -230,8 +231,8 @@ def with_doubts(header: Header, *found: str) -> Header:
 
 
 def told_doubts(model: Model) -> tuple[str, ...]:
-    """Return what a server's probes doubt."""
-    return model.doubts if isinstance(model, Examined) else ()
+    """Return what a server's probes doubt, or what a model of ours does of its own answers."""
+    return tuple(getattr(model, "doubts", ()))
 
 
 def check_same_server(left: Log, model: Model) -> None:

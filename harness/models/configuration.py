@@ -309,6 +309,35 @@ def ends(configuration: Configuration) -> list[int]:
     return [one for one in (stated if isinstance(stated, list) else [stated]) if isinstance(one, int)]
 
 
+NEUTRAL: Fields = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0, "num_beams": 1, "bad_words_ids": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "forced_bos_token_id": None, "forced_eos_token_id": None,
+    "sequence_bias": None, "exponential_decay_length_penalty": None,
+}  # fmt: skip
+"""What of generation_config.json changes the tokens that transformers' `generate` takes without sampling, and how it
+stands where it changes nothing."""
+
+
+def not_applied(generation: Fields) -> str:
+    """Return what of a generation_config.json `generate` would apply and we do not: `repetition_penalty 1.05`."""
+    stated = {name: generation.get(name) for name in NEUTRAL}
+    return ", ".join(f"{name} {value}" for name, value in stated.items() if value not in (None, NEUTRAL[name], []))
+
+
+def decoding(generation: Fields) -> str:
+    """Say for the log how tokens are taken, and what the checkpoint says beyond that."""
+    left_out = not_applied(generation)
+    return "greedy" + (f"; not applied: {left_out}" if left_out else "")
+
+
+def decoding_doubts(generation: Fields) -> tuple[str, ...]:
+    """Return the doubt about answers that a checkpoint's own `generate` might give otherwise."""
+    left_out = not_applied(generation)
+    what = f"answers are greedy: {left_out} of the checkpoint's generation_config.json is not applied"
+    return (f"{what}; its own `generate`, and so lmms-eval, would apply it",) if left_out else ()
+
+
 def _eos(configuration: Configuration, card: Llm, comparison: Comparison) -> tuple[int, ...]:
     ids = ends(configuration)
     return card.eos if sorted(ids) == sorted(card.eos) else comparison.obey("eos_token_id", ids or None, card.eos)

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from harness import images
-from harness.clock import Monotonic
 from harness.errors import SettingError
 from harness.models.foreign import Network, Output
 
@@ -32,14 +31,14 @@ SETTINGS: dict[str, str | int | float | bool] = {
 """`compile`: encoders and projector through torch.compile, shapes static. `graphs`: CUDA graphs of the encoders and of
 one decode step (with `static_cache`). `static_cache`: keys and values in one place of fixed length. `decode_ahead`: the
 next step is asked for before a token is read, from the second token on. `tf32`: true, false. `sdpa`: one kernel.
-`image_backend`: torchvision resizes faster than PIL, to pixels that are up to a level or two off."""
+`image_backend`: torchvision resizes faster than PIL, to other pixels; by how much is measured at each load."""
 
 FLAGS = ("compile", "graphs", "static_cache", "decode_ahead")
+OF_LANGUAGE_MODELS = ("static_cache", "decode_ahead")
+OF_THE_PROCESS = ("tf32", "sdpa")
+"""Torch's switches, which all models of a process share: two that want them unlike cannot take turns in one."""
 SDPA = ("flash", "mem_efficient", "math", "cudnn")
 IMAGE_BACKENDS = ("pil", "torchvision")
-BACKEND = "inductor"
-MOST_SHAPES = 64
-"""So many shapes are compiled; the next one is an error, for torch would run it uncompiled without a word."""
 BLOCK = 64
 """A static cache's length is a multiple of it, so that answers of about one length share a shape."""
 
@@ -57,6 +56,8 @@ def check(settings: Mapping[str, str | int | float | bool], device: str) -> None
         )
     if settings.get("tf32", "default") not in ("default", True, False):
         raise SettingError(f"tf32={settings['tf32']}: known: true, false")
+    if settings.get("tf32", "default") != "default" and not device.startswith("cuda"):
+        raise SettingError(f"tf32={settings['tf32']}: TF32 is CUDA's, {device} has none; next: leave it out")
     if settings.get("image_backend", "pil") not in IMAGE_BACKENDS:
         raise SettingError(f"image_backend={settings['image_backend']}: known: {', '.join(IMAGE_BACKENDS)}")
     if settings.get("sdpa", "default") not in ("default", *SDPA):
@@ -110,50 +111,28 @@ def told() -> dict[str, str]:
 
 def deploy(model: "VisionLanguageModel", settings: Mapping[str, str | int | float | bool]) -> dict[str, str]:
     """Have `model` run as `settings` say; return what took effect, for the log."""
+    idle = next((name for name in OF_LANGUAGE_MODELS if settings.get(name)), None)
+    if idle and not model.card.llm:
+        raise SettingError(f"{idle}=true: {model.card.name} has no language model; next: leave it out")
     model.static_cache = bool(settings.get("static_cache", False)) or bool(settings.get("graphs", False))
     model.decode_ahead = bool(settings.get("decode_ahead", False))
     found: dict[str, str] = {}
     if settings.get("image_backend", "pil") == "torchvision":
         model.scaler = by_torchvision
-        found["image_backend"] = "torchvision bicubic, antialiased"
+        found["image_backend"] = f"torchvision bicubic, antialiased; {off_by(by_torchvision)}"
     if model.static_cache and "llm" in model.parts:
         found["cache"] = f"static, in blocks of {BLOCK}"
-    if model.decode_ahead:
+    if model.decode_ahead and "llm" in model.parts:
         found["decode"] = "one step ahead of the host"
     if settings.get("compile"):
-        found["compiled"] = compile_parts(model)
+        from harness.models import compiling
+
+        found["compiled"] = compiling.compile_parts(model)
     if settings.get("graphs"):
         from harness.models import graphs
 
         found["graphs"] = graphs.graph_parts(model)
     return found
-
-
-def compile_parts(model: "VisionLanguageModel") -> str:
-    """Compile the encoders and the projector for static shapes, run the usual shape once, and say what that cost."""
-    import torch
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = MOST_SHAPES  # type: ignore[attr-defined]
-    torch._dynamo.config.fail_on_recompile_limit_hit = True  # type: ignore[attr-defined]
-    names = [name for name in (*model.encoder_names, "projector") if name in model.parts]
-    for name in names:
-        part: Network = model.parts[name]
-        part.compile(dynamic=False, backend=BACKEND)
-        if hasattr(part, "forward_features"):  # timm's models are not called, but asked for their last map
-            part.forward_features = torch.compile(part.forward_features, dynamic=False, backend=BACKEND)
-    clock = Monotonic()
-    start_ns = clock.now_ns()
-    try:
-        warm(model)
-    except Exception as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        what = f"torch.compile failed ({type(error).__name__}: {first})"
-        raise SettingError(
-            f"compile=true: {model.card.name}: {what}; next: is there a C++ compiler? else leave it out"
-        ) from error
-    took_s = (clock.now_ns() - start_ns) / 1e9
-    return f"{', '.join(names)} by {BACKEND}, static shapes; compiling the usual shape took {took_s:.1f} s"
 
 
 def by_torchvision(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -167,6 +146,18 @@ def by_torchvision(image: Image.Image, width: int, height: int) -> Image.Image:
     return Image.fromarray(scaled.permute(1, 2, 0).contiguous().numpy())
 
 
+def off_by(scaler: images.Scaler) -> str:
+    """Say by how many levels `scaler` and PIL differ here, on a picture of noise.
+
+    It is measured, not known: torch picks another kernel on another CPU (one or two levels on AVX2; 15 were seen).
+    """
+    levels = np.random.default_rng(0).integers(0, 256, (533, 301, 3), dtype=np.uint8)
+    noise = Image.fromarray(levels)
+    ours, theirs = noise.resize((256, 320), Image.Resampling.BICUBIC), scaler(noise, 256, 320)
+    apart = np.abs(np.asarray(theirs).astype(int) - np.asarray(ours).astype(int))
+    return f"{(apart > 0).mean():.2%} of the values of noise differ from PIL's, by up to {apart.max()} of 255"
+
+
 def warm(model: "VisionLanguageModel") -> None:
     """Run encoders and projector once, on a white image of the usual size."""
     import torch
@@ -175,6 +166,7 @@ def warm(model: "VisionLanguageModel") -> None:
     with torch.inference_mode():
         prepared = model.look([images.blank((side, side))])
         features = {name: model.encode(name, prepared) for name in model.encoder_names if name in model.parts}
+        features = model.stand_in(prepared) if model.options.only == "llm" else features
         if len(features) == len(model.encoder_names) and "projector" in model.parts:
             model.project(features, prepared)
 

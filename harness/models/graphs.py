@@ -115,6 +115,10 @@ def graph_parts(model: "VisionLanguageModel") -> str:
         else:
             raise SettingError(f"graphs=true: {name} of {model.card.name} is no network of timm; next: compile=true")
     deployment.warm(model)
+    for name in names:
+        replayed: Network = model.parts[name]
+        if not replayed.forward_features.graphs:
+            raise SettingError(f"graphs=true: {name} of {model.card.name} is asked in another way; next: compile=true")
     if "llm" in model.parts:
         model.steps = GraphedSteps(model.parts["llm"])
     return ", ".join([*names, *(["decode"] if "llm" in model.parts else [])])

@@ -193,6 +193,14 @@ class VisionLanguageModel(ABC):
                 self.parts[name].to(memory_format=form)  # type: ignore[call-overload]
         self.channels_last = channels_last
 
+    projector_by_shape = True
+    """Whether what the projector does follows from its input's shape: only then is it compiled for static shapes."""
+
+    @property
+    def encoders_watched(self) -> bool:
+        """Whether `encode` listens to modules inside an encoder, which must not be compiled away then."""
+        return False
+
     scaler: images.Scaler | None = None
     """What resizes images in PIL's place."""
 
@@ -234,7 +242,7 @@ class VisionLanguageModel(ABC):
         before, after = ([], []) if request.visual_only else self.prompt(request.question)
         features: dict[str, Tensor] = {}
         if only == "llm":
-            features = self._stand_in(prepared)
+            features = self.stand_in(prepared)
         yield Done("preprocess")
         if only != "llm":
             for name in self.encoder_names if only is None else [only]:
@@ -255,7 +263,7 @@ class VisionLanguageModel(ABC):
         yield self.seen(prepared, len(visual), text + self.text_padding(text))
         yield from self.generate(features, prepared, visual, before, after, request)
 
-    def _stand_in(self, prepared: Prepared) -> dict[str, Tensor]:
+    def stand_in(self, prepared: Prepared) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.options.seed)
         return {
             name: torch.randn(shape, generator=generator).to(self.device, self.dtype)
@@ -375,7 +383,7 @@ class VisionLanguageModel(ABC):
         embeds = self.embed(visual, before, after)
         padding = self.text_padding(len(before) + len(after))
         self.check_length(embeds.shape[1], request, padding)
-        self._longest = embeds.shape[1] + request.max_new_tokens
+        self._longest = embeds.shape[1] + max(request.max_new_tokens, request.room)
         scope = self.prefill_scope(features, prepared, len(before))
         output = self.prefill_padded(embeds, padding, scope) if padding else self.prefill(embeds, scope)
         token = self.greedy(output)
@@ -456,14 +464,19 @@ class VisionLanguageModel(ABC):
             return {}
         return {"memory_format": "channels_last" if self.channels_last else "contiguous"}
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the log must doubt of the answers, whatever their times."""
+        trained = self.source.trained and self.card.llm is not None
+        return configuration.decoding_doubts(self.configuration.generation) if trained else ()
+
     def _describe_configuration(self) -> dict[str, str]:
         if not self.source.trained or not self.source.folder:
             return {}
         told = {"configuration": "; ".join(map(str, self.obeyed)) or "as the card's"}
         if not self.configuration.model:
             told["configuration"] += " (no config.json)"
-        penalty = self.configuration.generation.get("repetition_penalty", 1.0)
-        told["decoding"] = "greedy" + (f"; repetition_penalty {penalty} is not applied" if penalty != 1.0 else "")
+        told["decoding"] = configuration.decoding(self.configuration.generation)
         return told
 
     @torch.inference_mode()

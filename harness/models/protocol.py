@@ -25,6 +25,8 @@ class Request:
     max_new_tokens: int = 32
     ignore_eos: bool = False
     visual_only: bool = False
+    room: int = 0
+    """A cache of fixed length has room for at least so many new tokens: all passes over an example have one length."""
 
 
 class Done(NamedTuple):
@@ -73,6 +75,21 @@ class Told(NamedTuple):
 
 
 Event = Done | Piece | Seen | Thought | Told
+
+DECODE = "decode"
+"""What comes after the first token; no stage of its own, but a place where an answer can fail."""
+
+
+def stage_after(done: Event | None) -> str:
+    """Return what a model works on after its event `done` (None: it has just begun)."""
+    if done is None:
+        return STAGES[0]
+    if not isinstance(done, Done):
+        return DECODE
+    if done.part:
+        return done.stage
+    last = done.stage.rpartition("+")[2]  # stages that no mark divides are told as one: "encode+project"
+    return dict(zip(STAGES, (*STAGES[1:], DECODE), strict=True)).get(last, DECODE)
 
 
 class Answered(NamedTuple):

@@ -7,7 +7,9 @@ be another one. `alone`: nothing is shared.
 """
 
 import copy
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from harness import images
 from harness.errors import HarnessError, OutputError
 from harness.models import tokenizers
 from harness.models.foreign import Output
-from harness.models.protocol import Answered, Piece, Request, Seen
+from harness.models.protocol import Answered, Done, Piece, Request, Seen, stage_after
 
 if TYPE_CHECKING:
     from harness.models.pipeline import Prepared, VisionLanguageModel
@@ -73,32 +75,53 @@ def _guarded(run: Callable[[], Answered]) -> Answered:
     try:
         return run()
     except Exception as error:  # noqa: BLE001 - one question's trouble is its own failure record
+        # After out-of-memory the failed frames hold the very tensors that the image's next question needs.
+        traceback.clear_frames(error.__traceback__)
         return Answered(None, "", 0, "", error)
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    """Have what is raised know the stage in which it was."""
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "failed_in"):
+            error.failed_in = name  # type: ignore[attr-defined]
+        raise
 
 
 def _look(model: "VisionLanguageModel", request: Request) -> _Image:
     """Prepare, encode and project the images; what is raised knows its stage."""
-    stage = "preprocess"
-    try:
+    with _stage("preprocess"):
         prepared = model.look([images.decode(data) for data in request.images])
-        stage = "encode"
+    with _stage("encode"):
         features = {name: model.encode(name, prepared) for name in model.encoder_names}
-        stage = "project"
+    with _stage("project"):
         return _Image(model, prepared, features, model.project(features, prepared))
-    except Exception as error:
-        error.failed_in = stage  # type: ignore[attr-defined]
-        raise
 
 
 def _told(model: "VisionLanguageModel", events: Iterator[object], seen: Seen | None, shared: str) -> Answered:
-    texts = [event.text for event in events if isinstance(event, Piece)]
+    """Listen to the end of an answer; `seen` is what the model was shown, unless an event tells it."""
+    texts: list[str] = []
+    done: Done | Piece | None = Done("project") if seen else None
+    try:
+        for event in events:
+            if isinstance(event, Seen):
+                seen = event
+            elif isinstance(event, Done | Piece):
+                done = event
+                texts += [event.text] if isinstance(event, Piece) else []
+    except Exception as error:
+        if not hasattr(error, "failed_in"):
+            error.failed_in = stage_after(done)  # type: ignore[attr-defined]
+        raise
     model.verify()
     return Answered(seen, "".join(texts), len(texts), shared)
 
 
 def _alone(model: "VisionLanguageModel", request: Request) -> Answered:
-    events = list(model.answer(request))
-    return _told(model, iter(events), next((event for event in events if isinstance(event, Seen)), None), "")
+    return _told(model, model.answer(request), None, "")
 
 
 def _from_features(image: _Image, request: Request) -> Answered:
@@ -106,7 +129,8 @@ def _from_features(image: _Image, request: Request) -> Answered:
     model.forget()
     before, after = model.prompt(request.question)
     events = model.generate(image.features, image.prepared, image.visual, before, after, request)
-    return _told(model, events, image.seen(len(before) + len(after)), "features")
+    text = len(before) + len(after)
+    return _told(model, events, image.seen(text + model.text_padding(text)), "features")
 
 
 def _from_prefix(image: _Image, request: Request) -> Answered:
@@ -116,10 +140,13 @@ def _from_prefix(image: _Image, request: Request) -> Answered:
     if not after:
         return _from_features(image, request)
     model.check_length(len(image.visual) + len(before) + len(after), request)
-    embeds = model.embed(image.visual[:0], [], after)
-    output = model.parts["llm"](inputs_embeds=embeds, cache=image.read_up_to(before), use_cache=True, logits_to_keep=1)
-    events = model.pieces(model.greedy(output), output, request)
-    return _told(model, events, image.seen(len(before) + len(after)), "prefix")
+    with _stage("prefill"):
+        embeds, cache = model.embed(image.visual[:0], [], after), image.read_up_to(before)
+        output = model.parts["llm"](inputs_embeds=embeds, cache=cache, use_cache=True, logits_to_keep=1)
+        token = model.greedy(output)
+    with _stage("decode"):
+        events = model.pieces(token, output, request)
+        return _told(model, events, image.seen(len(before) + len(after)), "prefix")
 
 
 @dataclass(slots=True)

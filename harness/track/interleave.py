@@ -17,6 +17,7 @@ from harness.measure import conditions, estimate, run, sweep
 from harness.measure.asked import Asked
 from harness.measure.job import Job, prepare
 from harness.measure.loop import MAXIMUM_ATTEMPTS, MeasureRecord, now_text
+from harness.models.deployment import OF_THE_PROCESS
 from harness.runlog.log import Writer
 from harness.runlog.records import SCHEMA, Failure, Footer, Header, Sample
 
@@ -62,8 +63,9 @@ def _measure(candidate: Asked, baseline: Asked | None, notify: Callable[[str], N
     paths = [job.path for job in jobs]
     if all(job.finished for job in jobs):
         return paths
-    if baseline is not None and not fit_together(candidate, baseline):
-        notify("both models do not fit into memory at once: arms alternate process by process")
+    apart = baseline is not None and (_switched_unlike(*jobs) or _too_large(candidate, baseline))
+    if baseline is not None and apart:
+        notify(f"{apart}: arms alternate process by process")
         return _by_process(candidate, baseline, notify)
     with lock.hold(candidate.device, candidate.wait, notify):
         arms = [_arm(job, notify) for job in jobs]
@@ -148,6 +150,17 @@ def _broken(job: Job, error: Exception) -> Failure:
         writer.append(failure)
         writer.finish(Footer(ended_at=now_text(), samples=0, failures=1, stopped="failures", note="not loaded"))
     return failure
+
+
+def _switched_unlike(*jobs: Job) -> str:
+    """Say which of the process's switches the arms want unlike: one would be timed with the other's."""
+    wanted = [{name: job.cell.settings.get(name) for name in OF_THE_PROCESS} for job in jobs]
+    unlike = [name for name in OF_THE_PROCESS if len({repr(each[name]) for each in wanted}) > 1]
+    return f"the arms differ in {', '.join(unlike)}, which a process has once" if unlike else ""
+
+
+def _too_large(candidate: Asked, baseline: Asked) -> str:
+    return "" if fit_together(candidate, baseline) else "both models do not fit into memory at once"
 
 
 def fit_together(a: Asked, b: Asked) -> bool:

@@ -444,6 +444,54 @@ def test_what_was_answered_before_is_not_asked_again(clock: Scripted) -> None:
     assert [len(each) for each in sharing.together] == [3, 3, 1]
 
 
+def test_a_shard_answers_its_own_examples_alone(clock: Scripted) -> None:
+    _, records = scored(clock, mine=frozenset({4, 5, 10}), timing=False)
+    assert sorted(one.index for one in records if isinstance(one, Sample)) == [4, 5, 10]
+    sharing, records = scored(clock, mine=frozenset({0, 3, 6}))  # the first shard times, too
+    assert sharing.together == [("Which number is 3?", "Which number is 6?")]
+
+
+def test_an_image_that_breaks_is_one_failure_in_a_row_however_many_ask_about_it(clock: Scripted) -> None:
+    """Else a page with five questions ends the cell, and the score of all others is lost."""
+
+    class Overflowing(Sharing):
+        def answer_all(self, requests: Sequence[Request]) -> list[Answered]:
+            if any("number is 4" in one.question for one in requests):
+                raise OutputError("logits are not finite", "prefill")
+            return super().answer_all(requests)
+
+    card = load_model_card("fake")
+    three = Rule(minimum_samples=3, minimum_seconds=0, maximum_samples=3, maximum_seconds=1e6, precision=0)
+    shown = [replace(one, image_ids=(f"page {one.index % 3}",)) for one in examples(30)]
+    overflowing = Overflowing(card, Options(side=1024, settings=dict(card.settings)))
+    records = list(
+        measure(
+            overflowing,
+            fake.Fake("fake"),
+            clock,
+            Gate(backend.of("fake").probes(), clock),
+            Plan(shown, Stopping(three)),
+        )
+    )
+    failed = [one.index for one in records if isinstance(one, Failure) and one.error == "OutputError"]
+    assert failed == [*range(4, 30, 3)]
+    assert len(failed) > MAXIMUM_CONSECUTIVE_FAILURES
+    assert isinstance(records[-1], Footer)
+    assert records[-1].stopped != "failures"
+    assert {one.index for one in records if isinstance(one, Sample)} >= set(range(5, 30, 3))
+
+
+def test_every_pass_over_an_example_asks_for_the_same_room(clock: Scripted) -> None:
+    for score, room in ((True, 16), (False, 16)):
+        watched = Watched()
+        measured_with(watched, clock, plan(3, score=score))
+        assert {request.room for request in watched.asked} == {room}
+    watched = Watched()
+    longer = replace(plan(3), examples=[replace(one, max_new_tokens=40) for one in examples(3)])
+    measured_with(watched, clock, longer)
+    assert {request.room for request in watched.asked} == {40}
+
+
 def test_answers_that_nobody_scores_are_not_asked_for(clock: Scripted) -> None:
     sharing, records = scored(clock, score=False)
     assert not hasattr(sharing, "together")

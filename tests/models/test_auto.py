@@ -1,5 +1,6 @@
 """Any vision-language model of transformers: our stages, and the very logits of its own `generate`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -225,6 +226,23 @@ def test_logits_that_are_not_finite_are_no_answer(bad: float, at: int, stage: st
     time_whole(one, request(page(1)), bench)
 
 
+def test_what_generate_would_do_to_logits_and_we_do_not_is_a_doubt(checkpoints: Any, tmp_path: Path) -> None:
+    """Qwen2.5-VL's own generation_config.json has a repetition penalty; lmms-eval scores with it."""
+    for path in checkpoints("qwen2_5_vl").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    plain = model(tmp_path, "qwen2_5_vl")
+    assert plain.describe()["decoding"] == "greedy"
+    assert plain.doubts == ()
+    file = tmp_path / "generation_config.json"
+    stated = json.loads(file.read_text()) if file.is_file() else {}
+    penalty = {"repetition_penalty": 1.05, "do_sample": True, "temperature": 0.1, "no_repeat_ngram_size": 0}
+    file.write_text(json.dumps(stated | penalty))
+    penalised = model(tmp_path, "qwen2_5_vl")
+    assert penalised.describe()["decoding"] == "greedy; not applied: repetition_penalty 1.05"
+    assert len(penalised.doubts) == 1
+    assert "repetition_penalty 1.05 of the checkpoint's generation_config.json is not applied" in penalised.doubts[0]
+
+
 def test_a_missing_tensor_is_named(checkpoints: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -342,6 +360,31 @@ def test_both_routes_give_the_same_logits_of_llava(checkpoints: Any) -> None:
     own_logits, seen, told = answers_of(own, theirs, images.png(Image.new("RGB", (56, 56), (90, 140, 20))))
     assert told.seen.visual_tokens == seen.visual_tokens == 16
     assert (own_logits - told.logits).abs().max() < 1e-5
+
+
+def test_both_routes_give_the_same_logits_of_fastvlm(checkpoints: Any) -> None:
+    """As for LLaVA: a square image of the encoder's own side; timm's encoder under transformers, timm's under ours."""
+    folder = checkpoints("fast_vlm")
+    config = tiny_vlms.configuration("fast_vlm")
+    llm = Llm(
+        kind="qwen2", hidden=32, layers=2, heads=4, kv_heads=2, ffn=48, vocab=tiny_vlms.VOCAB, positions=8192,
+        rope_theta=config.text_config.rope_parameters["rope_theta"], rms_eps=config.text_config.rms_norm_eps, eos=(2,),
+    )  # fmt: skip
+    tower = {"layers": [1, 1, 1, 1, 1], "embed_dims": [16, 16, 32, 32, 64]}
+    encoder = Encoder(name="fastvithd", library="timm", architecture="fastvit_mci3", width=128, settings=tower)
+    settings = {"tiles": 1, "reparameterised": True}
+    rule = Resolution(rule="multiple", of=64, minimum=64, maximum=1024, default=128)
+    own_card = card(
+        "fast_vlm", adapter="fastvlm", encoders=(encoder,), llm=llm, prompt="qwen_2", settings=settings, resolution=rule
+    )
+    own, theirs = both_routes(own_card, folder, 128, settings)
+    logits = []
+    for seed in (1, 2):
+        own_logits, seen, told = answers_of(own, theirs, page(seed, (128, 128)))
+        assert told.seen.visual_tokens == seen.visual_tokens == 4
+        assert (own_logits - told.logits).abs().max() < 1e-5
+        logits.append(own_logits)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3  # the picture has a say
 
 
 def both_routes(own_card: ModelCard, folder: Path, side: int, settings: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """What questions about one image share when nobody times them: the same answers, with less work."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from harness.models import sharing
 from harness.models.card import load_model_card
 from harness.models.engines import torch as engine
 from harness.models.pipeline import VisionLanguageModel
-from harness.models.protocol import Options, Piece, Request
+from harness.models.protocol import Options, Piece, Request, Seen
 from harness.models.weights import Source
 
 QUESTIONS = ("What is the date of the letter?", "Total?", "What are these? A table, a form, a page.", "What is it")
@@ -113,6 +114,35 @@ def test_an_answer_that_is_not_finite_is_none(tiny_fastvlm: Any, how: str) -> No
     with torch.inference_mode():
         next(iter(broken.parts["llm"].parameters())).fill_(float("nan"))
     assert all(isinstance(one.error, OutputError) for one in sharing.answer_all(broken, asked("Total?", "What"), how))
+
+
+@pytest.mark.parametrize(("broken", "stage"), [("prefill", "prefill"), ("decode", "decode")])
+@pytest.mark.parametrize("how", ["features", "alone"])
+def test_a_question_that_fails_names_its_stage_and_holds_no_tensors(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, how: str, broken: str, stage: str
+) -> None:
+    """Out of memory: the failed frames must not keep what the next question needs."""
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def fail(*given: object) -> None:
+        held = torch.zeros(10)
+        kept.append(weakref.ref(held))
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(model, broken, fail)
+    (answered,) = sharing.answer_all(model, asked("Total?", ignore_eos=True), how)
+    assert answered.error.failed_in == stage  # type: ignore[union-attr]
+    assert kept[0]() is None
+
+
+def test_padding_is_counted_as_in_a_timed_answer(model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "text_bucket", 64)
+    (request,) = asked("Total?")
+    told = next(event.text_tokens for event in model.answer(request) if isinstance(event, Seen))
+    assert told % 64 == 0
+    (answered,) = sharing.answer_all(model, [request], "features")
+    assert answered.seen
+    assert answered.seen.text_tokens == told
 
 
 def test_a_way_of_sharing_that_is_none_or_cannot_be_is_refused(tiny_fastvlm: Any) -> None:

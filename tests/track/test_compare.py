@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,31 @@ from harness import cli, stats
 from harness.errors import CardError, SettingError, UnknownName
 from harness.measure.asked import Asked
 from harness.runlog import log as runlog
-from harness.track import answers, arms, history, nights, outputs, ratios, track
+from harness.track import answers, arms, history, interleave, nights, outputs, ratios, track
 from harness.track.interleave import alternate
 from harness.track.jobs import Night
 from harness.track.nights import Reading
 from harness.track.verdict import BROKEN, REGRESSION, SAME, UNCLEAR, Judge
+
+
+def test_arms_that_want_torchs_switches_unlike_do_not_take_turns_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: Path
+) -> None:
+    """The second model that is loaded turns the switches of both: the first would be timed with the second's."""
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(built))
+    apart: list[tuple[Asked, Asked]] = []
+    monkeypatch.setattr(interleave, "_by_process", lambda one, other, notify: apart.append((one, other)) or [])
+    wish = Asked(model="fake", device="fake", suite="pages", limit=2, offline=True, minimum_samples=1,
+                 maximum_samples=1, minimum_seconds=0)  # fmt: skip
+    for number, (mine, others) in enumerate([("math", "math"), ("math", "flash"), ("math", None)]):
+        arms_asked = [
+            replace(wish, out=str(tmp_path / f"{number}{side}"), settings={"sdpa": one} if one else {})
+            for side, one in enumerate((mine, others))
+        ]
+        said: list[str] = []
+        interleave.measure(arms_asked[0], arms_asked[1], said.append)
+        assert len(apart) == number
+        assert any("differ in sdpa, which a process has once" in text for text in said) == bool(number)
 
 
 def test_equal_arms_are_the_same_although_examples_differ_fourfold_in_size() -> None:

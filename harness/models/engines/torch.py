@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from harness import plugins
 from harness.errors import SettingError
@@ -90,17 +90,26 @@ def _own(card: ModelCard, model: Model, asked: str, instead: str = "leave it out
     return model
 
 
+@runtime_checkable
+class Switched(Protocol):
+    """A model of other code, which Torch's switches reach all the same."""
+
+    deployed: Mapping[str, str]
+
+
 def _deploy(card: ModelCard, model: Model, options: Options) -> None:
-    """Run the model as it is deployed."""
+    """Run the model as it is deployed, and have it tell what took effect."""
     from harness.models.pipeline import VisionLanguageModel
 
     asked = [name for name in deployment.FLAGS if options.settings.get(name)]
     asked += [name for name in ("image_backend",) if options.settings.get(name, "pil") != "pil"]
     if asked:
         _own(card, model, asked[0])
+    switches = deployment.told() if card.adapter != "fake" else {}
     if isinstance(model, VisionLanguageModel):
-        switches = deployment.told() if card.adapter != "fake" else {}
         model.deployed = {**switches, **deployment.deploy(model, options.settings)}
+    elif isinstance(model, Switched):
+        model.deployed = switches
 
 
 def _share(card: ModelCard, model: Model, options: Options) -> None:
@@ -141,7 +150,7 @@ def _lay_channels_last(card: ModelCard, model: Model, options: Options) -> None:
         return
     instead = "leave it out, or channels_last=auto"
     own = _own(card, model, "channels_last=true", instead)
-    if options.only == "llm":
+    if options.only and not own.convolutional:  # this part has none; another one may
         return
     if not own.convolutional:
         raise SettingError(f"channels_last=true: {card.name} has no convolutional encoder; next: {instead}")

@@ -180,6 +180,8 @@ class Projector(nn.Module):
 class LlavaOnevision(VisionLanguageModel):
     """See the module's text. The encoder takes all tiles as one batch unless the setting `tiles_one_by_one` is on."""
 
+    projector_by_shape = False  # how the map is cut and shrunk follows from the image's size
+
     def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
         """Read the settings: `native_size` leaves the image as it is and lets the model's rule alone decide."""
         if card.prompt not in TEMPLATES:

@@ -1,6 +1,6 @@
 """The model of family `auto`: any checkpoint that transformers runs without remote code, as a generator of events."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from PIL.Image import Image
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
 from harness.errors import ExampleError, OutputError, SettingError
-from harness.models import tokenizers
+from harness.models import configuration, tokenizers
 from harness.models.card import ModelCard, check_settings, check_side
 from harness.models.families.auto import loading, parts, resolution, shown
 from harness.models.families.auto.kinds import family, kind_of
@@ -31,7 +31,7 @@ class AnyModel:
             raise SettingError(f"{card.name} runs by transformers' own code, which is not taken apart; next: without "
                                "--isolate-stages")  # fmt: skip
         check_side(card, options.side)
-        self.card, self.options = card, options
+        self.card, self.options, self.trained = card, options, source.trained
         self.settings = check_settings(card, {k: v for k, v in options.settings.items() if k in card.settings})
         self.hear: Callable[[Event], None] | None = None
         self._largest: list[torch.Tensor] = []
@@ -194,6 +194,20 @@ class AnyModel:
 
     # --- what the log says ---
 
+    deployed: Mapping[str, str] = {}
+    """Torch's switches as they took effect (`deployment.told`)."""
+
+    @property
+    def generation(self) -> Mapping[str, object]:
+        """The checkpoint's generation_config.json, as transformers read it."""
+        fields: Mapping[str, object] = self.model.generation_config.to_dict()
+        return fields
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the log must doubt of the answers."""
+        return configuration.decoding_doubts(self.generation) if self.trained else ()
+
     def describe(self) -> dict[str, str]:
         """Return the effective settings for the log."""
         told = {
@@ -209,7 +223,10 @@ class AnyModel:
             "projector": self.seam.projector_path or "none found: encode and project are not told apart",
             **self.asked.describe(),
             **self.loaded.notes,
+            **self.deployed,
         }
+        if self.trained:
+            told["decoding"] = configuration.decoding(self.generation)
         if self.kind.boundary:
             told["boundary"] = self.kind.boundary
         if not self.seam.clean:

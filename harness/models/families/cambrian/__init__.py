@@ -60,6 +60,8 @@ class Geometry:
 class Cambrian(VisionLanguageModel):
     """See the module's text. Encoders run one by one; inputs have each encoder's own size, whatever `--res` says."""
 
+    projector_by_shape = False  # the connector cuts its windows by the image's size
+
     def __init__(self, card: ModelCard, source: Source, options: Options) -> None:
         """Read the settings, and check that the image stands where the samplers look."""
         if card.prompt not in TEMPLATES:

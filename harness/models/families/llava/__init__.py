@@ -237,6 +237,11 @@ class Llava(VisionLanguageModel):
         return token_reduction.prumerge(features[0], seen["queries"][0], seen["keys"][0], spatial, count)[None]
 
     @property
+    def encoders_watched(self) -> bool:
+        """An adaptive reduction reads queries and keys of the last layer."""
+        return self.reduction.adaptive
+
+    @property
     def _stand_in_tokens(self) -> int:
         """How many tokens an adaptive reduction is taken to give where no image was looked at."""
         return int(self.settings.get("stand_in_tokens", 40))
