@@ -1,8 +1,9 @@
 """How all figures look: a paper column's width, readable type, colours that colour-blind readers can tell apart."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import log
 from typing import Any
 
 import matplotlib as mpl
@@ -79,6 +80,21 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def apart(values: Sequence[float], text: Callable[[float], str], width_in: float = COLUMN_IN) -> dict[float, str]:
+    """Return those of ascending `values` whose texts have room under a logarithmic axis, the last one first."""
+    shown: dict[float, str] = {}
+    axis_in, span = 0.72 * width_in, log(values[-1] / values[0]) or 1.0
+    left_in = axis_in
+    for value in reversed(values):
+        at_in, label = axis_in * log(value / values[0]) / span, text(value)
+        half_in = LETTER_IN * len(label) / 2
+        if not shown or at_in + half_in + LETTER_IN < left_in:
+            shown[value], left_in = label, at_in - half_in
+    return dict(reversed(shown.items()))
+
+
+LETTER_IN = 0.06
+"""Width of a digit of a tick's label."""
 FEWEST_TICKS = 3
 TICKS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))
 """Multiples of a power of ten, coarse to fine."""

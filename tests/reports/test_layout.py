@@ -12,6 +12,7 @@ from harness.reports.card import load_report_card
 
 FIGURES = ("pareto", "pareto-tokens", "curves", "breakdown", "pareto-encoders", "pareto-encoder-size")
 LOGS = Path(__file__).parents[2] / "results" / "reference"
+TOKENS = str(Path(__file__).parents[2] / "benchmarks" / "families-tokens.toml")  # curves against visual tokens
 
 
 @pytest.fixture(scope="module", params=["reference", "28 cells", "120 cells"])
@@ -23,12 +24,18 @@ def cells(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return grids.grid(tmp_path_factory.mktemp("logs"), *((7, 1.35) if request.param == "28 cells" else (30, 1.12)))
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [*FIGURES, TOKENS], ids=[*FIGURES, "tokens"])
 def test_nothing_lies_on_anything(cells: measured.Measured, name: str) -> None:
     card = load_report_card(name)
     for picture in plugins.load("figures", card.figures[0]).draw(cells, card):
         assert layout.overlaps(picture.figure) == []
         assert picture.figure.get_figwidth() in (style.COLUMN_IN, style.PAGE_IN)
+
+
+def test_ticks_that_have_no_room_are_left_out_but_never_the_last() -> None:
+    tokens = [16.0, 64.0, 144.0, 256.0, 320.0, 567.0, 1008.0, 1280.0]
+    assert list(style.apart(tokens, lambda value: f"{value:,.0f}")) == [16, 64, 144, 320, 567, 1280]
+    assert style.apart([512.0], str) == {512.0: "512.0"}
 
 
 def test_overlaps_are_found() -> None:

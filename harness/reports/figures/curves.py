@@ -43,8 +43,8 @@ def picture(name: str, title: str, cells: Sequence[CellSummary], quantity: str, 
             _curve(drawn, label, mine, (quantity, against), canvas.series_style(number))
         sides = sorted({_x(one, against) for one in cells})
         axes.set_xlim(sides[0] / 1.1, sides[-1] * 1.1)
-        shown = [side for i, side in enumerate(sides) if i + 1 == len(sides) or sides[i + 1] / side > 1.2]
-        axes.set_xticks(shown, [f"{side:,.0f}" if against != "resolution" else f"{side:.0f}" for side in shown])
+        shown = style.apart(sides, lambda side: f"{side:,.0f}" if against != "resolution" else f"{side:.0f}")
+        axes.set_xticks([*shown], [*shown.values()])
         axes.set_xticks([], minor=True)
         style.log_ticks(axes.yaxis, *axes.get_ylim())
         axes.set_xlabel(AXES[against])
