@@ -34,13 +34,24 @@ def write(
     finished: bool = True,
     failures: int = 0,
     refused: int = 0,
+    lost: int = 0,
+    answered_only: int = 0,
     schema: int = 1,
     doc: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     effective: dict[str, Any] | None = None,
     rests_on: dict[str, float] | None = None,
+    started_at: str = "2026-11-23T12:00:00.000+00:00",
+    commit: str = "abc",
+    environment: dict[str, str] | None = None,
+    of_device: dict[str, str] | None = None,
+    of_cell: dict[str, Any] | None = None,
 ) -> Path:
-    """Write one log with log-normal noise on every stage; the medians are `times_ms` up to that noise."""
+    """Write one log with log-normal noise on every stage; the medians are `times_ms` up to that noise.
+
+    The first `refused` samples were refused once and measured again, the first `lost` were refused for good; so many
+    as `answered_only` more examples were answered for their score alone. `of_cell` changes the header's cell.
+    """
     rng = random.Random(f"{seed}-{model}-{resolution}-{part}-{repetition}-{protocol}")
     times_ms = TIMES_MS if times_ms is None else times_ms
     tokens = visual_tokens if visual_tokens is not None else (resolution // 64) ** 2
@@ -49,7 +60,7 @@ def write(
         "asked_suite": suite, "suite_digest": "s0", "data": data, "data_digest": "d0", "resolution": resolution,
         "device": device, "engine": "torch", "dtype": "float32", "protocol": protocol, "seed": 0,
         "settings": settings or {}, "limit": None, "isolate": part is not None, "part": part,
-        "repetition": repetition, "decode_tokens": 4, "threads": None,
+        "repetition": repetition, "decode_tokens": 4, "threads": None, **(of_cell or {}),
     }  # fmt: skip
     lines: list[Any] = [
         Header(
@@ -57,10 +68,10 @@ def write(
             cell=cell,
             key=path.stem,
             command="harness run",
-            started_at="2026-11-23T12:00:00.000+00:00",
-            harness={"version": "0.1.0", "commit": "abc"},
-            environment={"machine": machine, "cpu": "Two-Core 3000"},
-            device={"name": device},
+            started_at=started_at,
+            harness={"version": "0.1.0", "commit": commit},
+            environment={"machine": machine, "cpu": "Two-Core 3000", **(environment or {})},
+            device={"name": device, **(of_device or {})},
             requested={},
             effective=effective or {},
             cards={"model": "m0", "suite": "s0"},
@@ -74,7 +85,7 @@ def write(
         answered = protocol == "ttft" and part is None
         phase = "cold" if index < 0 else "timed"
         for attempt in range(1, 2 + (0 <= index < refused)):
-            valid = not (0 <= index < refused and attempt == 1)
+            valid = not (0 <= index < lost or (0 <= index < refused and attempt == 1))
             lines.append(
                 Sample(
                     example=f"e{max(index, 0)}",
@@ -100,6 +111,23 @@ def write(
                     memory={"rss_bytes": 1_000_000_000},
                 )
             )
+    for index in range(n, n + answered_only):
+        lines.append(
+            Sample(
+                example=f"e{index}",
+                index=index,
+                attempt=1,
+                phase="timed",
+                at="2026-11-23T12:00:02.000+00:00",
+                clock="perf_counter_ns",
+                answer=answers[index % len(answers)] if answers else "yes",
+                answer_tokens=3,
+                references=("yes",),
+                doc=doc or {},
+                image_ids=(f"i{index // 2}",),
+                counts=False,
+            )
+        )
     for index in range(failures):
         lines.append(
             Failure(

@@ -64,7 +64,7 @@ def _told(logs: Sequence[Log]) -> Iterator[str]:
 
 def _clock(logs: Sequence[Log]) -> tuple[str, list[str]]:
     good = [
-        each.readings for log in logs for each in log.samples if each.phase == "timed" and each.valid and each.stages
+        each.readings for log in logs for each in log.samples if each.phase == "timed" and each.valid and each.timed
     ]
     known = [each for each in good if each.get("gpu_clock") and isinstance(each.get("gpu_sm_mhz"), int | float)]
     if not known:

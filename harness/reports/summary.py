@@ -64,8 +64,8 @@ class Times:
     missing: str
     """Parts and stages without which there is no sum."""
     n: int
-    examples: int
     valid: int
+    """Samples that count; answers made for their score alone are no samples of times."""
     refused: int
     median_ns: Mapping[str, Estimate]
     """By `ttft`, stage (also `encode.siglip`), `tpot` and `cold_ttft`; what was not measured is not there."""
@@ -207,13 +207,21 @@ def timed(logs: Sequence[Log]) -> list[Timed]:
 
     Where the gate refused every one, those are returned all the same: a doubt then says that no figure may be quoted.
     """
-    found = [
+    found = _offered(logs)
+    return [one for one in found if one.sample.valid] or found
+
+
+def _offered(logs: Sequence[Log]) -> list[Timed]:
+    """Return the samples that were made to be timed, those too that the gate refused.
+
+    Answers that were made for their score alone are of the same phase; the gate never looks at them.
+    """
+    return [
         Timed(configuration.part(log), configuration.repetition(log), sample)
         for log in logs
         for sample in log.samples
         if sample.phase == "timed" and sample.timed
     ]
-    return [one for one in found if one.sample.valid] or found
 
 
 def _images(logs: Sequence[Log], samples: Sequence[Timed], name: str) -> list[str] | None:
@@ -264,14 +272,13 @@ def _times(about: Configuration, logs: Sequence[Log]) -> Times:
     cold = [Timed("", 0, sample) for log in logs for sample in log.samples if sample.phase == "cold"]
     for name, values in (("cold_ttft", _values(cold, "ttft")), ("tpot", _values(good, "tpot"))):
         medians |= {name: stats.median_interval(values)} if values else {}
-    everything = [sample for log in logs for sample in log.samples if sample.phase == "timed"]
+    offered = [one.sample for one in _offered(logs)]
     return Times(
         additive=additive,
         missing=missing,
         n=min((len(part) for part in _by_part(good)), default=0) if about.isolate else len(good),
-        examples=len({sample.example for sample in everything}),
-        valid=sum(sample.valid for sample in everything),
-        refused=sum(not sample.valid for sample in everything),
+        valid=sum(sample.valid for sample in offered),
+        refused=sum(not sample.valid for sample in offered),
         median_ns=medians,
         series_ns=series,
         ttft_percentiles=() if additive or not ttft else tuple(stats.percentile(ttft[0], q) for q in PERCENTILES),
@@ -457,8 +464,8 @@ def _doubts(about: Configuration, process: Process, times: Times, logs: Sequence
 
 
 def _examined(about: Configuration, process: Process, times: Times, logs: Sequence[Log]) -> list[checks.Doubt]:
-    everything = [sample for log in logs for sample in log.samples if sample.phase == "timed"]
-    if not everything:
+    offered = [one.sample for one in _offered(logs)]
+    if not offered:
         return checks.examine(checks.Measured(finished=not process.torn))
     good = timed(logs)
     pairs = [] if times.additive else [(one.ns("ttft"), one.ns("stages")) for one in good]
@@ -470,8 +477,8 @@ def _examined(about: Configuration, process: Process, times: Times, logs: Sequen
         [whole for whole, _ in both],
         [] if about.endpoint else [stages for _, stages in both],
         others_ns=None if both else _headlines(about, good),
-        valid=[sample.valid for sample in everything],
-        reasons=[list(sample.reasons) for sample in everything],
+        valid=[sample.valid for sample in offered],
+        reasons=[list(sample.reasons) for sample in offered],
         cold_ns=None if times.additive else times.ns("cold_ttft"),
         host_ns=host,
         device_ns=device,
@@ -488,14 +495,8 @@ def _of_samples(logs: Sequence[Log], good: Sequence[Timed]) -> list[checks.Doubt
         if value is not None:
             key = (one.part, one.repetition, one.sample.tiles, one.sample.visual_tokens)
             by_shape.setdefault(key, []).append(value)
-    valid = {id(one.sample) for one in good}
-    refused = [
-        float(sample.whole.ttft_ns)
-        for log in logs
-        for sample in log.samples
-        if sample.phase == "timed" and id(sample) not in valid and not sample.valid and sample.whole
-        if sample.whole.ttft_ns is not None
-    ]
+    shown = {id(one.sample) for one in good}
+    refused = _values([one for one in _offered(logs) if id(one.sample) not in shown], "ttft")
     images = {sample.image_ids for sample in (one.sample for one in good) if sample.image_ids}
     totals = [int(log.footer.rests_on["suite_images"]) for log in logs if log.footer and log.footer.rests_on]
     few = checks.few_images(len(images), max(totals, default=None), len(good)) if images and totals else None
