@@ -357,7 +357,19 @@ def sum_of_medians(
         if rows.low is None or rows.high is None or rows.value is None:
             return Estimate(value, None, None, n, level)
         return Estimate(value, value - (rows.value - rows.low), value + (rows.high - rows.value), n, level)
-    each = [median_interval(array, level) for array in arrays]
+    return sum_of_estimates([median_interval(array, level) for array in arrays], level)
+
+
+def sum_of_estimates(each: Sequence[Estimate], level: float = 0.95) -> Estimate:
+    """Return the sum of what was measured apart with its interval (MOVER); without bounds where one of them has none.
+
+    `n` is the fewest of them; without any, or where one has no value, there is none.
+    """
+    values = [one.value for one in each if one.value is not None]
+    n = min((one.n for one in each), default=0)
+    if not values or len(values) < len(each):
+        return Estimate(None, None, None, n, level)
+    value = float(sum(values))
     down = [one.value - one.low for one in each if one.value is not None and one.low is not None]
     up = [one.high - one.value for one in each if one.value is not None and one.high is not None]
     if len(down) < len(each):

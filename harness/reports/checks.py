@@ -6,12 +6,12 @@ order in which they were measured.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.stats import alike, as_values, median_interval, modes, percentile, spread
+from harness.stats import Clusters, alike, as_values, median_interval, modes, percentile, spread
 
 UNSTABLE_CV = 0.10
 UNSTABLE_MAXIMUM = 1.5
@@ -104,15 +104,17 @@ def refused(valid: Sequence[bool], reasons: Iterable[Sequence[str]] = ()) -> lis
     ]
 
 
-def few_samples(values_ns: ArrayLike, needed: int = FEWEST, what: str = "TTFT", kept: str = "valid") -> Doubt | None:
+def few_samples(
+    values_ns: ArrayLike, what: str = "TTFT", kept: str = "valid", clusters: Clusters | None = None
+) -> Doubt | None:
     """Doubt a median of few samples, or one whose interval is wider than ±5 %; `kept` is what the gate called them."""
-    estimate = median_interval(values_ns)
+    estimate = median_interval(values_ns, clusters=clusters)
     of = "" if what == "TTFT" else f" of {what}"
-    if estimate.n < needed:
+    if estimate.n < FEWEST:
         return Doubt(
             "few_samples",
             f"only {estimate.n} {kept} samples{of}",
-            f"measure at least {needed}: raise --limit",
+            f"measure at least {FEWEST}: raise --limit",
             float(estimate.n),
         )
     half = estimate.relative_half_width
@@ -252,8 +254,10 @@ class Measured:
     stage_sum_ns: ArrayLike = ()
     others_ns: Mapping[str, ArrayLike] | None = None
     """Without an end-to-end pass a cell is known by other series, by what they are called in the text."""
+    images: Mapping[str, Clusters | None] = field(default_factory=dict)
+    """By series (`TTFT`, or those of `others_ns`), the image of each value, where intervals are clustered by it."""
     valid: Sequence[bool] = ()
-    """Of all samples, as are `reasons`."""
+    """Of all timed samples, as are `reasons`."""
     reasons: Iterable[Sequence[str]] = ()
     cold_ns: float | None = None
     host_ns: ArrayLike = ()
@@ -270,7 +274,11 @@ def examine(cell: Measured) -> list[Doubt]:
     found = [
         torn(cell.finished, cell.torn_bytes),
         *refused(cell.valid, cell.reasons),
-        *(doubt for what, values in headlines.items() for doubt in of_series(values, what, kept)),
+        *(
+            doubt
+            for what, values in headlines.items()
+            for doubt in of_series(values, what, kept, cell.images.get(what))
+        ),
         residual(cell.ttft_ns, cell.stage_sum_ns),
         cold(cell.cold_ns, cell.ttft_ns),
         clock_gap(cell.host_ns, cell.device_ns),
@@ -278,7 +286,7 @@ def examine(cell: Measured) -> list[Doubt]:
     return [doubt for doubt in found if doubt is not None]
 
 
-def of_series(values_ns: ArrayLike, what: str, kept: str = "valid") -> list[Doubt]:
+def of_series(values_ns: ArrayLike, what: str, kept: str = "valid", clusters: Clusters | None = None) -> list[Doubt]:
     """Return the doubts about one series of times whose median is quoted; `what` it is called."""
-    found = (few_samples(values_ns, what=what, kept=kept), unstable(values_ns, what), slow_first(values_ns, what))
+    found = (few_samples(values_ns, what, kept, clusters), unstable(values_ns, what), slow_first(values_ns, what))
     return [doubt for doubt in (*found, drift(values_ns, what)) if doubt is not None]

@@ -224,14 +224,14 @@ def _offered(logs: Sequence[Log]) -> list[Timed]:
     ]
 
 
-def _images(logs: Sequence[Log], samples: Sequence[Timed], name: str) -> list[str] | None:
-    """Return the image of each value of `_values`, which intervals are clustered by.
+def _images(logs: Sequence[Log], samples: Sequence[Timed]) -> list[str] | None:
+    """Return the image of each sample, which the intervals of their times are clustered by.
 
-    None where all of the suite's images were timed (then none was left to chance), or none is named.
+    None where all of the suite's images were timed (then none was left to chance), or one is not named.
     """
     if any(_all_images(log) for log in logs) or any(not one.sample.image_ids for one in samples):
         return None
-    return [" ".join(one.sample.image_ids) for one in samples if one.ns(name) is not None]
+    return [" ".join(one.sample.image_ids) for one in samples]
 
 
 def _all_images(log: Log) -> bool:
@@ -254,24 +254,19 @@ def _by_part(samples: Sequence[Timed]) -> list[list[Timed]]:
 def _times(about: Configuration, logs: Sequence[Log]) -> Times:
     good = timed(logs)
     additive = about.isolate or about.protocol == "paper"
-    series = {stage: parts for stage in STAGES if (parts := _parts(good, stage, about.isolate))}
-    medians = {stage: _added(parts, _images(logs, good, stage)) for stage, parts in series.items()}
-    inner = {name for one in good if one.sample.stages for name in one.sample.stages.stage_ns if "." in name}
-    medians |= {
-        name: stats.median_interval(_values(good, name), clusters=_images(logs, good, name)) for name in sorted(inner)
-    }
     wanted = ("encode", "prefill") if about.protocol == "paper" else STAGES
+    inner = {name for one in good if one.sample.stages for name in one.sample.stages.stage_ns if "." in name}
+    series = {stage: parts for stage in STAGES if (parts := _parts(good, (stage,), about.isolate))}
+    medians = {stage: _added(logs, good, (stage,), about.isolate) for stage in series}
     missing = _missing(about, good, series, wanted) if additive else ""
-    if additive:
-        ttft: Parts = () if missing else tuple(part for stage in wanted for part in series.get(stage, ()))
-    else:
-        whole = _values(good, "ttft")
-        ttft = (whole,) if whole else ()
-    if ttft:
-        series["ttft"], medians["ttft"] = ttft, _added(ttft, None if additive else _images(logs, good, "ttft"))
+    shown: tuple[str, ...] = () if missing else wanted if additive else ("ttft",)
+    ttft = _parts(good, shown, about.isolate)
+    if ttft and (total := _added(logs, good, shown, about.isolate)).n:
+        series["ttft"], medians["ttft"] = ttft, total
+    medians |= {name: found for name in (*sorted(inner), "tpot") if (found := _median(logs, good, name)).n}
     cold = [Timed("", 0, sample) for log in logs for sample in log.samples if sample.phase == "cold"]
-    for name, values in (("cold_ttft", _values(cold, "ttft")), ("tpot", _values(good, "tpot"))):
-        medians |= {name: stats.median_interval(values)} if values else {}
+    if starts := _values(cold, "ttft"):
+        medians["cold_ttft"] = stats.median_interval(starts)  # one a process, whatever its image
     offered = [one.sample for one in _offered(logs)]
     return Times(
         additive=additive,
@@ -288,21 +283,40 @@ def _times(about: Configuration, logs: Sequence[Log]) -> Times:
     )
 
 
-def _parts(good: Sequence[Timed], name: str, isolate: bool) -> Parts:
-    """Return the samples of one stage, a tuple for each part that is to be added up."""
-    if not isolate:
-        values = _values(good, name)
-        return (values,) if values else ()
-    parts = tuple(values for mine in _by_part(good) if (values := _values(mine, name)))
-    if name == "preprocess" and parts:  # every encoder's process prepares the images for all of them
-        return (max(parts, key=lambda values: float(np.median(values))),)
-    return parts
+def _passes(good: Sequence[Timed], names: Sequence[str], isolate: bool) -> list[tuple[list[Timed], list[str]]]:
+    """Return the samples of each part that was loaded alone (or all samples), and which of these times it has.
+
+    Every encoder's process prepares the images for all of them: that counts once, where it took longest.
+    """
+    loaded = _by_part(good) if isolate else [list(good)]
+    prepared = [float(np.median(_values(mine, "preprocess") or (-1.0,))) for mine in loaded]
+    found = []
+    for number, mine in enumerate(loaded):
+        once = number == prepared.index(max(prepared))
+        here = [name for name in names if (once or name != "preprocess") and _values(mine, name)]
+        found += [(mine, here)] if here else []
+    return found
 
 
-def _added(parts: Parts, images: Sequence[str] | None = None) -> Estimate:
-    if len(parts) > 1:
-        return stats.sum_of_medians(parts)
-    return stats.median_interval(parts[0], clusters=images if images and len(images) == len(parts[0]) else None)
+def _parts(good: Sequence[Timed], names: Sequence[str], isolate: bool) -> Parts:
+    """Return the samples of these times, a tuple for each time and part whose medians are to be added up."""
+    return tuple(_values(mine, name) for name in names for mine, _ in _passes(good, (name,), isolate))
+
+
+def _added(logs: Sequence[Log], good: Sequence[Timed], names: Sequence[str], isolate: bool) -> Estimate:
+    """Return the sum of the medians of these times: those of the same passes wander together, those of parts do not."""
+    each = []
+    for mine, here in _passes(good, names, isolate):
+        rows = [one for one in mine if all(one.ns(name) is not None for name in here)]
+        values = [_values(rows, name) for name in here]
+        each.append(stats.sum_of_medians(values, together=True, clusters=_images(logs, rows)))
+    return stats.sum_of_estimates(each)
+
+
+def _median(logs: Sequence[Log], good: Sequence[Timed], name: str) -> Estimate:
+    """Return the median of one time over all samples that have it."""
+    rows = [one for one in good if one.ns(name) is not None]
+    return stats.median_interval(_values(rows, name), clusters=_images(logs, rows))
 
 
 def _residual(good: Sequence[Timed]) -> float | None:
@@ -334,8 +348,7 @@ def _between_processes(good: Sequence[Timed], names: Sequence[str], isolate: boo
     found: list[list[float]] = []
     for number in sorted({one.repetition for one in good}):
         mine = [one for one in good if one.repetition == number]
-        parts = [part for name in names for part in _parts(mine, name, isolate)]
-        found.append([float(np.median(values)) for values in parts])
+        found.append([float(np.median(values)) for values in _parts(mine, names, isolate)])
     complete = max((len(medians) for medians in found), default=0)
     totals = [sum(medians) for medians in found if medians and len(medians) == complete]
     if len(totals) < 2:
@@ -468,15 +481,17 @@ def _examined(about: Configuration, process: Process, times: Times, logs: Sequen
     if not offered:
         return checks.examine(checks.Measured(finished=not process.torn))
     good = timed(logs)
-    pairs = [] if times.additive else [(one.ns("ttft"), one.ns("stages")) for one in good]
-    both = [(whole, stages) for whole, stages in pairs if whole is not None and stages is not None]
+    rows = [] if times.additive else [one for one in good if one.ns("ttft") is not None]
+    if not about.endpoint:  # a server tells no stages to compare TTFT with
+        rows = [one for one in rows if one.ns("stages") is not None]
     host, device = _clocks(good)
-    if about.endpoint:  # no stages to compare TTFT with
-        both = [(whole, 0) for whole, _ in pairs if whole is not None]
+    others = {} if rows else _headlines(about, good)
     cell = checks.Measured(
-        [whole for whole, _ in both],
-        [] if about.endpoint else [stages for _, stages in both],
-        others_ns=None if both else _headlines(about, good),
+        _values(rows, "ttft"),
+        () if about.endpoint else _values(rows, "stages"),
+        others_ns=None if rows else {what: [ns for _, ns in found] for what, found in others.items()},
+        images={"TTFT": _images(logs, rows)}
+        | {what: _images(logs, [one for one, _ in found]) for what, found in others.items()},
         valid=[sample.valid for sample in offered],
         reasons=[list(sample.reasons) for sample in offered],
         cold_ns=None if times.additive else times.ns("cold_ttft"),
@@ -503,7 +518,7 @@ def _of_samples(logs: Sequence[Log], good: Sequence[Timed]) -> list[checks.Doubt
     return [checks.two_speeds(by_shape.values()), checks.left_out(_values(good, "ttft"), refused), few]
 
 
-def _headlines(about: Configuration, good: Sequence[Timed]) -> dict[str, list[float]]:
+def _headlines(about: Configuration, good: Sequence[Timed]) -> dict[str, list[tuple[Timed, float]]]:
     """Return the series that are quoted where there is no end-to-end pass, each by its name in a doubt.
 
     They are the encoder's and the prefill's sum in the paper's protocol, of each part by itself where parts were
@@ -511,12 +526,12 @@ def _headlines(about: Configuration, good: Sequence[Timed]) -> dict[str, list[fl
     """
     wanted = ("encode", "prefill") if about.protocol == "paper" else STAGES
 
-    def sums(samples: Sequence[Timed]) -> list[float]:
-        times = [[ns for stage in wanted if (ns := one.ns(stage)) is not None] for one in samples]
-        return [sum(each) for each in times if each]
+    def sums(samples: Sequence[Timed]) -> list[tuple[Timed, float]]:
+        times = [(one, [ns for stage in wanted if (ns := one.ns(stage)) is not None]) for one in samples]
+        return [(one, sum(each)) for one, each in times if each]
 
     if about.isolate:
-        return {f"part {mine[0].part}": values for mine in _by_part(good) if (values := sums(mine))}
+        return {f"part {mine[0].part}": found for mine in _by_part(good) if (found := sums(mine))}
     names = [stage for stage in wanted if any(one.ns(stage) is not None for one in good)]
     return {" + ".join(names): sums(good)} if names else {}
 

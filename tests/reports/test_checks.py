@@ -73,6 +73,15 @@ def test_refused_samples_are_not_called_valid() -> None:
     assert "only 2 valid samples" in texts
 
 
+def test_many_questions_about_few_images_are_not_precise() -> None:
+    images = np.repeat(np.arange(8), 6)
+    values = 90e6 + 20e6 / 7 * images
+    assert checks.few_samples(values) is None
+    assert checks.few_samples(values, clusters=images).name == "imprecise"
+    measured = checks.Measured(values, images={"TTFT": images})
+    assert "imprecise" in [doubt.name for doubt in checks.examine(measured)]
+
+
 def test_a_slow_first_sample_that_is_not_the_slowest_is_only_scatter() -> None:
     values = np.where(np.arange(50) == 0, 130e6, QUIET)
     assert checks.slow_first(values).amount == pytest.approx(1.3, abs=0.01)

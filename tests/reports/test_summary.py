@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import pytest
 import synthetic_logs
 
+from harness import stats
 from harness.reports import frame, measured
 from harness.reports.summary import CellSummary
+from harness.runlog import log
 
 
 def only_cell(folder: Path) -> CellSummary:
@@ -30,3 +31,31 @@ def test_the_share_of_refused_samples_is_of_the_timed_ones(tmp_path: Path) -> No
     assert [doubt for doubt in one.doubts if "refused as load" in doubt] == [
         "15 of 20 samples were refused as load; see `harness doctor`; measure on a quiet machine, plugged in and cool"
     ]
+
+
+def test_a_sum_of_stages_of_the_same_passes_is_as_wide_as_the_passes_are(tmp_path: Path) -> None:
+    """Encode and prefill of one answer wander together, and so do the questions about one image."""
+    path = synthetic_logs.write(tmp_path / "a.jsonl", protocol="paper", n=40, noise=0.1)
+    rows = [one for one in log.read(path).samples if one.phase == "timed"]
+    parts = [[one.stages.stage_ns[name] for one in rows if one.stages] for name in ("encode", "prefill")]
+    wanted = stats.sum_of_medians(parts, together=True, clusters=[one.image_ids for one in rows])
+    assert only_cell(tmp_path).times.of("ttft") == wanted
+    assert wanted != stats.sum_of_medians(parts)
+
+
+def test_parts_that_were_loaded_apart_are_summed_as_apart(tmp_path: Path) -> None:
+    encoder, llm = {"preprocess": 5.0, "encode": 100.0}, {"project": 20.0, "prefill": 50.0}
+    sums = []
+    for part, times in (("fastvithd", encoder), ("llm", llm)):
+        path = synthetic_logs.write(tmp_path / f"{part}.jsonl", part=part, times_ms=times, n=30, noise=0.1)
+        rows = [one for one in log.read(path).samples if one.phase == "timed" and one.stages]
+        stages = [[one.stages.stage_ns[name] for one in rows if one.stages] for name in times]
+        sums.append(stats.sum_of_medians(stages, together=True, clusters=[one.image_ids for one in rows]))
+    assert only_cell(tmp_path).times.of("ttft") == stats.sum_of_estimates(sums)
+
+
+def test_four_images_bound_no_time_however_many_questions(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl", n=8)
+    times = only_cell(tmp_path).times
+    assert {name for name, found in times.median_ns.items() if found.low is not None} == set()
+    assert {"ttft", "encode", "tpot"} <= set(times.median_ns)
