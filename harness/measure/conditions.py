@@ -10,15 +10,9 @@ from functools import cache
 from pathlib import Path
 
 from harness import __version__
-from harness.machine import environment, pool
+from harness.machine import environment
+from harness.runlog.conditions import OF_A_MEMBER, OF_NO_MATTER, OTHERS, POOL
 from harness.runlog.log import Log
-
-OF_NO_MATTER = ("env_HF_HUB_OFFLINE", "env_HF_DATASETS_OFFLINE", "env_HARNESS_OFFLINE", "env_PYTHONHASHSEED")
-"""They decide where files come from, which the digests tell, or nothing that is timed."""
-POOL = f"env_{pool.NAME}"
-OF_A_MEMBER = (POOL, "env_CUDA_VISIBLE_DEVICES")
-"""A pool decides anew for each cell which of its devices measures it: one is as good as another."""
-OTHERS = ("python", "cpu_quota_cores", "cores_usable", "preloaded")
 
 
 def changed(then: Mapping[str, str], device: str, pooled: bool = False) -> str:

@@ -14,13 +14,14 @@ from harness.errors import HarnessError
 from harness.files import cache_folder, digest_bytes, write_atomically
 from harness.reports import frame as logs_
 from harness.reports.frame import Cell, Frame
+from harness.runlog import conditions
 from harness.runlog.log import Log
 from harness.runlog.records import Sample
 from harness.stats import Estimate
 from harness.suites import definitions
 from harness.suites.card import SuiteCard, logged_suite_card
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 class Accuracy(msgspec.Struct, frozen=True):
@@ -76,12 +77,33 @@ def of(frame: Frame, remember: bool = True) -> dict[str, Accuracy]:
 
 
 def answers(logs: Iterable[Log]) -> list[Sample]:
-    """Return an answered sample per example, in the suite's order: the last attempt of the first process with it."""
-    chosen: dict[str, Sample] = {}
-    for log in logs:
-        mine = {s.example: s for s in log.samples if s.phase == "timed" and s.answer is not None}
-        chosen = {**mine, **chosen}
+    """Return an answered sample per example, in the suite's order: the last attempt of the latest run with it."""
+    chosen = {example: sample for answered in _by_run(logs) for example, sample in answered.items()}
     return sorted(chosen.values(), key=lambda sample: sample.index)
+
+
+def _by_run(logs: Iterable[Log]) -> list[dict[str, Sample]]:
+    """Return what each run answered, by example, the latest run last."""
+    runs = sorted(logs, key=lambda log: log.header.started_at)
+    found = [{s.example: s for s in log.samples if s.phase == "timed" and s.answer is not None} for log in runs]
+    return [answered for answered in found if answered]
+
+
+def _of_several_runs(logs: Sequence[Log]) -> list[str]:
+    """Say where the runs of a cell answered otherwise, and how many answers are of other conditions than the latest."""
+    runs = _by_run(logs)
+    said: dict[str, list[str | None]] = {}
+    for answered in runs:
+        for example, sample in answered.items():
+            said.setdefault(example, []).append(sample.answer)
+    twice = [several for several in said.values() if len(several) > 1]
+    unlike, earlier = sum(len(set(several)) > 1 for several in twice), len(said) - len(runs[-1])
+    told = []
+    if unlike:
+        told.append(f"{unlike} of {len(twice)} questions got different answers from its runs: the latest counts")
+    if earlier and conditions.differences(logs):
+        told.append(f"{earlier} of {len(said)} answers are of earlier runs, under other conditions")
+    return told
 
 
 def _of_cell(cell: Cell, frame: Frame, remember: bool) -> Accuracy:
@@ -92,7 +114,7 @@ def _of_cell(cell: Cell, frame: Frame, remember: bool) -> Accuracy:
         return Accuracy("", reason="the paper's protocol times the visual tokens alone: no question is answered")
     if about.isolate:
         return Accuracy("", reason="isolated stages answer nothing")
-    header = next(iter(logs.values())).header
+    header = max(logs.values(), key=lambda log: log.header.started_at).header
     if header.data.get("unscored"):
         return Accuracy("", reason=header.data["unscored"].removeprefix("not scored: "))
     samples = answers(logs.values())
@@ -114,9 +136,11 @@ def _of_cell(cell: Cell, frame: Frame, remember: bool) -> Accuracy:
             return msgspec.json.decode(kept.read_bytes(), type=Accuracy)
         except msgspec.MsgspecError:
             pass  # an older version's: scored anew below
-    failed = _failed(samples, list(logs.values()))
-    counted = _counted(samples, failed, list(logs.values()))
-    accuracy = msgspec.structs.replace(_score(samples, failed, suite), **counted)
+    runs = list(logs.values())
+    failed = _failed(samples, runs)
+    accuracy = _score(samples, failed, suite)
+    notes = (*_of_several_runs(runs), *accuracy.notes)
+    accuracy = msgspec.structs.replace(accuracy, notes=notes, **_counted(samples, failed, runs))
     if remember and accuracy.value is not None:
         with suppress(OSError):  # a cache that cannot be written only costs time
             write_atomically(kept, msgspec.json.encode(accuracy))

@@ -25,6 +25,10 @@ PRECISION = 0.05
 FEWEST_IMAGES = 6
 SPEEDS_APART = 0.04
 """Two speeds nearer than this change the median by no more than ±2 %."""
+APART = 0.05
+"""How far apart the medians of a cell's processes may lie, as a share of theirs."""
+MOST_TOLD = 6
+"""Conditions that a doubt names."""
 TAIL = 0.02
 COLD = 1.5
 """Cold start over warm median."""
@@ -165,6 +169,33 @@ def few_images(images: int, of: int | None, timed: int) -> Doubt | None:
     total = f" of {of}" if of else ""
     return Doubt(
         "few_images", f"timed on {images}{total} distinct images", "other pages may take longer: raise --limit", images
+    )
+
+
+def mixed(differences: Mapping[str, Sequence[str]], runs: int) -> Doubt | None:
+    """Doubt one median of runs under several conditions; `differences` are their values, the oldest run's first."""
+    if not differences:
+        return None
+    told = [f"{name} {', then '.join(values)}" for name, values in differences.items()]
+    more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    return Doubt(
+        "mixed",
+        f"its {runs} logs were not measured under the same conditions ({'; '.join(told[:MOST_TOLD])}{more}), and their "
+        "times are put together",
+        "report the newest log alone, or measure all of it anew",
+        float(len(differences)),
+    )
+
+
+def apart(spread_percent: float | None) -> Doubt | None:
+    """Doubt one median of processes that lie far apart: an interval of all samples together knows nothing of that."""
+    if spread_percent is None or spread_percent <= 100 * APART:
+        return None
+    return Doubt(
+        "apart",
+        f"the medians of its processes spread over {spread_percent:.0f} %, which the interval does not know",
+        "look for what differs between them, measure more processes, and quote the range",
+        spread_percent / 100,
     )
 
 

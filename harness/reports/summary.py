@@ -4,6 +4,7 @@ Fresh processes of one cell (repetitions) are one summary; so are the parts of a
 up.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from harness.reports.configuration import Configuration
 from harness.reports.frame import Cell, Frame
 from harness.reports.hardware import Hardware
 from harness.reports.marks import MARKS, symbols
+from harness.runlog import conditions
 from harness.runlog.log import Log
 from harness.runlog.records import Sample
 from harness.stats import Estimate, Percentile
@@ -185,7 +187,7 @@ class Timed:
     """A sample that counts for times, and where it comes from."""
 
     part: str
-    repetition: int
+    process: int
     sample: Sample
 
     def ns(self, name: str) -> float | None:
@@ -217,11 +219,25 @@ def _offered(logs: Sequence[Log]) -> list[Timed]:
     Answers that were made for their score alone are of the same phase; the gate never looks at them.
     """
     return [
-        Timed(configuration.part(log), configuration.repetition(log), sample)
-        for log in logs
+        Timed(configuration.part(log), number, sample)
+        for log, number in zip(logs, _processes(logs), strict=True)
         for sample in log.samples
         if sample.phase == "timed" and sample.timed
     ]
+
+
+def _processes(logs: Sequence[Log]) -> list[int]:
+    """Return which fresh process of the cell each log is of; the parts of an isolated cell have the same numbers.
+
+    Not by the repetition alone: logs of several folders may have the same one.
+    """
+    order = sorted(logs, key=lambda log: (configuration.repetition(log), log.header.started_at))
+    numbers: dict[int, int] = {}
+    seen: Counter[str] = Counter()
+    for log in order:
+        numbers[id(log)] = seen[configuration.part(log)]
+        seen[configuration.part(log)] += 1
+    return [numbers[id(log)] for log in logs]
 
 
 def _images(logs: Sequence[Log], samples: Sequence[Timed]) -> list[str] | None:
@@ -346,8 +362,8 @@ def _missing_parts(about: Configuration, good: Sequence[Timed]) -> list[str]:
 def _between_processes(good: Sequence[Timed], names: Sequence[str], isolate: bool) -> float | None:
     """Return how far apart the processes lie, in percent of their median; where a sum is shown, by their sums."""
     found: list[list[float]] = []
-    for number in sorted({one.repetition for one in good}):
-        mine = [one for one in good if one.repetition == number]
+    for number in sorted({one.process for one in good}):
+        mine = [one for one in good if one.process == number]
         found.append([float(np.median(values)) for values in _parts(mine, names, isolate)])
     complete = max((len(medians) for medians in found), default=0)
     totals = [sum(medians) for medians in found if medians and len(medians) == complete]
@@ -378,7 +394,7 @@ def _process(logs: Sequence[Log]) -> Process:
         route=str(first.effective.get("route") or ""),
         torn=any(logs_.torn(log) for log in logs),
         failures=sum(len(log.lasting) for log in logs),
-        count=len({configuration.repetition(log) for log in logs}),
+        count=len(set(_processes(logs))),
         stopped=", ".join(sorted({log.footer.stopped for log in logs if log.footer})),
         weights_notice=next(filter(None, (log.header.weights.get("notice", "") for log in logs)), ""),
         data_notice=next(filter(None, (log.header.data.get("notice", "") for log in logs)), ""),
@@ -499,7 +515,8 @@ def _examined(about: Configuration, process: Process, times: Times, logs: Sequen
         device_ns=device,
         finished=not process.torn,
     )
-    return checks.examine(cell) + [doubt for doubt in _of_samples(logs, good) if doubt]
+    together = (checks.mixed(conditions.differences(logs), len(logs)), checks.apart(times.between_process_percent))
+    return checks.examine(cell) + [doubt for doubt in (*together, *_of_samples(logs, good)) if doubt]
 
 
 def _of_samples(logs: Sequence[Log], good: Sequence[Timed]) -> list[checks.Doubt | None]:
@@ -508,7 +525,7 @@ def _of_samples(logs: Sequence[Log], good: Sequence[Timed]) -> list[checks.Doubt
     for one in good:
         value = one.ns("ttft") or one.ns("stages")
         if value is not None:
-            key = (one.part, one.repetition, one.sample.tiles, one.sample.visual_tokens)
+            key = (one.part, one.process, one.sample.tiles, one.sample.visual_tokens)
             by_shape.setdefault(key, []).append(value)
     shown = {id(one.sample) for one in good}
     refused = _values([one for one in _offered(logs) if id(one.sample) not in shown], "ttft")

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic_logs
 
 from harness.errors import CardError
-from harness.reports import accuracy
+from harness.reports import accuracy, frame
 from harness.reports.accuracy import Accuracy
 from harness.runlog.records import Pass, Sample
 from harness.suites.card import load_suite_card, logged_suite_card
@@ -16,6 +17,9 @@ def answered(asked_tokens: int | None, made: int) -> Sample:
     """Return a sample whose answer has so many tokens of those it was allowed."""
     facts: dict[str, Any] = {"example": "1", "index": 0, "attempt": 1, "phase": "timed", "at": "", "clock": "x"}
     return Sample(**facts, whole=Pass(output_tokens=made), answer="x", asked_tokens=asked_tokens)
+
+
+LATER = "2026-11-24T12:00:00.000+00:00"
 
 
 def test_answers_that_used_up_their_tokens_are_counted() -> None:
@@ -45,3 +49,22 @@ def test_the_card_that_the_log_carries_scores_and_not_a_shipped_one_of_its_name(
     assert logged_suite_card({}, "chartqa") == load_suite_card("chartqa")
     with pytest.raises(CardError, match=r"the log's suite card chartqa: .*next: measure again"):
         logged_suite_card({"task": 3}, "chartqa")
+
+
+def test_the_latest_run_answers_and_what_differs_is_said(tmp_path: Path) -> None:
+    """Read first or not: the run that was begun last counts, as far as it came."""
+    pytest.importorskip("lmms_eval", reason="lmms_eval is not installed: nothing can be scored")
+    doc = {"questionId": 1, "question": "?", "answers": ["yes"]}
+    common: dict[str, Any] = {"suite": "docvqa", "doc": doc}
+    synthetic_logs.write(tmp_path / "a.jsonl", n=20, answers=["no"], commit="aaa", **common)
+    synthetic_logs.write(tmp_path / "b.jsonl", n=15, answers=["yes"], commit="bbb", started_at=LATER, **common)
+    data = frame.load(tmp_path)
+    (found,) = accuracy.of(data, remember=False).values()
+    assert (found.value, found.n) == (0.75, 20)
+    assert found.remarks == (
+        "15 of 15 questions got different answers from its runs: the latest counts",
+        "5 of 20 answers are of earlier runs, under other conditions",
+    )
+    synthetic_logs.write(tmp_path / "b.jsonl", n=15, answers=["no"], started_at=LATER, commit="aaa", **common)
+    (found,) = accuracy.of(frame.load(tmp_path), remember=False).values()
+    assert (found.value, found.remarks) == (0.0, ())

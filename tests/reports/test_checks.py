@@ -82,6 +82,19 @@ def test_many_questions_about_few_images_are_not_precise() -> None:
     assert "imprecise" in [doubt.name for doubt in checks.examine(measured)]
 
 
+def test_a_doubt_about_conditions_names_a_few_and_counts_the_rest() -> None:
+    assert checks.mixed({}, 2) is None
+    told = checks.mixed({f"p{number}": ("1", "2") for number in range(8)}, 3)
+    assert "p5 1, then 2; and 2 more" in told.text
+    assert told.amount == 8
+
+
+def test_processes_far_apart_are_doubted() -> None:
+    assert checks.apart(8.0).text.startswith("the medians of its processes spread over 8 %")
+    assert checks.apart(4.0) is None
+    assert checks.apart(None) is None
+
+
 def test_a_slow_first_sample_that_is_not_the_slowest_is_only_scatter() -> None:
     values = np.where(np.arange(50) == 0, 130e6, QUIET)
     assert checks.slow_first(values).amount == pytest.approx(1.3, abs=0.01)

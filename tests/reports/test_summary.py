@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 import synthetic_logs
 
 from harness import stats
 from harness.reports import frame, measured
 from harness.reports.summary import CellSummary
 from harness.runlog import log
+
+LATER = "2026-11-24T12:00:00.000+00:00"
 
 
 def only_cell(folder: Path) -> CellSummary:
@@ -59,3 +62,32 @@ def test_four_images_bound_no_time_however_many_questions(tmp_path: Path) -> Non
     times = only_cell(tmp_path).times
     assert {name for name, found in times.median_ns.items() if found.low is not None} == set()
     assert {"ttft", "encode", "tpot"} <= set(times.median_ns)
+
+
+def test_runs_under_different_conditions_are_doubted_by_what_differs(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "old" / "a.jsonl", environment={"package_torch": "2.9.0"}, commit="aaa")
+    synthetic_logs.write(
+        tmp_path / "new" / "a.jsonl",
+        environment={"package_torch": "2.9.1"},
+        commit="bbb",
+        repetition=1,
+        started_at=LATER,
+    )
+    one = only_cell(tmp_path)
+    (doubt,) = [doubt for doubt in one.doubts if "same conditions" in doubt]
+    assert not any("spread over" in doubt for doubt in one.doubts)
+    assert doubt == (
+        "its 2 logs were not measured under the same conditions (harness commit aaa, then bbb; torch 2.9.0, then "
+        "2.9.1), and their times are put together; report the newest log alone, or measure all of it anew"
+    )
+
+
+def test_runs_of_two_folders_are_two_processes_though_both_are_the_first(tmp_path: Path) -> None:
+    """`harness report old/ new/`: the newer ones take half as long, and the median of both says it."""
+    synthetic_logs.write(tmp_path / "old" / "a.jsonl", n=20)
+    half = {stage: ms / 2 for stage, ms in synthetic_logs.TIMES_MS.items()}
+    synthetic_logs.write(tmp_path / "new" / "a.jsonl", n=20, times_ms=half, started_at=LATER)
+    one = only_cell(tmp_path)
+    assert one.process.count == 2
+    assert one.times.between_process_percent == pytest.approx(100 * 78 / 117, rel=0.05)
+    assert any(doubt.startswith("the medians of its processes spread over 6") for doubt in one.doubts)
