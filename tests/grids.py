@@ -27,9 +27,9 @@ def grid(folder: Path, models: int, growth: float) -> measured.Measured:
     data, accuracies = frame.load(folder), {}
     for cell in data.cells:
         about = cell.configuration
-        rng, right = random.Random(about.name), 0.25 + 0.3 * (about.resolution / 1024) ** 0.5
+        rng, right = random.Random(f"{about.model} {about.resolution}"), 0.25 + 0.3 * (about.resolution / 1024) ** 0.5
         scores = tuple(float(rng.random() < right + 0.3 * names.index(about.model) / models) for _ in range(120))
         clusters = tuple(f"i{k // 2}" for k in range(120))
         mean = mean_interval_clustered(scores, clusters)
-        accuracies[about.name] = accuracy.Accuracy("ANLS", mean.value, mean.low, mean.high, 120, "", scores, clusters)
+        accuracies[about] = accuracy.Accuracy("ANLS", mean.value, mean.low, mean.high, 120, "", scores, clusters)
     return measured.gather(data, accuracies)

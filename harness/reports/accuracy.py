@@ -13,6 +13,7 @@ from harness import stats
 from harness.errors import HarnessError
 from harness.files import cache_folder, digest_bytes, write_atomically
 from harness.reports import frame as logs_
+from harness.reports.configuration import Configuration
 from harness.reports.frame import Cell, Frame
 from harness.runlog import conditions
 from harness.runlog.log import Log
@@ -71,9 +72,9 @@ class Accuracy(msgspec.Struct, frozen=True):
         return None if self.value is None else Estimate(self.value, self.low, self.high, self.n)
 
 
-def of(frame: Frame, remember: bool = True) -> dict[str, Accuracy]:
-    """Return the accuracy of every cell in `frame`, by the name of its configuration."""
-    return {cell.configuration.name: _of_cell(cell, frame, remember) for cell in frame.cells}
+def of(frame: Frame, remember: bool = True) -> dict[Configuration, Accuracy]:
+    """Return the accuracy of every cell in `frame`."""
+    return {cell.configuration: _of_cell(cell, frame, remember) for cell in frame.cells}
 
 
 def answers(logs: Iterable[Log]) -> list[Sample]:

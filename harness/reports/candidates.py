@@ -36,7 +36,7 @@ def of(data: Measured, cells: Sequence[CellSummary], cost: str) -> list[Candidat
     return found
 
 
-TWIN = ("model", "weights", "weights_digest", "suite", "data_digest", "limit", "resolution", "settings", "machine")
+TWIN = ("model", "weights", "weights_digest", "questions", "resolution", "settings", "machine")
 """What a cell shares with the one that has its accuracy."""
 
 
@@ -77,7 +77,7 @@ def _point(one: CellSummary, twin: CellSummary, cost: str) -> Point:
         cost_parts=tuple(tuple(v / 1e6 for v in part) for part in one.times.parts_ns((cost,))) if timed else (),
         scores=tuple(100 * score for score in accuracy.scores),
         clusters=accuracy.clusters,
-        questions=f"{about.suite} {about.data_digest} {about.limit}",
+        questions=" ".join(about.questions),
         label=str(about.resolution),
         hover=f"{about.model} at {about.resolution} px, {tokens} visual tokens: {title} "
         f"{wording.estimate(found, scale)} {unit}, {accuracy.metric} {wording.estimate(accuracy.estimate, 100)}",

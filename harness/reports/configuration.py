@@ -20,6 +20,8 @@ class Configuration:
     weights_digest: str
     suite: str
     asked_suite: str
+    suite_digest: str
+    """Of the suite's card: another length of answer or another metric is another cell."""
     data: str
     data_digest: str
     resolution: int
@@ -40,16 +42,18 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """The cell's unique, readable name."""
+        """The cell's readable name; no other cell has it, for each field is in it."""
         parts = [self.machine, self.suite, self.model, f"{self.resolution}px", self.device, self.engine, self.dtype]
-        parts += [self.protocol, self.weights, self.weights_digest]
+        parts += [self.protocol, self.weights, self.weights_digest, f"{self.data} data" if self.data else ""]
         parts = [part for part in parts if part]
+        parts += [f"for {self.asked_suite}"] if self.asked_suite not in ("", self.suite) else []
         parts += ["isolated"] if self.isolate else []
         parts += [self.settings] if self.settings else []
         parts += [f"at {self.endpoint}"] if self.endpoint else []
         parts += [f"concurrency={self.concurrency}"] if self.concurrency > 1 else []
-        named = ("limit", "seed", "threads", "decode_tokens", "data_digest", "model_digest")
-        return " ".join([*parts, *(f"{name}={getattr(self, name)}" for name in named if getattr(self, name))])
+        named = ("limit", "seed", "threads", "decode_tokens", "suite_digest", "data_digest", "model_digest")
+        values = ((name, getattr(self, name)) for name in named)
+        return " ".join([*parts, *(f"{name}={value}" for name, value in values if value not in (None, ""))])
 
     @property
     def label(self) -> str:
@@ -62,6 +66,11 @@ class Configuration:
         parts = [self.label, f"{self.resolution} px", self.suite, self.device, self.dtype]
         parts += [self.protocol if self.protocol != "ttft" else "", "isolated" if self.isolate else ""]
         return " ".join(part for part in parts if part)
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What must be equal for two cells' accuracies to be comparable."""
+        return (self.suite, self.suite_digest, self.data_digest, str(self.limit or ""))
 
     @property
     def platform(self) -> Platform:
@@ -99,6 +108,7 @@ def of(log: Log) -> Configuration:
         weights_digest=text("weights_digest"),
         suite=text("suite"),
         asked_suite=text("asked_suite"),
+        suite_digest=text("suite_digest"),
         data=text("data"),
         data_digest=text("data_digest"),
         resolution=resolution,

@@ -169,9 +169,9 @@ def emulation(log: Log) -> str:
 # --- rows of the DataFrames ---
 
 CELL = (
-    "model", "model_digest", "weights", "weights_digest", "suite", "asked_suite", "data", "data_digest", "resolution",
-    "device", "engine", "dtype", "protocol", "seed", "settings", "limit", "isolate", "part", "repetition",
-    "decode_tokens", "threads",
+    "model", "model_digest", "weights", "weights_digest", "suite", "asked_suite", "suite_digest", "data", "data_digest",
+    "resolution", "device", "engine", "dtype", "protocol", "seed", "settings", "limit", "isolate", "part",
+    "repetition", "decode_tokens", "threads",
 )  # fmt: skip
 """What a row says of its cell."""
 

@@ -8,7 +8,7 @@ from harness.reports import accuracy as scoring
 from harness.reports import frame, summary
 from harness.reports.accuracy import Accuracy
 from harness.reports.card import ReportCard
-from harness.reports.configuration import Platform
+from harness.reports.configuration import Configuration, Platform
 from harness.reports.frame import Frame
 from harness.reports.summary import CellSummary
 
@@ -27,7 +27,7 @@ def of(*places: Path) -> Measured:
     return gather(logs, scoring.of(logs))
 
 
-def gather(logs: Frame, accuracies: Mapping[str, Accuracy]) -> Measured:
+def gather(logs: Frame, accuracies: Mapping[Configuration, Accuracy]) -> Measured:
     """Return what logs that are read and scored already come to."""
     return Measured(logs, summary.summaries(logs, accuracies))
 
@@ -39,14 +39,14 @@ def chosen(data: Measured, card: ReportCard) -> list[CellSummary]:
 
 
 def by_platform(cells: Iterable[CellSummary], suites: bool = False) -> list[tuple[Platform, str, list[CellSummary]]]:
-    """Return the cells that may be drawn together: of one platform and protocol (and, with `suites`, one suite's data).
+    """Return the cells that may be drawn together: of one platform and protocol, with `suites` over the same questions.
 
     With each group its platform and protocol.
     """
     found: dict[tuple[tuple[str, ...], Platform, bool, str], list[CellSummary]] = {}
     for one in cells:
         about = one.cell
-        first = (about.suite, about.data_digest, str(about.limit or "")) if suites else ()
+        first = about.questions if suites else ()
         key = (first, about.platform, about.protocol != "ttft", about.protocol)
         found.setdefault(key, []).append(one)
     return [

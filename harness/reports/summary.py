@@ -153,12 +153,9 @@ class CellSummary:
         return symbols(self.marks)
 
 
-def summaries(frame: Frame, accuracies: Mapping[str, Accuracy] | None = None) -> tuple[CellSummary, ...]:
-    """Return what each cell of `frame` came to, in a stable order.
-
-    `accuracies` maps a configuration's name to its accuracy (`accuracy.of`).
-    """
-    return tuple(_summary(cell, (accuracies or {}).get(cell.configuration.name, UNASKED)) for cell in frame.cells)
+def summaries(frame: Frame, accuracies: Mapping[Configuration, Accuracy] | None = None) -> tuple[CellSummary, ...]:
+    """Return what each cell of `frame` came to, in a stable order, with its accuracy (`accuracy.of`)."""
+    return tuple(_summary(cell, (accuracies or {}).get(cell.configuration, UNASKED)) for cell in frame.cells)
 
 
 def _summary(cell: Cell, accuracy: Accuracy) -> CellSummary:

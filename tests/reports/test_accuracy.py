@@ -7,7 +7,7 @@ import pytest
 import synthetic_logs
 
 from harness.errors import CardError
-from harness.reports import accuracy, frame
+from harness.reports import accuracy, frame, measured
 from harness.reports.accuracy import Accuracy
 from harness.runlog.records import Pass, Sample
 from harness.suites.card import load_suite_card, logged_suite_card
@@ -68,3 +68,17 @@ def test_the_latest_run_answers_and_what_differs_is_said(tmp_path: Path) -> None
     synthetic_logs.write(tmp_path / "b.jsonl", n=15, answers=["no"], started_at=LATER, commit="aaa", **common)
     (found,) = accuracy.of(frame.load(tmp_path), remember=False).values()
     assert (found.value, found.remarks) == (0.0, ())
+
+
+def test_two_suites_that_the_same_pages_stand_in_for_keep_their_own_accuracy(tmp_path: Path) -> None:
+    """They were keyed by a name that both had: each row showed the accuracy of the last."""
+    pytest.importorskip("lmms_eval", reason="lmms_eval is not installed: nothing can be scored")
+    doc = {"questionId": 1, "question": "?", "answers": ["yes"]}
+    for asked, answer in (("docvqa", "yes"), ("infovqa", "no")):
+        cell = {"asked_suite": asked}
+        synthetic_logs.write(
+            tmp_path / f"{asked}.jsonl", suite="docvqa", doc=doc, answers=[answer], of_cell=cell, commit=asked
+        )
+    data = frame.load(tmp_path)
+    cells = measured.gather(data, accuracy.of(data, remember=False)).cells
+    assert {one.cell.asked_suite: one.accuracy.value for one in cells} == {"docvqa": 1.0, "infovqa": 0.0}

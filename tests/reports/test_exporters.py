@@ -19,7 +19,7 @@ def rows(tmp_path: Path) -> list:
     synthetic_logs.write(tmp_path / "logs" / "b.jsonl", suite="docvqa", n=20, protocol="paper", weights="random")
     data = frame.load(tmp_path / "logs")
     accuracies = {
-        cell.configuration.name: accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50)
+        cell.configuration: accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50)
         for cell in data.cells
         if cell.configuration.weights != "random"
     }

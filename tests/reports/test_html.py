@@ -41,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         right = cell.configuration.resolution / 1200
         scores = tuple(float(question / 60 < right) for question in range(60))
         clusters = tuple(map(str, range(60)))
-        known[cell.configuration.name] = Accuracy("ANLS", right, right - 0.05, right + 0.05, 60, "", scores, clusters)
+        known[cell.configuration] = Accuracy("ANLS", right, right - 0.05, right + 0.05, 60, "", scores, clusters)
     data = measured.gather(logs, known)
     card = ReportCard(
         title="A page & its <title>",

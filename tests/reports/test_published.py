@@ -127,7 +127,7 @@ def scored(folder: Path, value: float, half: float) -> measured.Measured:
     data = frame.load(folder)
     cell, *_ = data.cells
     accuracy = scoring.Accuracy("ANLS", value, value - half, value + half, 100)
-    return measured.gather(data, {cell.configuration.name: accuracy})
+    return measured.gather(data, {cell.configuration: accuracy})
 
 
 @pytest.mark.parametrize(

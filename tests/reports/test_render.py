@@ -36,7 +36,7 @@ def with_accuracies(data: frame.Frame) -> measured.Measured:
         scores = tuple(float(rng.random() < side / 1500) for _ in range(40))
         clusters = tuple(f"i{i // 2}" for i in range(40))
         mean = mean_interval_clustered(scores, clusters)
-        accuracies[cell.configuration.name] = accuracy.Accuracy(
+        accuracies[cell.configuration] = accuracy.Accuracy(
             "ANLS", mean.value, mean.low, mean.high, 40, "", scores, clusters
         )
     return measured.gather(data, accuracies)
