@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypedDict, TypeVar
 
 from matplotlib.artist import Artist
@@ -16,6 +16,7 @@ from harness.reports.card import ReportCard
 from harness.reports.document import Picture
 from harness.reports.layout import Label
 from harness.reports.marks import MARKS
+from harness.reports.summary import CellSummary
 
 FEW = 10
 """Series that a column's width bears; more get a page's."""
@@ -52,6 +53,16 @@ def pictures(
         name = f"{card.name}-{number + 1}" if number else card.name
         found.append(draw(name, f"{card.title}: {about}", group))
     return found
+
+
+SOME = " Of some models not all cells are drawn: see below the numbers."
+
+
+def saying(drawn: Picture, cells: Iterable[CellSummary], left_out: Mapping[str, str]) -> Picture:
+    """Return a picture of `cells` that says what it leaves out of their models (`measured.one_each`)."""
+    shown = {one.cell.label for one in cells}
+    notes = tuple((f"{label}:", text) for label, text in left_out.items() if label in shown)
+    return replace(drawn, caption=drawn.caption + SOME, numbers=replace(drawn.numbers, notes=notes)) if notes else drawn
 
 
 @contextmanager

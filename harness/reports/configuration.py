@@ -1,12 +1,13 @@
 """What makes two run logs one cell's: model, weights, suite, resolution, platform, protocol and all the rest."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from harness.errors import LogError
 from harness.runlog.log import Log
 
 Platform = tuple[str, ...]
-"""Machine, device, engine and precision: times are comparable only where all of these are equal."""
+"""Machine, device, engine, precision and threads: times are comparable only where all of these are equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class Configuration:
     @property
     def platform(self) -> Platform:
         """What must be equal for two cells' times to be comparable."""
-        return (self.machine, self.device, self.engine, self.endpoint or self.dtype)
+        where = (self.machine, self.device, self.engine, self.endpoint or self.dtype)
+        return where if self.threads is None else (*where, f"{self.threads} thread{'' if self.threads == 1 else 's'}")
 
     @property
     def order(self) -> tuple[str | int, ...]:
@@ -84,6 +86,22 @@ class Configuration:
         rest = (field.name for field in fields(self) if field.name not in first)
         values = ((name, getattr(self, name)) for name in (*first, *rest))
         return tuple(value if name == "resolution" else str(value or "") for name, value in values)
+
+
+FIELDS = tuple(field.name for field in fields(Configuration))
+
+
+def told_apart_by(cells: Iterable[Configuration], names: Iterable[str], known: Sequence[str] = ()) -> list[str]:
+    """Return which of the fields `names` it takes, one after the other, to tell these cells apart beyond `known`."""
+    several, chosen = list(cells), list(known)
+
+    def kinds(by: Sequence[str]) -> int:
+        return len({tuple(getattr(one, name) for name in by) for one in several})
+
+    for name in names:
+        if kinds([*chosen, name]) > kinds(chosen):
+            chosen.append(name)
+    return chosen[len(known) :]
 
 
 def of(log: Log) -> Configuration:

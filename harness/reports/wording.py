@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from harness.reports.accuracy import Accuracy
-from harness.reports.configuration import Platform
+from harness.reports.configuration import FIELDS, Platform, told_apart_by
 from harness.reports.document import Entry, Heading, Table
 from harness.reports.summary import CellSummary
 from harness.stats import Estimate
@@ -106,11 +106,16 @@ def exactly(value: float | None) -> Entry:
 
 
 def long_form(name: str, title: str, cells: Iterable[CellSummary], times: Iterable[str]) -> Table:
-    """Return one line per cell and time, with unrounded medians and bounds: what is written as CSV."""
+    """Return one line per cell and time, with unrounded medians and bounds: what is written as CSV.
+
+    Where cells are alike in all usual columns, what else tells them apart is a column too.
+    """
     facts = (
         "model", "settings", "resolution", "weights", "suite", "data", "machine", "device", "engine", "dtype",
         "protocol",
     )  # fmt: skip
+    cells = list(cells)
+    facts = (*facts, *told_apart_by([one.cell for one in cells], FIELDS, facts))
     headings = [Heading(fact) for fact in facts]
     headings += [Heading(text) for text in ("visual_tokens", "n", "quantity", "median_ms", "low_ms", "high_ms")]
     lines = []
@@ -119,8 +124,13 @@ def long_form(name: str, title: str, cells: Iterable[CellSummary], times: Iterab
             found = one.times.of(time)
             if found is None:
                 continue
-            known = [Entry(str(getattr(one.cell, fact)), None, "", one.marks) for fact in facts]
+            known = [Entry(_fact(one, fact), None, "", one.marks) for fact in facts]
             values = (found.value, found.low, found.high)
             numbers = [exactly(None if value is None else value / 1e6) for value in values]
             lines.append((*known, exactly(one.tokens.visual), exactly(one.times.n), Entry(time), *numbers))
     return Table(name, title, tuple(headings), tuple(lines))
+
+
+def _fact(one: CellSummary, name: str) -> str:
+    value = getattr(one.cell, name)
+    return "" if value is None else str(value)

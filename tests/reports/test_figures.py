@@ -93,3 +93,14 @@ def test_the_alt_text_is_made_from_the_data(tmp_path: Path) -> None:
     assert "ms at 256 px to 1" in picture.alt
     (picture,) = drawn(tmp_path, "breakdown")
     assert "fastvlm-0.5b 1024 px 15" in picture.alt
+
+
+@pytest.mark.parametrize("name", ["breakdown", "curves"])
+def test_a_picture_that_leaves_cells_out_says_so(tmp_path: Path, name: str) -> None:
+    (whole,) = drawn(tmp_path, name)
+    synthetic_logs.write(tmp_path / "other.jsonl", suite="docvqa", n=40)
+    (picture,) = drawn(tmp_path, name)
+    assert picture.caption == whole.caption + canvas.SOME
+    assert whole.numbers.notes == ()
+    assert [label for label, _ in picture.numbers.notes] == ["fastvlm-0.5b:"]
+    assert [row[0].text for row in picture.numbers.rows] == [row[0].text for row in whole.numbers.rows]

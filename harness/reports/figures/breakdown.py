@@ -18,12 +18,15 @@ from harness.reports.summary import CellSummary
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol, a bar per model and resolution; see `measured.chosen`."""
     cells = [one for one in measured.chosen(data, card) if one.times.of("prefill")]
-    groups = [
-        (wording.platform(at, protocol) + told, some)
-        for at, protocol, mine in measured.by_platform(cells)
-        for told, some in _pages(one_each(mine))
-    ]
-    return canvas.pictures(card, groups, picture)
+    groups: list[tuple[str, tuple[list[CellSummary], dict[str, str]]]] = []
+    for at, protocol, mine in measured.by_platform(cells):
+        kept, left_out = measured.one_each(mine)
+        groups += [(wording.platform(at, protocol) + told, (some, left_out)) for told, some in _pages(kept)]
+
+    def one(name: str, title: str, group: tuple[list[CellSummary], dict[str, str]]) -> Picture:
+        return canvas.saying(picture(name, title, group[0]), *group)
+
+    return canvas.pictures(card, groups, one)
 
 
 MOST_BARS = 40
@@ -43,14 +46,6 @@ def _pages(cells: Sequence[CellSummary]) -> list[tuple[str, list[CellSummary]]]:
     if len(pages) == 1:
         return [("", pages[0])]
     return [(f", {some[0].cell.label} to {some[-1].cell.label}", some) for some in pages]
-
-
-def one_each(rows: Sequence[CellSummary]) -> list[CellSummary]:
-    """Return one row for each model, setting and resolution: whole before isolated, then the one with most samples."""
-    best: dict[tuple[str, str, int], CellSummary] = {}
-    for row in sorted(rows, key=lambda row: (row.cell.isolate, -row.times.n, row.cell.suite)):
-        best.setdefault((row.cell.model, row.cell.settings, row.cell.resolution), row)
-    return [best[key] for key in sorted(best)]
 
 
 def picture(name: str, title: str, cells: Sequence[CellSummary]) -> Picture:

@@ -6,7 +6,6 @@ from harness.reports import canvas, measured, style, wording
 from harness.reports.canvas import Canvas, Look
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
-from harness.reports.figures.breakdown import one_each
 from harness.reports.measured import Measured
 from harness.reports.summary import CellSummary
 
@@ -18,8 +17,14 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """
     quantity, against = str(card.settings.get("quantity", "ttft")), str(card.settings.get("against", "resolution"))
     cells = [one for one in measured.chosen(data, card) if one.times.of(quantity) and _x(one, against)]
-    groups = [(wording.platform(at, protocol), one_each(mine)) for at, protocol, mine in measured.by_platform(cells)]
-    return canvas.pictures(card, groups, lambda name, title, mine: picture(name, title, mine, quantity, against))
+    groups = [
+        (wording.platform(at, protocol), measured.one_each(mine)) for at, protocol, mine in measured.by_platform(cells)
+    ]
+
+    def one(name: str, title: str, group: tuple[list[CellSummary], dict[str, str]]) -> Picture:
+        return canvas.saying(picture(name, title, group[0], quantity, against), *group)
+
+    return canvas.pictures(card, groups, one)
 
 
 AXES = {"resolution": "resolution (px of a side, log scale)", "visual_tokens": "visual tokens (median, log scale)"}
