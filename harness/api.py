@@ -93,6 +93,8 @@ def _row(one: "CellSummary") -> Mapping[str, object]:
         "accuracy": one.accuracy.value,
         "accuracy_low": one.accuracy.low,
         "accuracy_high": one.accuracy.high,
+        "accuracy_n": one.accuracy.count if one.accuracy.value is not None else None,
+        "accuracy_remarks": one.accuracy.remarks,
         "metric": one.accuracy.metric,
         "not_scored": one.accuracy.reason,
         "marks": one.marks,

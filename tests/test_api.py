@@ -10,6 +10,7 @@ import synthetic_logs
 
 import harness
 from harness.errors import HarnessError, LogError
+from harness.reports import accuracy
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
@@ -34,6 +35,17 @@ def test_a_text_a_folder_and_many(tmp_path: Path) -> None:
     assert list(cells["not_scored"]) == ["scores were not asked for"] * 2
     with pytest.raises(LogError, match="no such file"):
         harness.load(tmp_path / "nowhere")
+
+
+def test_an_accuracy_comes_with_its_count_and_remarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "of", lambda logs: {each.configuration: SCORED for each in logs.cells})
+    synthetic_logs.write(tmp_path / "a.jsonl")
+    (row,) = harness.summary(tmp_path).to_dict("records")
+    assert (row["accuracy"], row["accuracy_n"]) == (0.7, 50)
+    assert row["accuracy_remarks"] == ("3 of 53 failed and are left out",)
+
+
+SCORED = accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50, asked=53, failed=3)
 
 
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:

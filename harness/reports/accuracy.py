@@ -52,6 +52,18 @@ class Accuracy(msgspec.Struct, frozen=True):
     """The value in its own unit, where it is no share: see `reason`."""
     also: Mapping[str, float] = {}
     """Other metrics that the suite's card names, as the task gives them."""
+    questions: int = 0
+    """What the value is over, where several answers count as one (MMBench's rotations); else 0."""
+
+    @property
+    def count(self) -> int:
+        """What the value is over: questions, of which each may have several answers."""
+        return self.questions or self.n
+
+    @property
+    def over(self) -> str:
+        """The same in words."""
+        return f"{self.count} questions" + (f" ({self.n} rows)" if self.questions else "")
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -69,7 +81,7 @@ class Accuracy(msgspec.Struct, frozen=True):
     @property
     def estimate(self) -> Estimate | None:
         """The score as an estimate."""
-        return None if self.value is None else Estimate(self.value, self.low, self.high, self.n)
+        return None if self.value is None else Estimate(self.value, self.low, self.high, self.count)
 
 
 def of(frame: Frame, remember: bool = True) -> dict[Configuration, Accuracy]:
@@ -198,4 +210,7 @@ def _score(samples: list[Sample], failed: list[_Failed], suite: SuiteCard) -> Ac
         low = high = None  # the task's aggregate is no mean: the clustered interval is not about it
         values, clusters, kept = (), (), []
     examples = tuple(sample.example for sample, _ in kept)
-    return Accuracy(name, scores.value, low, high, scores.n, "", values, clusters, examples, scores.notes, also=also)
+    return Accuracy(
+        name, scores.value, low, high, scores.n, "", values, clusters, examples, scores.notes, also=also,
+        questions=scores.questions if scores.questions != scores.n else 0,
+    )  # fmt: skip

@@ -8,6 +8,9 @@ from harness.models.protocol import STAGES
 from harness.reports.summary import CellSummary
 from harness.runlog.log import Log
 
+DIGITS = 8
+"""Of a digest in a name."""
+
 
 class Metric(NamedTuple):
     """One number of a cell, with its 95 % bounds where there are any."""
@@ -49,8 +52,11 @@ def facts(one: CellSummary) -> dict[str, str]:
         "protocol", "settings",
     )  # fmt: skip
     found = {name: str(getattr(about, name)) for name in names}
-    found |= {"seed": "" if about.seed is None else str(about.seed), "n": str(one.times.n)}
-    found |= {"not_scored": one.accuracy.reason}
+    found |= {name: _text(getattr(about, name)) for name in ("seed", "limit", "threads", "suite_digest", "data_digest")}
+    found |= {"n": str(one.times.n), "not_scored": one.accuracy.reason}
+    if one.accuracy.value is not None:
+        found |= {"accuracy_n": str(one.accuracy.count)}
+    found |= {"accuracy_remarks": "; ".join(one.accuracy.remarks)}
     found = {name: text for name, text in found.items() if text}
     return found | {"marks": " ".join(one.marks), "doubts": "; ".join(one.doubts)}
 
@@ -61,7 +67,7 @@ def numbers(one: CellSummary) -> dict[str, float]:
     for metric in metrics(one):
         bounds = {"": metric.value, "_low": metric.low, "_high": metric.high}
         found |= {f"{metric.name}{part}": value for part, value in bounds.items() if value is not None}
-    return found
+    return found | ({} if one.accuracy.value is None else {"accuracy_n": float(one.accuracy.count)})
 
 
 def key(one: CellSummary) -> str:
@@ -80,8 +86,18 @@ def origin(one: CellSummary, sources: Mapping[str, Log]) -> dict[str, str]:
 
 
 def title(one: CellSummary) -> str:
-    """Return a short name; marks are part of it, so that no chart shows the cell without them."""
+    """Return a short name; marks are part of it, so that no chart shows the cell without them.
+
+    So are a limit, threads and the weights' digest: another checkpoint's cells are another series.
+    """
     about = one.cell
     parts = [about.model, about.suite, f"{about.resolution}px", about.device, about.dtype, about.protocol]
-    parts += [about.settings, f"[{', '.join(one.marks)}]" if one.marks else ""]
+    parts += ["" if about.limit is None else f"first {about.limit}"]
+    parts += ["" if about.threads is None else f"threads={about.threads}"]
+    parts += [f"weights={about.weights_digest[:DIGITS]}" if about.weights_digest else "", about.settings]
+    parts += [f"[{', '.join(one.marks)}]" if one.marks else ""]
     return " ".join(part for part in parts if part)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)

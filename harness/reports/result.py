@@ -270,7 +270,8 @@ def _accuracy(one: CellSummary) -> dict[str, object]:
     if found.value is None:
         return {"not_scored": found.reason, **remarks}
     interval = {"low": found.low, "high": found.high}
-    return {"metric": found.metric, **interval, "n": found.n, "value": found.value, **remarks}
+    questions = {"questions": found.questions} if found.questions else {}
+    return {"metric": found.metric, **interval, "n": found.n, **questions, "value": found.value, **remarks}
 
 
 def _accuracy_text(one: CellSummary) -> str:
@@ -280,7 +281,7 @@ def _accuracy_text(one: CellSummary) -> str:
         return f"{'' if found.own is not None else 'not scored: '}{found.reason}{remarks}"
     known = found.low is not None and found.high is not None
     interval = f" [{found.low:.3f}, {found.high:.3f}]" if known else ""
-    return f"{found.metric} {found.value:.3f}{interval} over {found.n} questions of {one.cell.suite}{remarks}"
+    return f"{found.metric} {found.value:.3f}{interval} over {found.over} of {one.cell.suite}{remarks}"
 
 
 def _stage_name(name: str, one: CellSummary) -> str:

@@ -85,7 +85,7 @@ def accuracy(one: CellSummary) -> Entry:
     if found.value is None:
         return Entry("not scored", None, found.reason, (), "absent")
     text = interval(found.value, found.low, found.high, 100)
-    hover = "; ".join([f"{found.metric} over {found.n} questions of {one.cell.suite}", *found.remarks])
+    hover = "; ".join([f"{found.metric} over {found.over} of {one.cell.suite}", *found.remarks])
     return Entry(text, found.value * 100, hover)
 
 
@@ -96,6 +96,8 @@ def remarks(found: Iterable[tuple[CellSummary, Accuracy]]) -> tuple[tuple[str, s
         if scored.remarks and scored.value is not None:
             size = f" at {one.cell.resolution} px" if one.cell.resolution else ""
             over = f"over {scored.n} of {max(scored.asked, scored.n)} questions"
+            if scored.questions:
+                over = f"over {scored.questions} questions, which are {scored.n} of {max(scored.asked, scored.n)} rows"
             notes.append((f"accuracy of {one.cell.label}{size}:", f"{'; '.join([over, *scored.remarks])}."))
     return tuple(dict.fromkeys(notes))
 

@@ -22,6 +22,12 @@ def incomplete(task: str, docs: Mapping[int, Row], asked: Iterable[Row]) -> tupl
     return {}, ""
 
 
+def questions(task: str, rows: Iterable[Row]) -> int:
+    """Return how many questions these rows are: the rotations of one of MMBench's are right or wrong together."""
+    several = list(rows)
+    return len({_index(row) % ROTATION for row in several}) if task.startswith("mmbench") else len(several)
+
+
 def _mmbench(docs: Mapping[int, Row], asked: Iterable[Row]) -> tuple[dict[int, str], str]:
     if all(_index(doc) < ROTATION for doc in asked):
         return {}, "no rotations of the options among these rows: each row counts by itself, once"

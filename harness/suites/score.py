@@ -66,6 +66,8 @@ class Scores:
     """All of the task's aggregates, in the task's own scale."""
     n: int = 0
     """Answers that were scored."""
+    questions: int = 0
+    """What `value` is over: fewer than `n` where several answers count as one."""
     failures: int = 0
     """Samples without an answer: left out, never wrong answers."""
     reason: str = ""
@@ -136,6 +138,7 @@ class _Tally:
     shares: dict[int, float] = field(default_factory=dict)
     guessed: set[int] = field(default_factory=set)
     left: dict[int, str] = field(default_factory=dict)
+    questions: int = 0
 
 
 def _readable(
@@ -179,6 +182,7 @@ def _tally(task: "Task", card: SuiteCard, samples: Sequence[Scorable], docs: Map
             for metric in task.metrics:
                 if metric in found:
                     results.setdefault(metric, {})[at] = found[metric]
+    tally.questions = groups.questions(card.task, [docs[at] for at in tally.shares])
     return tally
 
 
@@ -223,6 +227,7 @@ def _scores(task: "Task", card: SuiteCard, tally: _Tally, count: int, failures: 
         values=tuple(values),
         aggregates=aggregates,
         n=len(scored),
+        questions=tally.questions,
         failures=failures,
         reason=reason,
         notes=tuple(notes),

@@ -7,7 +7,7 @@ import pytest
 import synthetic_logs
 
 from harness.errors import CardError
-from harness.reports import accuracy, frame, measured
+from harness.reports import accuracy, frame, measured, wording
 from harness.reports.accuracy import Accuracy
 from harness.runlog.records import Pass, Sample
 from harness.suites.card import load_suite_card, logged_suite_card
@@ -82,3 +82,17 @@ def test_two_suites_that_the_same_pages_stand_in_for_keep_their_own_accuracy(tmp
     data = frame.load(tmp_path)
     cells = measured.gather(data, accuracy.of(data, remember=False)).cells
     assert {one.cell.asked_suite: one.accuracy.value for one in cells} == {"docvqa": 1.0, "infovqa": 0.0}
+
+
+def test_rows_that_are_rotations_of_one_question_are_not_called_questions(tmp_path: Path) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl", suite="docvqa")
+    (cell,) = frame.load(tmp_path).cells
+    found = Accuracy("accuracy", 0.5, n=8, asked=12, failed=4, questions=2)
+    (one,) = measured.gather(frame.load(tmp_path), {cell.configuration: found}).cells
+    ((_, note),) = wording.remarks([(one, found)])
+    assert note == "over 2 questions, which are 8 of 12 rows; 4 of 12 failed and are left out."
+    assert (
+        wording.accuracy(one).hover == "accuracy over 2 questions (8 rows) of docvqa; 4 of 12 failed and are left out"
+    )
+    assert found.estimate.n == 2
+    assert Accuracy("accuracy", 0.5, n=8).over == "8 questions"

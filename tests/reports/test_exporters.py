@@ -10,7 +10,7 @@ import synthetic_logs
 
 from harness import plugins
 from harness.errors import MissingPackage
-from harness.reports import accuracy, frame, measured
+from harness.reports import accuracy, frame, measured, metrics
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def rows(tmp_path: Path) -> list:
     synthetic_logs.write(tmp_path / "logs" / "b.jsonl", suite="docvqa", n=20, protocol="paper", weights="random")
     data = frame.load(tmp_path / "logs")
     accuracies = {
-        cell.configuration: accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50)
+        cell.configuration: accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50, asked=53, failed=3)
         for cell in data.cells
         if cell.configuration.weights != "random"
     }
@@ -83,8 +83,37 @@ def test_hud(rows: list, tmp_path: Path) -> None:
         assert record["benchmark"]["extra_info"]["branch"] == "main"
     found = {(r["model"]["name"], r["metric"]["name"]): r["metric"]["benchmark_values"][0] for r in records}
     plain = next(row for row in rows if row.process.trained)
-    assert found["fastvlm-0.5b docvqa 1024px cpu float32 ttft", "ttft_ms"] == plain.times.ns("ttft") / 1e6
+    assert found["fastvlm-0.5b docvqa 1024px cpu float32 ttft weights=w0", "ttft_ms"] == plain.times.ns("ttft") / 1e6
     assert any("[random, paper]" in name for name, _ in found), "marks are part of the name"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"limit": 12}, "first 12"),
+        ({"threads": 8}, "threads=8"),
+        ({"weights_digest": "0123456789"}, "weights=01234567"),
+    ],
+)
+def test_another_limit_or_checkpoint_is_another_series(tmp_path: Path, more: dict[str, object], told: str) -> None:
+    synthetic_logs.write(tmp_path / "a.jsonl")
+    synthetic_logs.write(tmp_path / "b.jsonl", of_cell=more)
+    cells = measured.gather(frame.load(tmp_path), {}).cells
+    names = {metrics.title(one) for one in cells}
+    assert len(names) == 2
+    assert any(told in name for name in names)
+    ((name, value),) = more.items()
+    assert str(value) in {metrics.facts(one).get(name) for one in cells}
+
+
+def test_what_belongs_beside_an_accuracy_is_exported_with_it(rows: list) -> None:
+    scored = next(row for row in rows if row.process.trained)
+    facts, numbers = metrics.facts(scored), metrics.numbers(scored)
+    assert facts["accuracy_n"] == "50"
+    assert facts["accuracy_remarks"] == "3 of 53 failed and are left out"
+    assert numbers["accuracy_n"] == 50
+    unscored = next(row for row in rows if not row.process.trained)
+    assert not {"accuracy_n", "accuracy_remarks"} & {*metrics.facts(unscored), *metrics.numbers(unscored)}
 
 
 def test_github_benchmark(rows: list, tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ def test_a_question_without_one_of_its_rotations_is_left_out(lost: int) -> None:
     scores = score.score(samples, load_suite_card("mmbench"))
     assert (scores.value, scores.n, scores.left_out) == (1.0, 2, 1), "the other question is right, and is all there is"
     assert scores.values[1 - lost] is None
+    assert scores.questions == 1, "two rows, which are one question"
     assert "question 1: 1 of its 2 rotations are answered" in scores.notes[-1]
     alone = score.score(samples[:2], load_suite_card("mmbench"))
     assert (alone.value, alone.reason) == (None, "not scored: question 1: 1 of its 2 rotations are answered")
@@ -205,7 +206,7 @@ def test_a_question_without_one_of_its_rotations_is_left_out(lost: int) -> None:
 def test_rows_without_any_rotation_count_by_themselves_and_say_so() -> None:
     samples = [Answered("0", _rotation(1, "A"), "A"), Answered("1", _rotation(2, "A"), "B")]
     scores = score.score(samples, load_suite_card("mmbench"))
-    assert scores.value == 0.5
+    assert (scores.value, scores.n, scores.questions) == (0.5, 2, 2)
     assert "no rotations" in scores.notes[0]
 
 
