@@ -182,7 +182,7 @@ def mixed(differences: Mapping[str, Sequence[str]], runs: int) -> Doubt | None:
         "mixed",
         f"its {runs} logs were not measured under the same conditions ({'; '.join(told[:MOST_TOLD])}{more}), and their "
         "times are put together",
-        "report the newest log alone, or measure all of it anew",
+        "measure all of it anew, or report only logs that belong together",
         float(len(differences)),
     )
 

@@ -79,6 +79,11 @@ class Configuration:
         where = (self.machine, self.device, self.engine, self.endpoint or self.dtype)
         return where if self.threads is None else (*where, f"{self.threads} thread{'' if self.threads == 1 else 's'}")
 
+    def text(self, name: str) -> str:
+        """Return one of its fields as text, nothing where there is none."""
+        value = getattr(self, name)
+        return "" if value is None else str(value)
+
     @property
     def order(self) -> tuple[str | int, ...]:
         """What cells are sorted by: machine, suite, model, resolution, then everything else."""

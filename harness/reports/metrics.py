@@ -48,11 +48,10 @@ def facts(one: CellSummary) -> dict[str, str]:
     """Return what the cell is, in words; `marks` and `doubts` are always there."""
     about = one.cell
     names = (
-        "model", "weights", "weights_digest", "suite", "data", "resolution", "machine", "device", "engine", "dtype",
-        "protocol", "settings",
+        "model", "weights", "weights_digest", "suite", "suite_digest", "data", "data_digest", "limit", "resolution",
+        "machine", "device", "engine", "dtype", "threads", "protocol", "settings", "seed",
     )  # fmt: skip
-    found = {name: str(getattr(about, name)) for name in names}
-    found |= {name: _text(getattr(about, name)) for name in ("seed", "limit", "threads", "suite_digest", "data_digest")}
+    found = {name: about.text(name) for name in names}
     found |= {"n": str(one.times.n), "not_scored": one.accuracy.reason}
     if one.accuracy.value is not None:
         found |= {"accuracy_n": str(one.accuracy.count)}
@@ -97,7 +96,3 @@ def title(one: CellSummary) -> str:
     parts += [f"weights={about.weights_digest[:DIGITS]}" if about.weights_digest else "", about.settings]
     parts += [f"[{', '.join(one.marks)}]" if one.marks else ""]
     return " ".join(part for part in parts if part)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)

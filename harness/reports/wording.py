@@ -126,13 +126,8 @@ def long_form(name: str, title: str, cells: Iterable[CellSummary], times: Iterab
             found = one.times.of(time)
             if found is None:
                 continue
-            known = [Entry(_fact(one, fact), None, "", one.marks) for fact in facts]
+            known = [Entry(one.cell.text(fact), None, "", one.marks) for fact in facts]
             values = (found.value, found.low, found.high)
             numbers = [exactly(None if value is None else value / 1e6) for value in values]
             lines.append((*known, exactly(one.tokens.visual), exactly(one.times.n), Entry(time), *numbers))
     return Table(name, title, tuple(headings), tuple(lines))
-
-
-def _fact(one: CellSummary, name: str) -> str:
-    value = getattr(one.cell, name)
-    return "" if value is None else str(value)

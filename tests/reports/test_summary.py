@@ -78,7 +78,7 @@ def test_runs_under_different_conditions_are_doubted_by_what_differs(tmp_path: P
     assert not any("spread over" in doubt for doubt in one.doubts)
     assert doubt == (
         "its 2 logs were not measured under the same conditions (harness commit aaa, then bbb; torch 2.9.0, then "
-        "2.9.1), and their times are put together; report the newest log alone, or measure all of it anew"
+        "2.9.1), and their times are put together; measure all of it anew, or report only logs that belong together"
     )
 
 
