@@ -78,7 +78,7 @@ class Progress:
         if job.finished:
             since = f"; changed since: {told}" if (told := job.since()) else ""
             self.say(f"measured already: {job.path} (--again measures it once more{since})")
-            return job.path
+            return job.log or job.path
         self.say(f"measuring {job.cell.title}")
         count = Counted(len(job.suite.examples), time.monotonic)
         for record in run_job(job, self._hear):
@@ -91,7 +91,7 @@ class Progress:
             elif isinstance(record, Footer):
                 self._end_line()
                 self.say(f"stopped: {STOPPED.get(record.stopped, record.stopped)}; {record.refused} samples refused")
-        return job.path
+        return job.log or job.path
 
     def follow_all(self, cells: Iterable["Ended"], total: int, paced: bool = True) -> list[Path]:
         """Say which of several cells has ended and how; each says its own progress from its own process.

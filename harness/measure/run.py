@@ -23,7 +23,7 @@ from harness.measure.passes import GARBAGE, Bench
 from harness.measure.stopping import Stopping
 from harness.models import weights
 from harness.models.protocol import Examined, Model, Options, Request
-from harness.runlog.log import Log, Writer
+from harness.runlog.log import Log, Writer, complete
 from harness.runlog.records import SCHEMA, Footer, Header, Resumed, Sample
 
 Notify = Callable[[str], None]
@@ -92,6 +92,10 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
     """Measure `job` into its log, yielding each record after it was written; a torn log is resumed."""
     clock = clock or Monotonic()
     with Writer(job.path) as writer, lock.hold(job.cell.device, job.asked.wait, notify) as unlocked:
+        complete(job.path)
+        if (there := job.measured) is not None:  # by whoever held the device while this process waited for it
+            notify(f"measured already, by another run meanwhile: {there.path}")
+            return
         left = writer.reopen()
         started_ns = clock.now_ns()
         with loaded(job, notify, clock) as (model, device, _):

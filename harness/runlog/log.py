@@ -67,14 +67,20 @@ class Log:
 
     @property
     def lasting(self) -> tuple[Failure, ...]:
-        """The failures that are still true: a later try of the same example may have succeeded."""
+        """The failures that are still true: a later try may have succeeded, and one that failed again counts once."""
         mended = {sample.example for sample in self.samples if sample.phase == "timed" and sample.valid}
-        return tuple(failure for failure in self.failures if failure.example not in mended)
+        last = {failure.example: number for number, failure in enumerate(self.failures)}
+        return tuple(
+            failure
+            for number, failure in enumerate(self.failures)
+            if failure.example is None or (failure.example not in mended and last[failure.example] == number)
+        )
 
     @property
     def cut_short(self) -> bool:
         """Whether trouble that may pass (memory, a device, a disk) ended the run: the same command goes on with it."""
-        if not self.finished or not self.failures:
+        # What was put together of shards is whole: none of them was cut short, and none is there to go on with.
+        if not self.finished or not self.failures or "shards" in self.header.effective:
             return False
         timed = any(sample.phase == "timed" for sample in self.samples)
         stopped = self.footer is not None and self.footer.stopped == "failures"
@@ -192,10 +198,17 @@ def complete(path: Path) -> None:
     try:
         if read(writer.part).finished:
             with writer:
-                writer.lock()
-                os.replace(writer.part, path)
+                writer.lock(create=False)
+                # Once more, now that nobody else moves: another process may have finished it, or gone on with it.
+                if not path.exists() and read(writer.part).finished:
+                    os.replace(writer.part, path)
     except (LogError, OSError):
         return  # still being written, or unreadable: said where it is opened
+
+
+def _there(path: str, flags: int) -> int:
+    """Open a file that is there: one that has just been renamed must not come to be anew, and empty."""
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 class Writer:
@@ -207,14 +220,19 @@ class Writer:
         self._file: FileIO | None = None
         self._good = 0
 
-    def lock(self) -> None:
-        """Open the unfinished log and take its lock. Raises `LogError` where another run has it."""
+    def lock(self, create: bool = True) -> None:
+        """Open the unfinished log (not `create`: one that is there) and take its lock.
+
+        Raises `LogError` where another run has it.
+        """
         try:
             if self.part.exists() and not self.part.is_file():
                 raise OSError(errno.EINVAL, "is no regular file")
             self.part.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: after a failed write nothing waits in memory to be written behind our back.
-            self._file = open(self.part, "ab", buffering=0)  # noqa: SIM115 - closed in `close`
+            self._file = open(  # noqa: SIM115 - closed in `close`
+                self.part, "ab", buffering=0, opener=None if create else _there
+            )
         except OSError as error:
             raise LogError(f"{self.part}: cannot be written: {error.strerror}; next: choose another --out") from error
         if files.locked(self._file, WAIT_S) is False:
@@ -244,8 +262,13 @@ class Writer:
     def reopen(self) -> Log | None:
         """Open a log that has its name already, to go on with what trouble has cut short."""
         if self.path.is_file() and not self.part.exists():
-            os.replace(self.path, self.part)
-        return self.open()
+            with suppress(FileNotFoundError):  # another run does the same just now: its lock is met below
+                os.replace(self.path, self.part)
+        left = self.open()
+        if left is None and self.path.is_file():  # finished since: a run from the beginning would overwrite it
+            self.part.unlink(missing_ok=True)
+            raise LogError(f"{self.path}: another run has just finished it; next: the same command shows it")
+        return left
 
     def append(self, record: Line) -> None:
         """Write one record and hand it to the operating system: from here on, our own death cannot lose it."""

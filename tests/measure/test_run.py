@@ -14,7 +14,7 @@ from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
 from harness.measure import command, run
 from harness.measure.asked import Asked
-from harness.measure.job import prepare
+from harness.measure.job import afresh, prepare
 from harness.models.families.fake import FakeModel
 from harness.runlog import log as runlog
 from harness.runlog.records import Sample
@@ -132,6 +132,19 @@ def test_a_run_that_died_at_its_last_step_is_measured_already(asked: Asked) -> N
     job.path.rename(job.path.with_name(job.path.name + ".part"))
     assert prepare(asked).finished
     assert job.path.read_bytes() == whole
+
+
+def test_what_another_run_measured_while_this_one_waited_is_not_measured_on(asked: Asked) -> None:
+    """Prepared before the other had finished: after the wait for the device there is nothing left to do."""
+    waiting, said = prepare(asked), list[str]()
+    list(run.run_job(prepare(asked), lambda _: None, Scripted()))
+    whole = waiting.path.read_bytes()
+    assert list(run.run_job(waiting, said.append, Scripted())) == []
+    assert said == [f"measured already, by another run meanwhile: {waiting.path}"]
+    assert waiting.path.read_bytes() == whole
+    again = afresh(waiting)
+    assert again.cell.repetition == 1  # to measure once more is still to measure
+    assert list(run.run_job(again, lambda _: None, Scripted()))
 
 
 def test_threads_are_those_that_were_asked_for_and_only_for_that_run(asked: Asked) -> None:

@@ -216,6 +216,63 @@ def test_a_run_that_died_before_the_renaming_is_finished(tmp_path: Path) -> None
     assert not (tmp_path / "a.jsonl.part").exists()
 
 
+def test_a_log_that_gets_its_name_meanwhile_is_not_replaced_by_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the reading of the footer and the lock, the run that wrote it gives the log its name."""
+    path, part = tmp_path / "a.jsonl", written(tmp_path / "a.jsonl.part", HEADER, sample("a"), FOOTER)
+    whole = part.read_bytes()
+
+    def named_meanwhile(one: Path) -> log.Log:
+        found = read(one)
+        part.rename(path)
+        return found
+
+    monkeypatch.setattr(log, "read", named_meanwhile)
+    log.complete(path)
+    assert path.read_bytes() == whole
+    assert not part.exists()
+
+
+def test_a_log_that_another_run_goes_on_with_meanwhile_is_not_given_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, part = tmp_path / "a.jsonl", written(tmp_path / "a.jsonl.part", HEADER, sample("a"), FOOTER)
+    seen = []
+
+    def gone_on_with(one: Path) -> log.Log:
+        found = read(one)
+        if not seen:
+            seen.append(written(part, HEADER, sample("a")))
+        return found
+
+    monkeypatch.setattr(log, "read", gone_on_with)
+    log.complete(path)
+    assert part.exists()
+    assert not path.exists()
+
+
+def test_a_log_that_another_run_finishes_meanwhile_is_not_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    with Writer(path) as first, Writer(path) as second:
+        first.open()
+        first.append(HEADER)
+        first.append(sample("a"))
+        lock = second.lock
+
+        def finished_meanwhile() -> None:
+            first.finish(FOOTER)
+            lock()
+
+        monkeypatch.setattr(second, "lock", finished_meanwhile)
+        with pytest.raises(LogError, match="another run has just finished it"):
+            second.reopen()
+    assert [one.example for one in read(path).samples] == ["a"]
+    assert not second.part.exists()
+
+
 def test_whoever_goes_on_with_a_finished_log_takes_its_footer_off(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", HEADER, sample("a"), FOOTER)
     with Writer(path) as writer:
@@ -254,6 +311,22 @@ def test_trouble_that_may_pass_is_not_the_end_of_a_run(
 def test_a_failure_that_a_later_try_mended_is_not_told_any_more(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", HEADER, failed("a", "MemoryError"), failed("b", "MemoryError"), sample("a"))
     assert [one.example for one in read(path).lasting] == ["b"]
+
+
+def test_an_example_that_failed_twice_is_one_failure(tmp_path: Path) -> None:
+    """A run that was resumed tried it again, or two shards did."""
+    twice = [failed("a", "ValueError", "first"), failed("b", "ValueError"), failed("a", "ValueError", "last")]
+    lasting = read(written(tmp_path / "a.jsonl", HEADER, *twice)).lasting
+    assert [(one.example, one.message) for one in lasting] == [("b", "m"), ("a", "last")]
+
+
+def test_what_was_put_together_of_shards_is_not_cut_short(tmp_path: Path) -> None:
+    """One gave up, and the last failure is another's, which passes: there is no shard left to go on with."""
+    footer = Footer(ended_at="later", samples=1, failures=1, stopped="failures")
+    records = [sample("a"), failed("b", "MemoryError"), footer]
+    whole = msgspec.structs.replace(HEADER, effective={"shards": 2})
+    assert read(written(tmp_path / "a.jsonl", HEADER, *records)).cut_short
+    assert not read(written(tmp_path / "b.jsonl", whole, *records)).cut_short
 
 
 def test_a_finished_log_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
