@@ -185,7 +185,7 @@ MEASURING = (
 def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, **options: object) -> int:
     """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
     from harness import console
-    from harness.measure import job, run, shards, sweep
+    from harness.measure import job, request, run, shards, sweep
 
     asked = _asked({**options, "model": options["model"] or _model_for(options)})
     protocols = PROTOCOLS if protocol == "both" else (protocol,)
@@ -199,6 +199,7 @@ def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, *
             if again:
                 one = job.afresh(one)
             paths = [progress.follow(one, run.run_job)]
+            request.note(one.wished, paths[0])
         else:
             paths = progress.follow_all(sweep.run_all(wanted, again, notify=progress.say), total)
     if bare:
@@ -254,9 +255,8 @@ def sweep(plan: Path | None, again: bool, dry_run: bool, status: bool, **options
         if by.leave:
             return 0
         progress.say(f"{len(paths)} of {total} cells have a log; next: harness report pareto --logs {wanted[0].out}")
-    if paths:
-        _show(paths, as_json=False, long=False)
-    return 0 if len(paths) == total else 1
+    failed = _show(paths, as_json=False, long=False) if paths else 0
+    return 1 if failed or len(paths) < total else 0
 
 
 def _cells(plan: Path | None, by: Any, options: dict[str, Any]) -> tuple[Any, list[Any], list[Any]]:

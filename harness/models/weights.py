@@ -77,9 +77,14 @@ def resolve(card: ModelCard, asked: str | None, offline: bool = False, settings:
     towers = find_towers(card, source.folder, offline, settings)
     if not towers:
         return replace(source, towers={})
-    # the cell's identity is of every file that the number depends on
-    parts = [source.digest, *(f"{name} {tower.digest}" for name, tower in sorted(towers.items()))]
-    return replace(source, digest=digest_bytes("\n".join(parts).encode()), towers=towers)
+    told = {name: tower.digest for name, tower in towers.items()}
+    return replace(source, digest=with_towers(source.digest, told), towers=towers)
+
+
+def with_towers(digest: str, towers: Mapping[str, str]) -> str:
+    """Return the digest of a checkpoint with its towers', by their names: of every file that the number depends on."""
+    parts = [digest, *(f"{name} {one}" for name, one in sorted(towers.items()))]
+    return digest_bytes("\n".join(parts).encode()) if towers else digest
 
 
 def _resolve(card: ModelCard, asked: str | None, offline: bool) -> Source:

@@ -21,11 +21,12 @@ from harness import cards
 from harness.clock import Scripted
 from harness.errors import DataError, LogError, WeightsError
 from harness.machine import environment
-from harness.measure import cell, conditions, job, run, sampling
+from harness.measure import cell, conditions, job, request, run, sampling
 from harness.measure.asked import Asked
 from harness.models import weights
 from harness.models.card import load_model_card
 from harness.runlog import records
+from harness.runlog.log import Writer
 from harness.suites import builder, definitions, examples, pages
 from harness.suites import cache as builds
 
@@ -44,6 +45,26 @@ class World:
 
 
 Change = Callable[[World], object]
+
+
+def leave_log(asked: Asked) -> Path:
+    """Write the finished log that a run of this cell would leave, without its samples."""
+    made = job.prepare(asked)
+    header = records.Header(
+        schema=records.SCHEMA, cell=made.cell.as_dict(), key=made.cell.key, command="", started_at="now", harness={},
+        environment={}, device={}, requested={"shard": asked.shard, "shards": asked.shards}, effective={},
+        cards={"model": made.card.digest, "suite": made.suite_card.digest}, weights=made.source.as_dict(),
+        data={"digest": made.suite.digest}, request=made.request,
+    )  # fmt: skip
+    with Writer(made.path) as writer:
+        writer.open()
+        writer.append(header)
+        return writer.finish(records.Footer(ended_at="later", samples=0, failures=0, stopped="examples"))
+
+
+def taken(asked: Asked) -> bool:
+    """Return whether a host that submits jobs takes a log that is there for the one of this cell."""
+    return bool(request.Logs([Path(asked.out)]).finished({request.of(asked): asked}))
 
 
 def flip(path: Path) -> None:
@@ -103,7 +124,7 @@ def world(tmp_path: Path, tiny_fastvlm: TinyFastVlm, quiet: None) -> World:
         tmp_path,
         Asked(
             model=str(tmp_path / "model.toml"), weights=str(folder), suite=str(tmp_path / "suite.toml"),
-            data=str(data), res=64, device="cpu", offline=True,
+            data=str(data), res=64, device="cpu", offline=True, out=str(tmp_path / "out"),
         ),
     )  # fmt: skip
 
@@ -163,8 +184,47 @@ ON_DISK: dict[str, Change] = {
 def test_whatever_lies_on_the_disk_is_in_the_key(world: World, name: str) -> None:
     before = world.key
     assert world.key == before, "nothing changed"
+    leave_log(world.asked)
+    assert taken(world.asked)
     ON_DISK[name](world)
     assert world.key != before
+    assert not taken(world.asked), "a queue's host sees it too, and knows no key"
+
+
+@pytest.mark.parametrize("change", ["tensors", "nothing"])
+def test_the_log_of_another_checkpoint_in_the_same_folder_is_not_taken(
+    tmp_path: Path, quiet: None, change: str
+) -> None:
+    """`--model FOLDER`: its tensors are written anew, and no configuration tells."""
+    folder = tiny_vlms.write(tmp_path / "checkpoint", "smolvlm")
+    asked = Asked(
+        model=str(folder), suite="pages", limit=1, device="cpu", offline=True, out=str(tmp_path / "out"),
+    )  # fmt: skip
+    leave_log(asked)
+    assert taken(asked)
+    if change == "tensors":
+        flip(folder / "model.safetensors")
+    assert taken(asked) is (change == "nothing")
+
+
+def test_a_tower_that_only_the_jobs_host_has_hides_no_log_and_no_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = weights.Source("cache", digest="c" * 40, repository=f"some/tower@{'c' * 40}")
+    with monkeypatch.context() as there:
+        there.setattr(weights, "find_towers", lambda *_: {"fastvithd": tower})
+        leave_log(world.asked)
+    monkeypatch.setattr(weights, "find_towers", lambda *_: {})
+    assert taken(world.asked)
+    flip(world.root / "weights" / "model-00001-of-00002.safetensors")
+    assert not taken(world.asked)
+
+
+def test_what_a_host_does_not_see_tells_it_nothing(world: World) -> None:
+    leave_log(world.asked)
+    for name in ("weights", "data"):
+        (world.root / name).rename(world.root / f"not {name}")
+    assert taken(world.asked)
 
 
 WISHES: dict[str, object] = {
@@ -221,13 +281,18 @@ def test_a_folder_of_any_family_is_what_its_files_say(
     folder = tiny_vlms.write(tmp_path / "checkpoint", "smolvlm")
     for lacking in {"chat_template.jinja", "preprocessor_config.json"} - set(os.listdir(folder)):
         (folder / lacking).write_text('{"a": 1}')
-    asked = Asked(model=str(folder), weights=given, suite="pages", limit=1, device="cpu", offline=True)
+    asked = Asked(
+        model=str(folder), weights=given, suite="pages", limit=1, device="cpu", offline=True, out=str(tmp_path / "out")
+    )
     before = World(tmp_path, asked).key
+    leave_log(asked)
+    assert taken(asked)
     path = folder / name
     path.write_text(
         path.read_text() + " \n" if path.suffix == ".jinja" else path.read_text().replace("{", '{"x": 1, ', 1)
     )
     assert World(tmp_path, asked).key != before
+    assert not taken(asked)
 
 
 def snapshot(home: Path, kind: str, repo: str, commit: str) -> Path:
