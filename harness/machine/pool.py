@@ -4,13 +4,16 @@ A device's module says what is there (`present`) and how a process comes to see 
 are divided among the devices, those of a device's own memory node first where the system tells.
 """
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import DeviceError, SettingError
+from harness.errors import DeviceError, HarnessError, SettingError
 from harness.machine import backend
 from harness.machine.devices.cpu import usable
 
@@ -61,13 +64,34 @@ def devices(text: str) -> list[str]:
     return chosen
 
 
+def looked_at(text: str) -> list[str]:
+    """Return `devices`, asked in a process of its own. Raises `SettingError` with what is said there.
+
+    Whoever looks at CUDA's devices keeps seeing those that were visible then, whatever CUDA_VISIBLE_DEVICES says later.
+    """
+    home = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-P", "-m", "harness.machine.pool", text]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    child = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    try:
+        answer = json.loads((child.stdout.splitlines() or [b""])[-1])
+    except ValueError:
+        answer = {"refused": f"--device {text}: the look at it ended with exit code {child.returncode}; next: "
+                  "`harness doctor`"}  # fmt: skip
+    if "refused" in answer:
+        raise SettingError(str(answer["refused"]))
+    return [str(name) for name in answer["devices"]]
+
+
 def members(text: str) -> list[Member]:
     """Return the pool's devices, each with its share of the machine."""
     names = devices(text)
     shares = divided([backend.of(name).cores() for name in names], usable())
+    fewest = min(map(len, shares))  # where cores have one thread or two: chance must not decide how many a cell has
     made = []
     for name, cores in zip(names, shares, strict=True):
-        threads = len(cores) or max(1, len(usable()) // len(names))
+        threads = fewest or max(1, len(usable()) // len(names))
         told = f"{name}, one of {len(names)}; " + (f"cores {ranges(cores)}" if cores else "cores not divided")
         # A number of threads of the user's own stays: the log has it, and a doubt if there are fewer cores.
         threading = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
@@ -78,23 +102,28 @@ def members(text: str) -> list[Member]:
 def divided(near: Sequence[Sequence[int]], cores: Sequence[int]) -> list[tuple[int, ...]]:
     """Return a share of `cores` for each device, of those `near` it where that is known; none where they are too few.
 
-    Shares do not overlap and are equally large.
+    Shares do not overlap, are equally large, and have whole physical cores: the threads of one must not be two
+    devices', or each would be slowed by the other and not see by whom.
     """
-    if len(cores) < len(near) or not hasattr(os, "sched_setaffinity"):
+    alike: dict[int, list[int]] = {}
+    for core in sorted(cores):
+        alike.setdefault(_physical(core), []).append(core)
+    left = [tuple(threads) for _, threads in sorted(alike.items())]
+    size = len(left) // len(near)
+    if not size or not hasattr(os, "sched_setaffinity"):
         return [()] * len(near)
-    size, left = len(cores) // len(near), sorted(cores, key=lambda core: (_physical(core), core))
-    shares: list[list[int]] = []
+    shares: list[list[tuple[int, ...]]] = []
     for own in near:
-        shares.append([core for core in left if core in own][:size])
-        left = [core for core in left if core not in shares[-1]]
+        shares.append([threads for threads in left if set(threads) <= set(own)][:size])
+        left = [threads for threads in left if threads not in shares[-1]]
     for share in shares:  # what its own node did not have
         share += left[: size - len(share)]
-        left = [core for core in left if core not in share]
-    return [tuple(share) for share in shares]
+        left = [threads for threads in left if threads not in share]
+    return [tuple(sorted(core for threads in share for core in threads)) for share in shares]
 
 
 def _physical(core: int) -> int:
-    """Return the first of the threads that share a core with this one: two devices must not share it."""
+    """Return the first of the threads that share a core with this one."""
     try:
         return cores_of(Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text())[0]
     except (OSError, ValueError, IndexError):
@@ -142,3 +171,14 @@ def bound(cores: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _answer(text: str) -> dict[str, object]:
+    try:
+        return {"devices": devices(text)}
+    except HarnessError as error:
+        return {"refused": str(error)}
+
+
+if __name__ == "__main__":  # see `looked_at`
+    sys.stdout.write(json.dumps(_answer(sys.argv[1])) + "\n")

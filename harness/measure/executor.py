@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from harness import plugins
-from harness.errors import SettingError, UnknownName
+from harness.errors import HarnessError, SettingError, UnknownName
 from harness.machine import backend
 from harness.measure.asked import Asked, Setting
+from harness.runlog.log import read
+from harness.runlog.records import STOPPED
 
 Value = Setting | tuple[str, ...]
 Options = Mapping[str, Value]
@@ -150,6 +152,48 @@ class Ended:
     """What was asked, where it matters: of shards."""
 
 
+@dataclass(frozen=True, slots=True)
+class Became:
+    """What a run made of its cell, by its log."""
+
+    code: int
+    """0 where all that was asked for is there, else 1: what `harness run` would end with."""
+    word: str
+    """`measured` only where something was, and nothing ended the run too early."""
+    detail: str = ""
+
+    def says(self, where: str = "") -> str:
+        """Return it as a line: `measured in job 7: 2 examples failed, the last by OutputError: ...`."""
+        return f"{self.word}{where}" + (f": {self.detail}" if self.detail else "")
+
+
+def became(path: Path) -> Became:
+    """Say what the run of this log made of its cell: that its process ended well says nothing of the examples."""
+    try:
+        log = read(path)
+    except HarnessError as error:
+        return Became(error.exit_code, "not measured", str(error))
+    lasting = log.lasting
+    last = (*log.failures, *lasting)[-1] if log.failures else None
+    told = f"{last.error}: {(last.message.splitlines() or [''])[0][:200]}" if last else ""
+    again = "next: the same command goes on with it"
+    if log.footer is None:
+        return Became(1, "not finished", again)
+    if log.cut_short:
+        return Became(1, "cut short", f"{told}; {again}")
+    if log.footer.stopped == "failures":
+        return Became(1, "gave up", f"{STOPPED['failures']}, the last by {told}")
+    counts = any(sample.phase == "timed" and sample.valid for sample in log.samples)
+    if not counts and (lasting or log.footer.stopped != "shard"):  # a shard of what is not scored has nothing to do
+        return Became(
+            1, "nothing measured", f"every example failed, the last by {told}" if told else "no sample counts"
+        )
+    if lasting:
+        failed = "1 example" if len(lasting) == 1 else f"{len(lasting)} examples"
+        return Became(1, "measured", f"{failed} failed, the last by {told}")
+    return Became(0, "measured")
+
+
 INTERRUPTED = (130, -2, -15)
 KILLED = (137, -9)
 
@@ -158,4 +202,4 @@ def in_words(code: int, device: str) -> str:
     """Say what an exit code of a cell's process means."""
     if code in KILLED:
         return f"killed, probably for want of memory; next: {backend.less_memory(device)}"
-    return "measured" if code == 0 else f"exit code {code}"
+    return f"exit code {code}"

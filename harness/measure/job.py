@@ -25,6 +25,8 @@ class Job:
     """A cell with everything that is needed to measure it."""
 
     asked: Asked
+    wished: Asked
+    """What was asked, as it was asked: the request is of that, and a process that is to measure it is asked that."""
     cell: Cell
     card: ModelCard
     suite_card: SuiteCard
@@ -34,8 +36,11 @@ class Job:
     notices: tuple[str, ...]
     decisions: tuple[str, ...] = ()
     """What was decided by trial, and why: for the log."""
-    request: str = ""
-    """The digest of what was asked, as it was asked (`request.of`)."""
+
+    @property
+    def request(self) -> str:
+        """The digest of what was asked (`request.of`), by which a host that knows no key finds the log."""
+        return requests.of(self.wished)
 
     @property
     def finished(self) -> bool:
@@ -104,7 +109,7 @@ def split(asked: Asked) -> list[Asked]:
 
 def prepare(asked: Asked) -> Job:
     """Find weights and data for what was asked, and name its cell. Downloads, but measures nothing."""
-    settled, request = cell.settle(asked), requests.of(asked)
+    settled, wished = cell.settle(asked), asked
     asked, card = settled.asked, settled.card
     bucket = settled.settings.get("text_bucket", 0)
     if bucket and asked.protocol == "paper":
@@ -148,7 +153,7 @@ def prepare(asked: Asked) -> Job:
     )
     path = _path(named, asked)
     complete(path)
-    return Job(asked, named, card, settled.suite, source, suite, path, notices, settled.decisions, request)
+    return Job(asked, wished, named, card, settled.suite, source, suite, path, notices, settled.decisions)
 
 
 def _path(named: Cell, asked: Asked) -> Path:
@@ -167,11 +172,16 @@ def _source(settled: cell.Settled) -> Source:
 def afresh(job: Job, taken: Collection[Path] = ()) -> Job:
     """Return `job` as the next repetition of its cell that has no log yet: history is never overwritten.
 
-    `taken` are the logs that other runs of the same command will write.
+    A shard goes with its whole: what is left of a repetition that is not whole yet is measured first. `taken` are the
+    (whole) logs that other runs of the same command will write.
     """
-    while job.path.is_file() or job.whole.is_file() or job.path in taken:
-        repetition = job.cell.repetition + 1
-        again = replace(job.cell, repetition=repetition)
-        asked = replace(job.asked, repetition=repetition)
-        job = replace(job, asked=asked, cell=again, path=_path(again, asked), request=requests.of(asked))
+    while job.whole.is_file() or job.whole in taken:
+        job = repeated(job, job.cell.repetition + 1)
     return job
+
+
+def repeated(job: Job, repetition: int) -> Job:
+    """Return `job` as this repetition of its cell."""
+    again = replace(job.cell, repetition=repetition)
+    asked, wished = (replace(one, repetition=repetition) for one in (job.asked, job.wished))
+    return replace(job, asked=asked, wished=wished, cell=again, path=_path(again, asked))

@@ -15,10 +15,10 @@ import msgspec
 
 from harness import files
 from harness.errors import HarnessError
-from harness.measure import command
+from harness.measure import command, shards
 from harness.measure import request as requests
 from harness.measure.asked import Asked
-from harness.measure.executor import Ended, Executor, State
+from harness.measure.executor import Ended, Executor, State, became
 
 Notify = Callable[[str], None]
 
@@ -61,7 +61,7 @@ class _Folder:
     """`<out>/jobs`: the executor's own files, and what was sent."""
 
     def __init__(self, out: Path) -> None:
-        self.path = (out / "jobs").resolve()
+        self.path = (out / requests.JOBS).resolve()
 
     def sent(self, request: str) -> Sent | None:
         """Return what was submitted last for a request; None for nothing, or what cannot be read."""
@@ -103,10 +103,11 @@ def run_all(wanted: Sequence[Asked], again: bool, by: Executor, notify: Notify) 
         yield from _collect(cells, done, jobs, logs, folder, by, notify)
     except KeyboardInterrupt:
         measured = logs.finished(cells)
-        raise _interrupted([job for request, job in jobs.items() if request not in measured], by) from None
+        left = [job for request, job in jobs.items() if request not in measured]
+        raise _interrupted(left, folder, by) from None
     except GeneratorExit:  # whoever reads this was interrupted
         if by.cancel:
-            by.queue.cancel(list(jobs.values()))
+            _cancel(list(jobs.values()), folder, by)
         raise
 
 
@@ -125,7 +126,8 @@ def _collect(
         notify(f"{collect}; harness sweep --status tells; cancel: {by.queue.how_to_cancel(list(jobs.values()))}")
     for request, path in done.items():
         asked = cells[request]
-        yield Ended(requests.title(asked), path, 0, "measured already" + stood_in(path), asked)
+        found = became(path)
+        yield Ended(requests.title(asked), path, found.code, found.says(" already") + stood_in(path), asked)
     if not by.leave:
         left = {request: cells[request] for request in jobs}
         yield from _Watch(left, jobs, logs, folder, by, notify).run()
@@ -159,14 +161,21 @@ def stood_in(path: Path) -> str:
 
 
 def _fresh(wanted: Sequence[Asked], logs: requests.Logs) -> dict[str, Asked]:
-    """Return each cell as its next repetition that has no log: history is never overwritten."""
+    """Return each cell as its next repetition that has no log, the same one for all shards of it.
+
+    History is never overwritten; what is left of a repetition that is not whole yet is measured first.
+    """
     cells: dict[str, Asked] = {}
+    chosen: dict[str, Asked] = {}
     for asked in wanted:
-        one, request = asked, requests.of(asked)
-        while request in cells or logs.finished({request: one}):
-            one = replace(one, repetition=one.repetition + 1)
-            request = requests.of(one)
-        cells[request] = one
+        began = requests.of(shards.whole(asked))
+        if began not in chosen:
+            one, taken = shards.whole(asked), {requests.of(each) for each in chosen.values()}
+            while requests.of(one) in taken or logs.finished({requests.of(one): one}):
+                one = replace(one, repetition=one.repetition + 1)
+            chosen[began] = one
+        again = replace(asked, repetition=chosen[began].repetition)
+        cells[requests.of(again)] = again
     return cells
 
 
@@ -234,7 +243,9 @@ class _Watch:
     def _ended(self, request: str, asked: Asked, path: Path | None, state: State) -> Ended:
         title = requests.title(asked)
         if path:
-            return Ended(title, path, 0, f"measured in job {self.jobs[request]}{stood_in(path)}", asked)
+            found = became(path)
+            told = found.says(f" in job {self.jobs[request]}") + stood_in(path)
+            return Ended(title, path, found.code, told, asked)
         log = f"; its messages: {state.log}" if state.log else ""
         return Ended(title, None, state.code or 1, f"job {self.jobs[request]}: {state.told}{log}", asked)
 
@@ -247,12 +258,20 @@ class _Watch:
         return text
 
 
-def _interrupted(jobs: Sequence[str], by: Executor) -> StillQueued:
+def _cancel(jobs: Sequence[str], folder: _Folder, by: Executor) -> list[str]:
+    """End the jobs that live, and return them: the number of one that has ended may be another process's now."""
+    states = by.queue.look(jobs, folder.path)
+    live = [job for job in jobs if job in states and states[job].live]
+    by.queue.cancel(live)
+    return live
+
+
+def _interrupted(jobs: Sequence[str], folder: _Folder, by: Executor) -> StillQueued:
     """Return what to say at an interrupt; cancel the jobs where that was wished."""
     if not jobs:
         return StillQueued("interrupted; all is measured; next: the same command shows it")
     if by.cancel:
-        by.queue.cancel(jobs)
-        return StillQueued(f"interrupted; cancelled {_ids(jobs)}; next: the same command submits what is not measured")
+        told = _ids(_cancel(jobs, folder, by)) or "nothing, as no job is left"
+        return StillQueued(f"interrupted; cancelled {told}; next: the same command submits what is not measured")
     cancel = by.queue.how_to_cancel(jobs)
     return StillQueued(f"interrupted; the jobs go on: {_ids(jobs)}; collect: the same command; cancel: {cancel}")

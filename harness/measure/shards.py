@@ -16,8 +16,8 @@ from harness.errors import HarnessError, LogError
 from harness.measure import request as requests
 from harness.measure.asked import Asked
 from harness.measure.cell import Cell
-from harness.measure.executor import Ended
-from harness.runlog.log import Log, Writer, read
+from harness.measure.executor import Ended, became
+from harness.runlog.log import SHARD, Log, Writer, read
 from harness.runlog.records import Counted, Failure, Footer, Header, Line, Resumed, Sample
 
 LONGEST_NAME = 250
@@ -44,34 +44,84 @@ def count(wanted: Iterable[Asked]) -> int:
     return sum(asked.shard < 2 for asked in wanted)
 
 
-def gathered(ended: Iterable[Ended], notify: Callable[[str], None]) -> Iterator[Ended]:
-    """Yield what became of each cell: shards are told, and put together when all of them have ended."""
+def gathered(ended: Iterable[Ended], notify: Callable[[str], None], leave: bool = False) -> Iterator[Ended]:
+    """Yield what became of each cell: shards are told, and put together when all of them have ended.
+
+    A cell of which some shards were not heard of is told too, unless they were left to a queue.
+    """
     cells: dict[str, list[Ended]] = {}
+    whose: dict[str, Asked] = {}
     for one in ended:
         if one.asked is None or not one.asked.shard:
             yield one
             continue
-        mine = cells.setdefault(requests.of(whole(one.asked)), [])
+        request = requests.of(whole(one.asked))
+        mine = cells.setdefault(request, [])
         mine.append(one)
+        whose[request] = one.asked
         notify(f"{one.title}: {one.message}")
         if len(mine) == one.asked.shards:
-            yield _together(mine, one.asked)
+            yield _together(cells.pop(request), one.asked)
+    for request, some in cells.items() if not leave else ():
+        asked = whose[request]
+        told = f"only {len(some)} of {asked.shards} shards; next: the same command measures the others"
+        yield Ended(requests.title(whole(asked)), None, 1, told, whole(asked))
 
 
 def _together(ended: Sequence[Ended], asked: Asked) -> Ended:
     """Return what became of a cell whose shards have all ended."""
     title = requests.title(whole(asked))
-    already = [one.path for one in ended if one.path and ".jsonl.shard" not in one.path.name]
+    already = [one.path for one in ended if one.path and SHARD not in one.path.name]
     if already:
-        return Ended(title, already[0], 0, "measured already")
+        found = became(already[0])
+        return Ended(title, already[0], found.code, found.says(" already"))
     for one in ended:
-        if one.code or one.path is None:
+        if one.path is None:
             return Ended(title, None, one.code or 1, f"not all shards are measured: {one.title}: {one.message}")
+    paths, request = [one.path for one in ended if one.path], requests.of(whole(asked))
     try:
-        path = merge([one.path for one in ended if one.path], requests.of(whole(asked)))
+        path = merge(paths, request)
     except HarnessError as error:
-        return Ended(title, None, error.exit_code, str(error))
-    return Ended(title, path, 0, f"measured in {asked.shards} shards")
+        there = _there(paths)
+        if there is None:
+            return Ended(title, None, error.exit_code, str(error))
+        path = there
+    found = became(path)
+    return Ended(title, path, found.code, found.says(f" in {asked.shards} shards"))
+
+
+def _there(shards: Sequence[Path]) -> Path | None:
+    """Return the whole log, where another process has put these shards together meanwhile; they are gone then."""
+    for shard in shards:
+        key = shard.name.partition(SHARD)[0].rpartition("-")[2]  # the beginning of a long name is not a shard's
+        for path in shard.parent.glob(f"*-{key}.jsonl"):
+            try:
+                log = read(path)
+            except LogError:
+                continue
+            if log.header.key == key and log.finished and not log.cut_short:
+                return path
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """The log of one shard, read once: another process may put the same shards together, and remove them."""
+
+    log: Log
+    lines: tuple[Line, ...]
+    """Its records between header and footer, in the order of the file."""
+
+
+def _read(path: Path) -> _Shard:
+    log = read(path)
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read: {error.strerror}; next: the same command") from error
+    decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+    records = [decoder.decode(line) for line in lines if line.strip()]
+    return _Shard(log, tuple(record for record in records if not isinstance(record, Header | Footer)))
 
 
 def merge(paths: Sequence[Path], request: str) -> Path:
@@ -79,25 +129,39 @@ def merge(paths: Sequence[Path], request: str) -> Path:
 
     Raises `LogError` where they are not the shards of one cell, or some are not finished.
     """
-    logs = sorted((read(path) for path in paths), key=_number)
-    first = logs[0]
-    _check(logs)
+    parts = sorted((_read(path) for path in paths), key=lambda part: _number(part.log))
+    first = parts[0].log
+    _check([part.log for part in parts])
     cell = Cell(**first.header.cell)  # type: ignore[arg-type]
     path = cell.path(first.path.parent.parent, first.path.parent.name)
+    if not path.is_file():
+        _write(path, parts, request)
+    there = read(path)
+    if not there.finished or there.cut_short:
+        raise LogError(f"{path}: an unfinished run of the same cell; next: move it away, then again")
+    if there.header.started_at == first.header.started_at:  # else the cell was measured in one piece: both stay
+        for part in parts:
+            part.log.path.unlink(missing_ok=True)
+    return path
+
+
+def _write(path: Path, parts: Sequence[_Shard], request: str) -> None:
+    """Write the whole log, unless another process does so first."""
     with Writer(path) as writer:
         left = writer.open()
+        if path.is_file():
+            if left is None:
+                writer.part.unlink(missing_ok=True)
+            return
         if left is not None:
-            if left.header.started_at != first.header.started_at:
+            if left.header.started_at != parts[0].log.header.started_at:
                 raise LogError(f"{writer.part}: an unfinished run of the same cell; next: move it away, then again")
             writer.empty()
-        for record in _lines(logs, request):
+        for record in _lines(parts, request):
             if isinstance(record, Footer):
                 writer.finish(record)
             else:
                 writer.append(record)
-    for log in logs:
-        log.path.unlink(missing_ok=True)
-    return path
 
 
 def _number(log: Log) -> int:
@@ -124,10 +188,14 @@ class _Whole:
     samples: int = 0
     failures: int = 0
     answered: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
     counted: set[tuple[int, int, int]] = field(default_factory=set)
 
     def take(self, record: Line) -> bool:
-        """Return whether a record belongs into the whole log: an example that was timed is not answered again."""
+        """Return whether a record belongs into the whole log.
+
+        An example that another shard has timed is not answered again, and one that fails in both has failed once.
+        """
         if isinstance(record, Counted):
             shape = (record.visual_tokens, record.tiles, record.text_tokens)
             new = shape not in self.counted
@@ -137,41 +205,43 @@ class _Whole:
         example = record.example if isinstance(record, Sample | Failure) else None
         if example is not None and example in self.answered:
             return False
+        if isinstance(record, Failure) and example in self.failed:
+            return False
         self.samples += isinstance(record, Sample) and record.phase == "timed"
         self.failures += isinstance(record, Failure)
         self.lines += 1
         return True
 
 
-def _lines(logs: Sequence[Log], request: str) -> Iterator[Line]:
+def _lines(parts: Sequence[_Shard], request: str) -> Iterator[Line]:
     """Yield the whole log: the first shard's, then what each other one has answered, each as a process of its own."""
-    first, made = logs[0], _Whole()
-    assert first.footer
+    logs, made = [part.log for part in parts], _Whole()
     yield _header(logs, request)
-    for number, log in enumerate(logs):
+    for number, part in enumerate(parts):
         if number:
-            header = log.header
+            header = part.log.header
             yield Resumed(
                 started_at=header.started_at,
                 environment=header.environment,
                 device=header.device,
                 lines_kept=made.lines,
                 bytes_dropped=0,
-                shard=f"{number + 1}/{len(logs)}",
+                shard=f"{number + 1}/{len(parts)}",
             )
             made.lines += 1
-        yield from (record for record in _records(log) if made.take(record))
-        made.answered |= {each.example for each in log.samples if each.phase == "timed" and each.valid}
-    refused = sum(log.footer.refused for log in logs if log.footer)
-    yield msgspec.structs.replace(first.footer, samples=made.samples, failures=made.failures, refused=refused)
-
-
-def _records(log: Log) -> list[Line]:
-    """Return a log's records between header and footer, in the order of the file."""
-    lines = log.path.read_bytes().splitlines()
-    decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
-    records = [decoder.decode(line) for line in lines if line.strip()]
-    return [record for record in records if not isinstance(record, Header | Footer)]
+        yield from (record for record in part.lines if made.take(record))
+        made.answered |= {each.example for each in part.log.samples if each.phase == "timed" and each.valid}
+        made.failed |= {each.example for each in part.log.failures if each.example}
+    footers = [log.footer for log in logs if log.footer]
+    # What stopped the first one stopped the timing; but where one gave up, the answers are not all there.
+    stopped = next((one.stopped for one in footers if one.stopped == "failures"), footers[0].stopped)
+    yield msgspec.structs.replace(
+        footers[0],
+        samples=made.samples,
+        failures=made.failures,
+        refused=sum(one.refused for one in footers),
+        stopped=stopped,
+    )
 
 
 def _header(logs: Sequence[Log], request: str) -> Header:

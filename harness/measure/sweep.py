@@ -21,8 +21,8 @@ from harness.measure import cell, command, queue, shards
 from harness.measure import executor as executors
 from harness.measure import request as requests
 from harness.measure.asked import Asked
-from harness.measure.executor import INTERRUPTED, Ended, Executor, in_words
-from harness.measure.job import Job, afresh, expand, prepare, split
+from harness.measure.executor import INTERRUPTED, Ended, Executor, became, in_words
+from harness.measure.job import Job, afresh, expand, prepare, repeated, split
 
 AXES = ("model", "suite", "res", "device", "engine", "protocol", "dtype")
 """What a plan may list several of, in the order in which cells run."""
@@ -151,7 +151,7 @@ def pooled(by: Executor, device: str | None, grids: Grids) -> tuple[Executor, st
         )
     (text,) = pools
     kind = pool.kind(text)
-    os.environ.update(backend.of(kind).seeing(pool.devices(text)))
+    os.environ.update(backend.of(kind).seeing(pool.looked_at(text)))
     grids = [(_without_device(axes), _without_device(common)) for axes, common in grids]
     return replace(by, name="pool", options={"devices": f"{kind}:all"}), kind, grids
 
@@ -186,32 +186,56 @@ def run_all(
     Raises `KeyboardInterrupt` when a child was interrupted.
     """
     cells = queue.run_all(wanted, again, by, notify) if by.elsewhere and wanted else _run_here(wanted, again, by)
-    yield from shards.gathered(cells, notify)
+    yield from shards.gathered(cells, notify, by.leave)
 
 
 def _run_here(wanted: Sequence[Asked], again: bool, by: Executor) -> Iterator[Ended]:
-    waiting: list[tuple[Asked, Job]] = []
+    waiting: list[Job] = []
+    chosen: dict[Path, Job] = {}
     for asked in wanted:
         try:
             job = prepare(asked)
             if again:
-                job = afresh(job, {one.path for _, one in waiting})
+                job = _afresh(job, chosen)
             if (log := job.measured) is None:
-                waiting.append((asked, job))
+                waiting.append(job)
                 continue
         except HarnessError as error:
             yield Ended(requests.title(asked), None, error.exit_code, str(error), asked)
             continue
         told = job.since(pooled=by.name == "pool")
         since = f" (changed since: {told}; --again measures it once more)" if told else ""
-        yield Ended(_title(job), log.path, 0, f"measured already{since}", asked)
-    commands = [[*command.interpreter(), *command.arguments(job.asked), "--bare"] for _, job in waiting]
-    for position, code in by.here.submit(commands, Path(waiting[0][0].out) if waiting else Path(), by.options):
+        found = became(log.path)
+        yield Ended(_title(job), log.path, found.code, found.says(f" already{since}"), job.wished)
+    # A child is asked what was asked here, so that its log has the request by which a queue's host would look for it.
+    commands = [[*command.interpreter(), *command.arguments(job.wished), "--bare"] for job in waiting]
+    folder = Path(waiting[0].wished.out) if waiting else Path()
+    for position, code in by.here.submit(commands, folder, by.options):
         if code in INTERRUPTED:
             raise KeyboardInterrupt
-        asked, job = waiting[position]
-        path = job.path if job.path.is_file() else None
-        yield Ended(_title(job), path, code, in_words(code, job.cell.device), asked)
+        yield _ended(waiting[position], code)
+
+
+def _afresh(job: Job, chosen: dict[Path, Job]) -> Job:
+    """Return the next repetition of a cell that has no log yet, the same one for all shards of it."""
+    began = job.whole
+    if began not in chosen:
+        chosen[began] = afresh(job, {one.whole for one in chosen.values()})
+    return repeated(job, chosen[began].cell.repetition)
+
+
+def _ended(job: Job, code: int) -> Ended:
+    """Say what became of a cell whose process has ended: its log tells, however well the process has ended."""
+    path = next((one for one in (job.whole, job.path) if one.is_file()), None)
+    if code:
+        return Ended(_title(job), path, code, in_words(code, job.cell.device), job.wished)
+    if path is None:
+        lost = (
+            "its process ended well, but not with this cell's log: weights, data or the machine have changed meanwhile"
+        )
+        return Ended(_title(job), None, 1, f"{lost}; next: the same command ({job.path.name})", job.wished)
+    found = became(path)
+    return Ended(_title(job), path, found.code, found.says(), job.wished)
 
 
 def _title(job: Job) -> str:

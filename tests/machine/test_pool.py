@@ -1,6 +1,7 @@
 """Pools of devices: which are meant, and how the machine is divided among them."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,6 +9,14 @@ from harness.errors import DeviceError, SettingError
 from harness.machine import backend, pool
 from harness.machine.devices import cuda, fake
 from harness.machine.probes import cpu
+
+
+@pytest.fixture(autouse=True)
+def unlooked() -> Iterator[None]:
+    """A process that has not looked at the devices yet: from then on it sees what it saw."""
+    fake.reset()
+    yield
+    fake.reset()
 
 
 def test_a_pools_devices_are_those_that_are_here() -> None:
@@ -35,10 +44,12 @@ def test_each_process_sees_its_own_device_and_locks_it(monkeypatch: pytest.Monke
     for one in made:
         with monkeypatch.context() as patch:
             patch.setenv(fake.VISIBLE, one.environment[fake.VISIBLE])
+            fake.reset()
             assert pool.devices("fake:all") == ["fake:0"]
             names.append(backend.of("fake").lock_name())
     assert names == ["fake-1", "fake-3"]
     monkeypatch.setenv(fake.VISIBLE, "2,3")
+    fake.reset()
     assert [backend.of(name).lock_name() for name in ("fake", "fake:0", "fake:1")] == ["fake-2", "fake-2", "fake-3"]
     assert fake.seeing("fake", ["fake:1"]) == {fake.VISIBLE: "3"}
 
@@ -59,6 +70,13 @@ def test_cores_are_divided_without_overlap_those_of_the_own_node_first() -> None
     assert set(shares[3]) <= set(range(1000, 1004))
     assert len({core for share in shares for core in share}) == 8
     assert pool.divided([()] * 9, cores) == [()] * 9
+
+
+def test_the_threads_of_one_core_are_not_two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_physical", lambda core: core % 5)  # 0 and 5 are threads of one core, 1 and 6 ...
+    assert pool.divided([(), ()], range(10)) == [(0, 1, 5, 6), (2, 3, 7, 8)]
+    assert pool.divided([(3, 8), ()], range(10)) == [(0, 3, 5, 8), (1, 2, 6, 7)]
+    assert pool.divided([()] * 6, range(10)) == [()] * 6
 
 
 def test_threads_are_divided_and_told(monkeypatch: pytest.MonkeyPatch) -> None:

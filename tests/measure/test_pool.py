@@ -3,11 +3,14 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.errors import SettingError
+from harness.machine import pool as machine
+from harness.machine.devices import fake
 from harness.measure import sweep
 from harness.measure.asked import Asked
 from harness.measure.executor import Executor
@@ -16,6 +19,14 @@ from harness.runlog import log
 
 SAY = "import os, sys, pathlib; d = os.environ['HARNESS_FAKE_DEVICES']; f = pathlib.Path(sys.argv[1], d + '.busy'); "
 ALONE = SAY + "f.touch(exist_ok=False); import time; time.sleep(0.3); f.unlink(); print(d, file=open(sys.argv[2], 'w'))"
+
+
+@pytest.fixture(autouse=True)
+def unlooked() -> Iterator[None]:
+    """Processes that have not looked at the devices yet."""
+    fake.reset()
+    yield
+    fake.reset()
 
 
 def test_one_process_on_each_device_at_a_time(tmp_path: Path) -> None:
@@ -53,10 +64,15 @@ def test_a_pool_is_said_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (by.name, by.options, device) == ("pool", {"devices": "fake:all"}, "fake")
     assert grids == [({"res": [64]}, {})]
     assert os.environ["HARNESS_FAKE_DEVICES"] == "1,3"
+    # What looks at devices keeps to what it saw first, as CUDA does: the look at all four was another process's.
+    assert [one.environment["HARNESS_FAKE_DEVICES"] for one in machine.members("fake:all")] == ["1", "3"]
+    fake.reset()
     monkeypatch.setenv("HARNESS_FAKE_DEVICES", "0,1,2,3")
     by, device, _ = sweep.pooled(Executor(), None, [({}, {"device": "fake:all"})])
     assert (by.name, device) == ("pool", "fake")
     assert sweep.pooled(Executor(), "fake", []) == (Executor(), "fake", [])
+    with pytest.raises(SettingError, match="no 'fake:9' here; known: fake:0"):
+        sweep.pooled(Executor(), "fake:9,fake:1", [])
     with pytest.raises(SettingError, match="a pool goes by itself"):
         sweep.pooled(Executor("submitit"), "fake:all", [])
     with pytest.raises(SettingError, match="a pool goes by itself"):

@@ -1,19 +1,25 @@
 """Cells as jobs of a queue, on a queue that is scripted here: its jobs run when the test says so, in this process."""
 
-from collections.abc import Mapping, Sequence
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from harness import plugins
 from harness.cli import program
 from harness.errors import SettingError, UnknownName
-from harness.measure import executor, job, queue, request, sweep
+from harness.measure import executor, job, queue, request, shards, sweep
 from harness.measure.asked import Asked
 from harness.measure.executor import Executor, State
 from harness.measure.executors import submitit
+from harness.models.families.fake import FakeModel
 from harness.runlog import log
 
 
@@ -56,12 +62,25 @@ class Scripted:
             self.states[one] = State(False, "ended (COMPLETED, exit 0:0)")
 
 
+class Inline:
+    """Runs cells in this process, one after the other, as `local` does in others."""
+
+    @staticmethod
+    def submit(
+        commands: Sequence[Sequence[str]], folder: Path, options: Mapping[str, object]
+    ) -> Iterator[tuple[int, int]]:
+        for position, command in enumerate(commands):
+            program.main(list(command[3:]), standalone_mode=False)
+            yield position, 0
+
+
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch, built: Path) -> Scripted:
     made, load = Scripted(), plugins.load
 
     def loaded(group: str, name: str) -> ModuleType:
-        return made if name == "scripted" else load(group, name)  # type: ignore[return-value]
+        own: dict[str, object] = {"scripted": made, "inline": Inline}
+        return own.get(name) or load(group, name)  # type: ignore[return-value]
 
     monkeypatch.setattr(plugins, "load", loaded)
     monkeypatch.setattr(queue, "POLL_S", 0.0)
@@ -71,6 +90,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, built: Path) -> Scripted:
 
 
 BY = Executor("scripted", {}, "night")
+INLINE = Executor("inline")
 
 
 def wishes(out: Path, *sides: int, **more: object) -> list[Asked]:
@@ -140,18 +160,24 @@ def test_what_became_of_a_job_names_state_and_messages(tmp_path: Path, scripted:
     assert ended.message == f"job 100_0: cancelled (CANCELLED, exit 0:15); its messages: {tmp_path / 'log.err'}"
 
 
-@pytest.mark.parametrize(("cancel", "words"), [(False, "the jobs go on: 100_0; collect"), (True, "cancelled 100_0")])
+@pytest.mark.parametrize(
+    ("cancel", "words"), [(False, "the jobs go on: 100_0, 100_1; collect"), (True, "cancelled 100_0; next")]
+)
 def test_an_interrupt_says_how_to_collect(tmp_path: Path, scripted: Scripted, cancel: bool, words: str) -> None:
+    look, once = scripted.look, list[str]()
+
     def interrupted(jobs: Sequence[str], folder: Path) -> dict[str, State]:
-        if jobs:
+        if jobs and not once:
+            once.extend(jobs)
+            scripted.states["100_1"] = State(False, "failed (FAILED, exit 1:0)", 1)
             raise KeyboardInterrupt
-        return {}
+        return look(jobs, folder)
 
     scripted.look = interrupted  # type: ignore[method-assign]
     with pytest.raises(queue.StillQueued, match=words) as caught:
-        list(sweep.run_all(wishes(tmp_path / "out", 64), by=replace(BY, cancel=cancel)))
+        list(sweep.run_all(wishes(tmp_path / "out", 64, 128), by=replace(BY, cancel=cancel)))
     assert caught.value.exit_code == 130
-    assert scripted.cancelled == (["100_0"] if cancel else [])
+    assert scripted.cancelled == (["100_0"] if cancel else [])  # the other has ended, and its number is another's
 
 
 def test_again_is_another_repetition(tmp_path: Path, scripted: Scripted) -> None:
@@ -171,6 +197,92 @@ def test_shards_are_jobs_and_one_cell(tmp_path: Path, scripted: Scripted) -> Non
     assert list(log.find(tmp_path / "out")) == [ended.path]
     (again,) = sweep.run_all(wanted, by=BY)
     assert (again.message, again.path, len(scripted.names)) == ("measured already", ended.path, 1)
+
+
+def test_shards_measured_again_are_of_one_repetition_though_one_failed(tmp_path: Path, scripted: Scripted) -> None:
+    wanted = [shard for one in wishes(tmp_path / "out", 64, shards=2) for shard in job.split(one)]
+    scripted.at_once = True
+    (first,) = sweep.run_all(wanted, by=BY)
+    send, scripted.at_once = scripted.send, False
+
+    def half(commands: Sequence[Sequence[str]], folder: Path, options: Mapping[str, object], name: str) -> list[str]:
+        ids = send(commands, folder, options, name)
+        scripted.release(ids[0])
+        scripted.states |= {one: State(False, "failed (FAILED, exit 2:0)", 2) for one in ids[1:]}
+        return ids
+
+    scripted.send = half  # type: ignore[method-assign]
+    (failed,) = sweep.run_all(wanted, again=True, by=BY)
+    assert (failed.code, failed.path) == (2, None)
+    (again,) = sweep.run_all(wanted, again=True, by=BY)
+    assert again.message == "measured in 2 shards"
+    assert again.path
+    assert again.path != first.path
+    header = log.read(again.path).header
+    assert header.cell["repetition"] == 1
+    assert header.request == request.of(replace(shards.whole(wanted[0]), repetition=1))
+
+
+def test_shards_measured_again_here_have_their_own_repetitions_request(tmp_path: Path, scripted: Scripted) -> None:
+    wanted = [shard for one in wishes(tmp_path / "out", 64, shards=2) for shard in job.split(one)]
+    whole = shards.whole(wanted[0])
+    for repetition in range(2):
+        (ended,) = sweep.run_all(wanted, again=bool(repetition), by=INLINE)
+        assert (ended.code, ended.message) == (0, "measured in 2 shards")
+        assert ended.path
+        assert log.read(ended.path).header.request == request.of(replace(whole, repetition=repetition))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_measured_here_is_not_submitted(tmp_path: Path, scripted: Scripted, again: bool) -> None:
+    """A process that is handed the decisions of this host would leave them as what was asked."""
+    wanted = wishes(tmp_path / "out")
+    assert [one.code for one in sweep.run_all(wanted, by=INLINE)] == [0, 0]
+    if again:
+        list(sweep.run_all(wanted, again=True, by=INLINE))
+        wanted = [replace(one, repetition=1) for one in wanted]
+    assert [one.message.partition(";")[0] for one in sweep.run_all(wanted, by=BY)] == ["measured already"] * 2
+    assert scripted.names == []
+
+
+def test_a_cell_measured_in_other_words_is_submitted_once(tmp_path: Path, scripted: Scripted) -> None:
+    """The job knows by the key that it is measured, and notes where: its log has the request of other words."""
+    (asked,) = wishes(tmp_path / "out", 64, dtype="float32")
+    (measured,) = sweep.run_all([asked], by=INLINE)
+    scripted.at_once = True
+    for _ in range(2):
+        (ended,) = sweep.run_all([replace(asked, dtype=None)], by=BY)
+        assert (ended.code, ended.path) == (0, measured.path)
+    assert scripted.names == ["night"]
+    again = replace(asked, dtype=None, repetition=1)
+    assert queue.status([again], BY)[0].state == "not submitted"  # the note is of that one cell
+
+
+def failing(*_: object) -> Iterator[None]:
+    raise ValueError("no such layer")
+    yield
+
+
+@pytest.mark.parametrize("by", [INLINE, BY])
+def test_a_cell_whose_every_example_failed_is_not_measured(
+    tmp_path: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, by: Executor
+) -> None:
+    monkeypatch.setattr(FakeModel, "answer", failing)
+    scripted.at_once = True
+    for where in ("", " already"):
+        (ended,) = sweep.run_all(wishes(tmp_path / "out", 64), by=by)
+        assert (ended.code, ended.path is None) == (1, False)
+        assert "every example failed, the last by ValueError: no such layer" in ended.message
+        assert ended.message.startswith(f"nothing measured{where}")
+
+
+def test_a_process_that_ends_well_without_its_log_has_measured_nothing(
+    tmp_path: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inline, "submit", lambda commands, folder, options: [(0, 0)])
+    (ended,) = sweep.run_all(wishes(tmp_path / "out", 64), by=INLINE)
+    assert (ended.code, ended.path) == (1, None)
+    assert "not with this cell's log" in ended.message
 
 
 def test_the_submitting_host_asks_no_device_and_no_folder(tmp_path: Path) -> None:
@@ -275,3 +387,70 @@ def test_the_line_that_says_most_of_a_jobs_messages_is_told(tmp_path: Path) -> N
     assert state.told == "failed (FAILED, reason NonZeroExitCode, exit 2:0): harness: cuda: no GPU; next: --device cpu"
     path.write_text("submitit INFO - Job not requeued because: timed-out and not checkpointable.\nsrun: error: x\n")
     assert submitit._ended("7", "FAILED", "NonZeroExitCode", "1:0", tmp_path).told.startswith("ended by its time limit")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"partition": "gpu"}, r"partition=gpu: there is no Slurm \(sbatch\) here; next: leave it out, or log in"),
+        ({"sbatch.reservation": "vlm"}, "sbatch.reservation=vlm: there is no Slurm"),
+        ({"cluster": "local", "parallelism": 2}, "parallelism=2: jobs of this host cannot have it"),
+        ({"cluster": "local", "exclusive": True}, "exclusive=True: jobs of this host cannot have it"),
+        ({"gpus": "h100:1"}, "gpus=h100:1: of this host write a number"),
+    ],
+)
+def test_what_jobs_of_this_host_cannot_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, executor.Value], words: str
+) -> None:
+    monkeypatch.setattr(submitit.shutil, "which", lambda name: None)
+    with pytest.raises(SettingError, match=words):
+        submitit._cluster(options)
+
+
+def test_what_jobs_of_this_host_can_have_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitit.shutil, "which", lambda name: None)
+    assert submitit._cluster({"gpus": 1, "time": "2h", "setup": ("a", "b"), "exclusive": "false"}) == "local"
+
+
+SHOW = [sys.executable, "-c", "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'), os.environ.get('SAID'))"]
+
+
+@pytest.mark.parametrize(
+    ("here", "gpus", "seen"), [(None, None, "None"), ("2,3", None, "2,3"), ("2,3", 1, "2"), (None, 2, "0,1")]
+)
+def test_a_job_of_this_host_has_its_lines_of_shell_and_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, here: str | None, gpus: int | None, seen: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if here is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", here)
+    options: dict[str, executor.Value] = {"setup": ("export SAID='it is so'",)} | ({"gpus": gpus} if gpus else {})
+    command = submitit._set_up(SHOW, options)
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # as submitit sets it
+    assert (
+        subprocess.run(command, env=hidden, capture_output=True, text=True, check=True).stdout == f"{seen} it is so\n"
+    )
+    options["setup"] = ("false", "true")
+    assert subprocess.run(submitit._set_up(SHOW, options), capture_output=True, check=False).stdout == b""
+    if here and gpus:
+        with pytest.raises(SettingError, match="shows 2"):
+            submitit._set_up(SHOW, {"gpus": 3})
+
+
+def test_a_job_of_this_host_runs_and_is_cancelled_by_its_own_number_alone(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    wait = [sys.executable, "-c", f"import time; open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(60)"]
+    options: dict[str, executor.Value] = {"cluster": "local", "setup": f"touch {shlex.quote(str(tmp_path / 'set up'))}"}
+    (mine,) = submitit.send([wait], tmp_path / "jobs", options, "x")
+    process = psutil.Process(int(mine.removeprefix("local-")))
+    while not (tmp_path / "up").exists():
+        assert process.is_running()
+    assert (tmp_path / "set up").exists()
+    assert submitit.look([mine], tmp_path / "jobs")[mine].live
+    assert not submitit.look([mine], tmp_path / "others")[mine].live
+    stranger = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    submitit.cancel([f"local-{stranger.pid}", mine])
+    process.wait(60)
+    stranger.communicate(b"")
+    assert stranger.returncode == 0
+    assert not submitit.look([mine], tmp_path / "jobs")[mine].live

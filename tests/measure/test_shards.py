@@ -8,8 +8,10 @@ import pytest
 from harness.errors import LogError, SettingError
 from harness.measure import cell, job, request, run, shards
 from harness.measure.asked import Asked
+from harness.measure.executor import Ended
 from harness.reports import accuracy, frame
 from harness.runlog import log
+from harness.runlog.records import SCHEMA, Failure, Footer, Header, Sample
 
 COUNT = 3
 
@@ -95,6 +97,91 @@ def test_what_is_not_all_the_shards_of_one_cell_is_refused(tmp_path: Path, share
         shards.merge([first, second], "")
     assert first.is_file()
     assert second.is_file()
+
+
+def sample(name: str) -> Sample:
+    return Sample(example=name, index=0, attempt=1, phase="timed", at="now", clock="scripted", answer=name)
+
+
+def failure(name: str) -> Failure:
+    return Failure(example=name, index=0, stage="encode", error="ValueError", message="m", traceback="", at="now")
+
+
+def leave(asked: Asked, stopped: str, *records: Sample | Failure) -> Path:
+    """Write the finished log of one shard."""
+    one = job.prepare(asked)
+    header = Header(
+        schema=SCHEMA, cell=one.cell.as_dict(), key=one.cell.key, command="", started_at=f"at {asked.shard}",
+        harness={}, environment={}, device={}, requested={"shard": asked.shard, "shards": asked.shards}, effective={},
+        cards={}, weights={}, data={}, request=one.request,
+    )  # fmt: skip
+    with log.Writer(one.path) as writer:
+        writer.open()
+        for record in (header, *records):
+            writer.append(record)
+        return writer.finish(Footer(ended_at="later", samples=1, failures=1, stopped=stopped))
+
+
+def two(out: Path) -> tuple[list[Asked], list[Path]]:
+    """Return two shards and their logs; both failed on `b`, and the second gave up."""
+    wanted = job.split(Asked(model="fake", device="fake", suite="pages", limit=3, out=str(out), shards=2))
+    paths = [leave(wanted[0], "precision", sample("a"), failure("b"))]
+    return wanted, [*paths, leave(wanted[1], "failures", sample("c"), failure("b"))]
+
+
+def ended(wanted: list[Asked], paths: list[Path]) -> list[Ended]:
+    return [Ended("", path, 0, "measured", asked) for asked, path in zip(wanted, paths, strict=False)]
+
+
+def test_what_one_shard_gave_up_the_whole_has_not_and_a_failure_of_two_is_one(tmp_path: Path) -> None:
+    (one,) = shards.gathered(ended(*two(tmp_path)), lambda text: None)
+    assert one.message == "gave up in 2 shards: too many failures in a row, the last by ValueError: m"
+    assert one.code == 1
+    assert one.path
+    whole = log.read(one.path)
+    assert whole.footer
+    assert (whole.footer.stopped, whole.footer.failures, len(whole.failures)) == ("failures", 1, 1)
+    assert not whole.cut_short
+
+
+@pytest.mark.parametrize("when", ["before", "after the reading"])
+def test_shards_that_another_command_puts_together_meanwhile_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    wanted, paths = two(tmp_path)
+    request_, check = request.of(shards.whole(wanted[0])), shards._check
+    if when == "before":
+        shards.merge(paths, request_)
+    else:
+
+        def meanwhile(logs: list[log.Log]) -> None:
+            monkeypatch.setattr(shards, "_check", check)
+            shards.merge(paths, request_)
+
+        monkeypatch.setattr(shards, "_check", meanwhile)
+    (one,) = shards.gathered(ended(wanted, paths), lambda text: None)
+    assert one.path
+    assert one.path == next(log.find(tmp_path))
+    assert "in 2 shards" in one.message
+    assert log.read(one.path).finished
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_a_cell_measured_in_one_piece_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    wanted, paths = two(tmp_path)
+    alone = leave(shards.whole(wanted[0]), "examples", sample("a"))
+    whole = alone.read_bytes()
+    assert shards.merge(paths, "") == alone
+    assert alone.read_bytes() == whole
+    assert all(path.is_file() for path in paths)
+
+
+def test_a_cell_of_which_some_shards_were_not_heard_is_told(tmp_path: Path) -> None:
+    wanted, paths = two(tmp_path)
+    (one,) = shards.gathered(ended(wanted, paths[:1]), lambda text: None)
+    assert (one.code, one.path) == (1, None)
+    assert one.message.startswith("only 1 of 2 shards; next: ")
+    assert list(shards.gathered(ended(wanted, paths[:1]), lambda text: None, leave=True)) == []
 
 
 def test_shards_that_cannot_be_are_refused() -> None:

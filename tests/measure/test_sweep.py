@@ -1,13 +1,17 @@
 """Sweeps: plans are read as options are, a cell that fails stops no other, and measuring again never means less."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from harness.cli import program
 from harness.errors import CardError, UnknownName
 from harness.measure import executor, sweep
 from harness.measure.asked import Asked
+from harness.measure.executors import local
+from harness.models.families.fake import FakeModel
 from harness.runlog import log
 
 
@@ -56,6 +60,34 @@ def test_a_cell_that_cannot_be_prepared_stops_no_other(tmp_path: Path, monkeypat
     again = list(sweep.run_all([good, replace(good, repetition=1)], again=True))
     assert len({one.path for one in again} | {ended[1].path}) == 3  # two processes asked for, two new logs
     assert len([path for path in log.find(tmp_path / "out") if log.read(path).finished]) == 3
+
+
+def test_a_sweep_whose_examples_failed_ends_with_1(
+    tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `harness run` does, though each cell has its log."""
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(built))
+
+    def answer(model: FakeModel, *given: object) -> Iterator[object]:
+        asked.append(model)
+        if len(asked) == 4:
+            raise ValueError("no such layer")
+        yield from whole(model, *given)  # type: ignore[arg-type]
+
+    def submit(commands: list[list[str]], *_: object) -> Iterator[tuple[int, int]]:
+        for position, command in enumerate(commands):
+            program.main(command[3:], standalone_mode=False)
+            yield position, 0
+
+    asked: list[FakeModel] = []
+    whole = FakeModel.answer
+    monkeypatch.setattr(FakeModel, "answer", answer)
+    monkeypatch.setattr(local, "submit", submit)
+    asks = ["sweep", "--model", "fake", "--device", "fake", "--suite", "pages", "--limit", "3", "--res", "64"]
+    asks += ["--min-samples", "3", "--min-seconds", "0", "--out", str(tmp_path)]
+    assert program.main(asks, standalone_mode=False) == 1
+    assert "measured: 1 example failed, the last by ValueError: no such layer" in capsys.readouterr().err
+    assert program.main(asks, standalone_mode=False) == 1
 
 
 def test_a_process_that_the_system_killed_says_what_to_try() -> None:

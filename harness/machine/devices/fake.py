@@ -94,6 +94,7 @@ def reset(clock: Clock | None = None) -> None:
     CLOCK, STATE = clock or Monotonic(), State()
     EPISODES.clear()
     POWER.clear()
+    LOOKED.clear()
 
 
 def until(deadline_ns: int, cpu_share: float = 1.0) -> None:
@@ -326,9 +327,19 @@ VISIBLE = "HARNESS_FAKE_DEVICES"
 """Which of them a process sees, as CUDA_VISIBLE_DEVICES says of CUDA's."""
 
 
+LOOKED: list[str] = []
+"""What the variable said when this process first looked at the devices: as CUDA, it keeps to that."""
+
+
+def named() -> list[str]:
+    """Return the numbers of the fake devices that the variable names now: those that children will see."""
+    return os.environ.get(VISIBLE, ",".join(map(str, range(COUNT)))).split(",")
+
+
 def visible() -> list[str]:
     """Return the numbers of the fake devices that this process sees: its fake:0 is the first of them."""
-    return os.environ.get(VISIBLE, ",".join(map(str, range(COUNT)))).split(",")
+    LOOKED[:] = LOOKED or named()
+    return LOOKED
 
 
 def present(name: str) -> tuple[str, ...]:
@@ -338,7 +349,7 @@ def present(name: str) -> tuple[str, ...]:
 
 def seeing(name: str, devices: Sequence[str]) -> dict[str, str]:
     """Return the environment in which a process sees these devices alone."""
-    return {VISIBLE: ",".join(visible()[int(device.partition(":")[2] or 0)] for device in devices)}
+    return {VISIBLE: ",".join(named()[int(device.partition(":")[2] or 0)] for device in devices)}
 
 
 def spelling(name: str) -> str:

@@ -17,6 +17,8 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from types import ModuleType
 
+import psutil
+
 from harness import parent
 from harness.errors import HarnessError, MissingPackage, SettingError
 from harness.measure.executor import FURTHER, Options, State, Value
@@ -51,6 +53,9 @@ WARNING_S = 30
 """So long before its time limit Slurm tells a job."""
 LOCAL = "local-"
 """Before the ids of jobs of this host."""
+ON_THIS_HOST = ("gpus", "time", "setup", "name", "cluster")
+"""The options that jobs of this host can have."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 TAIL_BYTES = 65536
 
 ENDS = {
@@ -82,7 +87,10 @@ def send(commands: Sequence[Sequence[str]], folder: Path, options: Options, name
     """
     submitit = _submitit()
     cluster = _cluster(options)
-    parameters = _parameters(options, name)
+    if cluster == "local":
+        parameters, commands = _local_parameters(options, name), [_set_up(command, options) for command in commands]
+    else:
+        parameters = _parameters(options, name)
     folder.mkdir(parents=True, exist_ok=True)
     said = io.StringIO()
     try:
@@ -117,18 +125,74 @@ def _cluster(options: Options) -> str:
         raise SettingError(
             "executor option cluster=slurm: there is no sbatch and srun here; next: log in to the cluster"
         )
+    if asked == "local":
+        _check_local(options)
     return str(asked)
 
 
-def _parameters(options: Options, name: str) -> dict[str, object]:
-    """Return submitit's parameters."""
+def _check_local(options: Options) -> None:
+    """Refuse what jobs of this host cannot have: submitit would drop it without a word."""
+    for option, value in options.items():
+        shared = option == "exclusive" and not _truth(option, value)
+        if option not in ON_THIS_HOST and not shared:
+            where = "jobs of this host cannot have it" if "cluster" in options else "there is no Slurm (sbatch) here"
+            raise SettingError(
+                f"executor option {option}={_told(value)}: {where}; next: leave it out, or log in to the cluster"
+            )
+    if not str(options.get("gpus", 0)).isdecimal():
+        raise SettingError(f"executor option gpus={_told(options['gpus'])}: of this host write a number")
+
+
+def _told(value: Value) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _local_parameters(options: Options, name: str) -> dict[str, object]:
+    return {"name": _name(name), "timeout_min": minutes(options.get("time", 240))}
+
+
+def _set_up(command: Sequence[str], options: Options) -> list[str]:
+    """Return the command of a job of this host, after its lines of shell, with the GPUs that are visible here.
+
+    submitit would hide all GPUs, or show the first ones whatever is visible here; and with its own `setup` an interrupt
+    reaches the shell instead of the run. A line that fails ends the job: nothing is measured in half an environment.
+    """
+    gpus = _visible(options.get("gpus"))
+    see = f"unset {VISIBLE}" if gpus is None else f"export {VISIBLE}={shlex.quote(gpus)}"
+    shell = shutil.which("bash") or "sh"  # `module load` is a function of bash's
+    return [shell, "-c", "\n".join(["set -e", see, *_lines(options), 'exec "$@"']), "setup", *map(str, command)]
+
+
+def _visible(gpus: Value | None) -> str | None:
+    """Return which GPUs a job of this host sees: so many of those that are visible here; None where all are."""
+    here = os.environ.get(VISIBLE)
+    if gpus is None:
+        return here
+    names = [part.strip() for part in here.split(",") if part.strip()] if here is not None else None
+    count = int(str(gpus))
+    if names is not None and count > len(names):
+        raise SettingError(f"executor option gpus={gpus}: {VISIBLE}={here} shows {len(names)}; next: fewer")
+    return ",".join(names[:count] if names is not None else map(str, range(count)))
+
+
+def _lines(options: Options) -> list[str]:
+    """Return the lines of shell that come before a run."""
     setup = options.get("setup", ())
+    return list(setup) if isinstance(setup, tuple) else [str(setup)]
+
+
+def _name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name) or "vlm-pareto"
+
+
+def _parameters(options: Options, name: str) -> dict[str, object]:
+    """Return submitit's parameters for Slurm."""
     told: dict[str, object] = {
-        "name": re.sub(r"[^A-Za-z0-9._+-]+", "-", name) or "vlm-pareto",
+        "name": _name(name),
         "timeout_min": minutes(options.get("time", 240)),
         "slurm_exclusive": _truth("exclusive", options.get("exclusive", True)) or None,
         "slurm_signal_delay_s": WARNING_S,
-        "slurm_setup": [setup] if isinstance(setup, str) else list(setup) if isinstance(setup, tuple) else [str(setup)],
+        "slurm_setup": _lines(options),
         "slurm_additional_parameters": {
             key.removeprefix(FURTHER): value for key, value in options.items() if key.startswith(FURTHER)
         },
@@ -181,9 +245,9 @@ def minutes(value: Value) -> int:
 def cancel(jobs: Sequence[str]) -> None:
     """End the jobs; those that have ended already are left alone."""
     for job in jobs:
-        if job.startswith(LOCAL):
-            with suppress(OSError, ValueError):
-                os.kill(int(job.removeprefix(LOCAL)), signal.SIGINT)
+        if job.startswith(LOCAL) and (process := _process(job)):
+            with suppress(psutil.Error, OSError):
+                process.send_signal(signal.SIGINT)
     theirs = [job for job in jobs if not job.startswith(LOCAL)]
     if theirs:
         _run("scancel", *theirs)
@@ -272,16 +336,26 @@ def _from_accounting(jobs: Sequence[str], folder: Path) -> dict[str, State]:
 
 def _of_process(job: str, folder: Path) -> State:
     """Return how a job of this host is: it lives as long as its process."""
-    import psutil
-
     log = _log(job, folder)
+    if _process(job, folder):
+        return State(True, "running on this host", 0, log)
+    return State(False, f"ended{_words(job, folder)}", 0 if not _words(job, folder) else 1, log)
+
+
+CONTROLLER = "submitit.local._local"
+"""In the command line of what runs a job of this host, before the folder of its messages."""
+
+
+def _process(job: str, folder: Path | None = None) -> psutil.Process | None:
+    """Return the process of a job of this host while it runs; its number may be that of a stranger's by now."""
     try:
         process = psutil.Process(int(job.removeprefix(LOCAL)))
-        if process.status() != psutil.STATUS_ZOMBIE and any("submitit" in part for part in process.cmdline()):
-            return State(True, "running on this host", 0, log)
+        words = process.cmdline()
+        if process.status() == psutil.STATUS_ZOMBIE or CONTROLLER not in words:
+            return None
     except (psutil.Error, ValueError):
-        pass
-    return State(False, f"ended{_words(job, folder)}", 0 if not _words(job, folder) else 1, log)
+        return None
+    return process if folder is None or str(folder) in words else None
 
 
 def _log(job: str, folder: Path) -> Path:
