@@ -11,6 +11,7 @@ listening costs weighs more here than with any real model.
 import argparse
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from harness import images, stats
 from harness.clock import Monotonic
 from harness.errors import HarnessError
 from harness.machine import backend, environment
-from harness.measure.passes import Bench, time_stages, time_whole
+from harness.measure.passes import Bench, time_stages, time_whole, undisturbed
 from harness.models.card import ModelCard, Resolution
 from harness.models.families import auto
 from harness.models.families.auto.answering import SETTINGS
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--family", nargs="+", default=list(tiny_vlms.FAMILIES))
     given = parser.parse_args()
+    warnings.simplefilter("ignore")
     sys.stdout.write(f"{environment.machine_name('cpu')}, {given.pairs} pairs\n")
     outside = [name for name in given.family if not adds_up(name, given.pairs)]
     sys.exit(f"outside ±{MOST:.0%}: {', '.join(outside)}" if outside else 0)
@@ -58,13 +60,16 @@ def adds_up(name: str, pairs: int) -> bool:
         bench = Bench(backend.of("cpu").open(Monotonic()), Monotonic())
         request = Request((PAGE,), "What is the total?", 1, ignore_eos=True)
         stages, wholes = [], []
-        for number in range(WARM + pairs):
-            for kind in ("stages", "whole") if number % 2 else ("whole", "stages"):
-                if kind == "stages":
-                    split = time_stages(model, request, bench)[0].stage_ns
-                    stages.append(sum(ns for stage, ns in split.items() if "." not in stage))
-                else:
-                    wholes.append(time_whole(model, request, bench)[0].ttft_ns or 0)
+        with undisturbed() as collector:
+            collector.freeze()
+            for number in range(WARM + pairs):
+                collector.collect()
+                for kind in ("stages", "whole") if number % 2 else ("whole", "stages"):
+                    if kind == "stages":
+                        split = time_stages(model, request, bench)[0].stage_ns
+                        stages.append(sum(ns for stage, ns in split.items() if "." not in stage))
+                    else:
+                        wholes.append(time_whole(model, request, bench)[0].ttft_ns or 0)
         model.close()
     found = stats.ratio_of_medians(stages[WARM:], wholes[WARM:], pairs=True)
     assert found.low is not None
