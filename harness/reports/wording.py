@@ -117,8 +117,8 @@ def long_form(name: str, title: str, cells: Iterable[CellSummary], times: Iterab
         "protocol",
     )  # fmt: skip
     cells = list(cells)
-    facts = (*facts, *told_apart_by([one.cell for one in cells], FIELDS, facts))
-    headings = [Heading(fact) for fact in facts]
+    columns = [*facts, *told_apart_by([one.cell for one in cells], FIELDS, facts)]
+    headings = [Heading(fact) for fact in columns]
     headings += [Heading(text) for text in ("visual_tokens", "n", "quantity", "median_ms", "low_ms", "high_ms")]
     lines = []
     for one in cells:
@@ -126,7 +126,7 @@ def long_form(name: str, title: str, cells: Iterable[CellSummary], times: Iterab
             found = one.times.of(time)
             if found is None:
                 continue
-            known = [Entry(one.cell.text(fact), None, "", one.marks) for fact in facts]
+            known = [Entry(one.cell.text(fact), None, "", one.marks) for fact in columns]
             values = (found.value, found.low, found.high)
             numbers = [exactly(None if value is None else value / 1e6) for value in values]
             lines.append((*known, exactly(one.tokens.visual), exactly(one.times.n), Entry(time), *numbers))
