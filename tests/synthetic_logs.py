@@ -1,6 +1,7 @@
 """Run logs made up for the tests of the reporting half: known times, known answers, as the harness writes them."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +47,30 @@ def write(
     environment: dict[str, str] | None = None,
     of_device: dict[str, str] | None = None,
     of_cell: dict[str, Any] | None = None,
+    data_digest: str = "d0",
+    failed: Sequence[str] = (),
+    error: str = "OutputError",
+    stopped: str = "examples",
+    images: int | None = None,
+    energy_mj: dict[str, float] | None = None,
+    **about: Any,
 ) -> Path:
     """Write one log with log-normal noise on every stage; the medians are `times_ms` up to that noise.
 
     The first `refused` samples were refused once and measured again, the first `lost` were refused for good; so many
     as `answered_only` more examples were answered for their score alone. `of_cell` changes the header's cell.
+    Two examples share an image, or all of them share so many `images`. `failed` are examples that fail with `error`;
+    `about` is as `of_cell`.
     """
     rng = random.Random(f"{seed}-{model}-{resolution}-{part}-{repetition}-{protocol}")
     times_ms = TIMES_MS if times_ms is None else times_ms
     tokens = visual_tokens if visual_tokens is not None else (resolution // 64) ** 2
     cell = {
         "model": model, "model_digest": "m0", "weights": weights, "weights_digest": "w0", "suite": suite,
-        "asked_suite": suite, "suite_digest": "s0", "data": data, "data_digest": "d0", "resolution": resolution,
+        "asked_suite": suite, "suite_digest": "s0", "data": data, "data_digest": data_digest, "resolution": resolution,
         "device": device, "engine": "torch", "dtype": "float32", "protocol": protocol, "seed": 0,
         "settings": settings or {}, "limit": None, "isolate": part is not None, "part": part,
-        "repetition": repetition, "decode_tokens": 4, "threads": None, **(of_cell or {}),
+        "repetition": repetition, "decode_tokens": 4, "threads": None, **(of_cell or {}), **about,
     }  # fmt: skip
     lines: list[Any] = [
         Header(
@@ -94,7 +104,12 @@ def write(
                     phase=phase,
                     at="2026-11-23T12:00:01.000+00:00",
                     clock="perf_counter_ns",
-                    stages=Pass(stage_ns=stage_ns, piece_ns=(first_ns, first_ns + 10_000_000), output_tokens=2),
+                    stages=Pass(
+                        stage_ns=stage_ns,
+                        piece_ns=(first_ns, first_ns + 10_000_000),
+                        output_tokens=2,
+                        stage_energy_mj=energy_mj or {},
+                    ),
                     whole=Pass(ttft_ns=first_ns, total_ns=first_ns * 2, output_tokens=3) if answered else None,
                     original_px=(800, 1000),
                     processed_px=(resolution, resolution),
@@ -105,7 +120,7 @@ def write(
                     answer=(answers[index % len(answers)] if answers else "yes") if answered else None,
                     references=("yes",),
                     doc=doc or {},
-                    image_ids=(f"i{max(index, 0) // 2}",),
+                    image_ids=(f"i{max(index, 0) % images if images else max(index, 0) // 2}",),
                     valid=valid,
                     reasons=() if valid else ("load",),
                     memory={"rss_bytes": 1_000_000_000},
@@ -140,11 +155,14 @@ def write(
                 at="2026-11-23T12:00:02.000+00:00",
             )
         )
+    for index, example in enumerate(failed):
+        failure = {"stage": "prefill", "message": "logits that are not finite", "traceback": "", "at": "2026-11-23"}
+        lines.append(Failure(example=example, index=n + failures + index, error=error, **failure))
     lines.append(
         Counted(visual_tokens=tokens, text_tokens=20, tiles=1, flops={"encode": 10**9}, weight_bytes={"encode": 10**6})
     )
     if finished:
-        ended = Footer(ended_at="2026-11-23T12:01:00.000+00:00", samples=n, failures=failures, stopped="examples")
+        ended = Footer(ended_at="2026-11-23T12:01:00.000+00:00", samples=n, failures=failures, stopped=stopped)
         lines.append(msgspec.structs.replace(ended, rests_on=rests_on or {}))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))

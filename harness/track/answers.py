@@ -1,5 +1,6 @@
 """The answers of tonight against the baseline's: a paired test over the same questions, and which answers changed."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,6 +12,7 @@ from harness import stats
 from harness.reports import accuracy
 from harness.reports import frame as logs_
 from harness.reports.frame import Frame
+from harness.runlog.records import Failure
 from harness.stats import student_t
 
 Word = Literal["SAME", "BETTER", "WORSE", "NOT SCORED"]
@@ -21,6 +23,8 @@ POWER = 0.80
 POWER_DRAWS = 400
 SMALLEST_DROP = 0.001
 MOST_EXAMPLES = 20
+QUESTIONS = ("suite", "suite_digest", "data_digest")
+"""What must be equal for an example's name to mean the same question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,24 @@ class Accuracy:
     changed: tuple[Changed, ...] = ()
     answers_changed: int = 0
     reason: str = ""
+    lost: int = 0
+    """Questions that the baseline answered and at which tonight's checkpoint failed, for reasons that do not pass."""
+    lost_why: str = ""
+    """The most frequent of these failures."""
+    missed: int = 0
+    """Those at which it failed for reasons that may pass: no memory, a device, a disk."""
+    open: bool = False
+    """Whether trained weights answered, not all as before, and no score says which answers are better."""
+
+    @property
+    def worse(self) -> bool:
+        """Whether tonight's answers are worse: by their scores, or because there are none any more."""
+        return self.word == "WORSE" or self.lost > 0
+
+    @property
+    def lost_text(self) -> str:
+        """What was lost in one sentence."""
+        return f"{self.lost} questions that the baseline answers fail tonight, most often with: {self.lost_why}"
 
     @property
     def text(self) -> str:
@@ -71,12 +93,54 @@ class Accuracy:
 
 
 def compare(baseline: Frame, candidate: Frame) -> Accuracy:
-    """Compare the answers of one cell with another's, question by question, clustered by image."""
-    a, b = _scored(baseline), _scored(candidate)
+    """Compare the answers of one cell with another's, question by question, clustered by image.
+
+    Questions that only one of them answered are in no mean: those that tonight's checkpoint lost are counted apart.
+    """
+    trained = all(logs_.trained(log) for side in (baseline, candidate) for log in side.records.values())
+    unlike = _unlike(baseline, candidate)
+    if unlike:
+        return Accuracy("NOT SCORED", reason=f"not the same questions ({unlike})", open=trained)
     said_a, said_b = _answers(baseline), _answers(candidate)
+    known = _measured(baseline)
+    failed = _failed(known, candidate)
+    lost = [failure for failure in failed if not failure.passing]
+    why = Counter(f"{failure.stage}: {failure.message}" for failure in lost).most_common(1)
+    changed = not known or any(said_b.get(key) != text for key, text in said_a.items())
+    found = _scores(baseline, candidate, said_a if trained else {}, said_b)
+    return replace(
+        found,
+        lost=len(lost),
+        lost_why=why[0][0] if why else "",
+        missed=len(failed) - len(lost),
+        open=found.word == "NOT SCORED" and trained and changed,
+    )
+
+
+def _unlike(baseline: Frame, candidate: Frame) -> str:
+    first, second = (
+        {name: {log.header.cell.get(name) for log in side.records.values()} for name in QUESTIONS}
+        for side in (baseline, candidate)
+    )
+    return ", ".join(f"another {name}" for name in QUESTIONS if first[name] != second[name])
+
+
+def _measured(frame: Frame) -> set[str]:
+    return {sample.example for log in frame.records.values() for sample in log.samples if sample.phase == "timed"}
+
+
+def _failed(before: set[str], candidate: Frame) -> list[Failure]:
+    """Return the failure of each question that was answered before: an answer in any of tonight's runs mends it."""
+    open_ = before - _measured(candidate)
+    logs = candidate.records.values()
+    last = {failure.example: failure for log in logs for failure in log.failures if failure.example in open_}
+    return list(last.values())
+
+
+def _scores(baseline: Frame, candidate: Frame, said_a: Mapping[str, str], said_b: Mapping[str, str]) -> Accuracy:
+    """Compare the scores of the questions that both answered; what random weights say is nothing that could change."""
+    a, b = _scored(baseline), _scored(candidate)
     scores_a, scores_b = dict(zip(a.examples, a.scores, strict=True)), dict(zip(b.examples, b.scores, strict=True))
-    if not all(logs_.trained(log) for side in (baseline, candidate) for log in side.records.values()):
-        said_a = {}  # what random weights say is nothing that could change
     changed = _changed(said_a, said_b, scores_a, scores_b)
     moved = sum(said_a[key] != said_b[key] for key in said_a if key in said_b)
     for side, name in ((a, "the baseline"), (b, "tonight's checkpoint")):

@@ -113,7 +113,9 @@ class Reading:
     fingerprint: tuple[tuple[str, str], ...] = ()
     interleaved: bool = True
     torn: bool = False
-    """Whether a run is unfinished; the same command resumes it."""
+    """Whether a run of either is unfinished, or trouble that may pass ended it; the same command resumes it."""
+    given_up: str = ""
+    """Which run ended after too many failures in a row, and why: what is left of it says nothing of the rest."""
     skipped: tuple[Skipped, ...] = ()
     changed: str = ""
     """How the checkpoint, or the question, differs from what an earlier log under this name was measured on."""
@@ -123,8 +125,8 @@ class Reading:
 
     @property
     def is_point(self) -> bool:
-        """Whether the night counts for the history."""
-        return self.state == "valid"
+        """Whether the night counts for the history: the median of what was left before a run was given up does not."""
+        return self.state == "valid" and not self.given_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,8 @@ def reading(night: str, mine: Frame, theirs: Frame | None, skipped: tuple[Skippe
     logs = sorted(mine.records.values(), key=_repetition)
     timed = [sample for log in logs for sample in log.samples if sample.phase == "timed"]
     failures = [failure for log in logs for failure in log.failures]
-    done = [log for log in logs if log.finished]
+    others = sorted(theirs.records.values(), key=_repetition) if theirs else []
+    done = [log for log in logs if _done(log)]
     found = Reading(
         night,
         "valid",
@@ -235,13 +238,14 @@ def reading(night: str, mine: Frame, theirs: Frame | None, skipped: tuple[Skippe
         at=logs[0].header.started_at,
         fingerprint=fingerprint(logs[0]),
         refused=sum(not sample.valid for sample in timed),
-        torn=len(done) < len(logs),
+        torn=not all(map(_done, (*logs, *others))),
         repetitions=1 + max(map(_repetition, logs)),
         skipped=skipped,
     )
     if failures and not timed:
         passing = all(failure.passing for failure in failures)
         return replace(found, state="unready" if passing else "broken", reason=failures[-1].message)
+    found = replace(found, given_up=_given_up(logs, "tonight") or _given_up(others, "the baseline beside it"))
     times = {id(log): ratios.times(log) for log in done}
     ttfts = [row["ttft"] for one in times.values() for row in one.values()]
     if not ttfts:
@@ -250,13 +254,25 @@ def reading(night: str, mine: Frame, theirs: Frame | None, skipped: tuple[Skippe
         why = "the run did not finish" if found.torn else f"the gate refused every sample ({told or 'no reason kept'})"
         return replace(found, state="invalid", reason=why)
     rounds, turns = [], True
-    for other in sorted(theirs.records.values(), key=_repetition) if theirs else ():
+    for other in others:
         for log in done:
             both = (ratios.times(other), times[id(log)])
             if _repetition(log) == _repetition(other) and all(both):
                 rounds.append(both)
                 turns = turns and ratios.interleaved(other, log)
     return replace(found, rounds=tuple(rounds), median_ns=median(ttfts), n=len(ttfts), interleaved=turns)
+
+
+def _done(log: Log) -> bool:
+    return log.finished and not log.cut_short
+
+
+def _given_up(logs: Sequence[Log], whose: str) -> str:
+    for log in logs:
+        if log.footer and log.footer.stopped == "failures" and log.failures:
+            last = log.failures[-1]
+            return f"a run of {whose} was given up after too many failures in a row ({last.stage}: {last.message})"
+    return ""
 
 
 def _repetition(log: Log) -> int:

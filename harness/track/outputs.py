@@ -176,8 +176,9 @@ def junit(verdict: Verdict, title: str) -> str:
         cases.append((f"latency.{r.name}", kind, f"{r.word}: {r.change}"))
         took_ns[f"latency.{r.name}"] = r.b_ns or 0.0
     if accuracy:
-        kind = {"WORSE": "failure", "NOT SCORED": "skipped"}.get(accuracy.word, "")
-        cases.append(("accuracy", kind, accuracy.text))
+        kind = "failure" if accuracy.worse else "skipped" if accuracy.word == "NOT SCORED" else ""
+        told = [accuracy.lost_text] if accuracy.lost else []
+        cases.append(("accuracy", kind, "; ".join([*told, accuracy.text])))
     if trend:
         failed = verdict.code == REGRESSION and trend.word == "slower" and latency is None
         cases.append(("history", "failure" if failed else "", f"history: {trend.word}"))

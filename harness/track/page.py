@@ -75,8 +75,9 @@ def _finding(judge: Judge, reading: Reading) -> str:
     if latency:
         names = ", ".join("TTFT" if r.name == "ttft" else r.name for r in latency.slower)
         found.append(f"{latency.word}{f' ({names})' if names else ''}")
-    if accuracy and accuracy.word in ("WORSE", "BETTER"):
-        found.append(f"{accuracy.word} answers")
+    if accuracy and (accuracy.worse or accuracy.word == "BETTER"):
+        lost = f" ({accuracy.lost} lost)" if accuracy.lost else ""
+        found.append(f"{'WORSE' if accuracy.worse else 'BETTER'} answers{lost}")
     return ", ".join(found) or "not compared"
 
 

@@ -52,7 +52,9 @@ class Verdict:
         if self.accuracy:
             a = self.accuracy
             names = ("word", "metric", "before", "after", "difference", "low", "high", "detectable", "n", "images")
-            accuracy = {name: getattr(a, name) for name in (*names, "answers_changed", "reason")}
+            accuracy = {
+                name: getattr(a, name) for name in (*names, "answers_changed", "reason", "lost", "lost_why", "missed")
+            }
             accuracy["changed"] = [
                 {"example": c.example, "before": c.before, "after": c.after, "score_before": c.score_before,
                  "score_after": c.score_after} for c in a.changed
@@ -114,6 +116,7 @@ class Judge:
         """Return the verdict on the newest night that was looked at."""
         tonight = self.readings[-1]
         case = _Case(notices=[str(one) for reading in self.readings for one in reading.skipped])
+        case.unsure += [tonight.given_up] if tonight.given_up else []
         if tonight.night == self.baseline and tonight.state != "broken":
             if tonight.state == "invalid":
                 case.unsure.append(f"the baseline itself is invalid: {tonight.reason}")
@@ -182,12 +185,19 @@ class Judge:
     def _hear_answers(self, tonight: Reading, case: "_Case") -> None:
         """Layer 3: tonight's answers beside the baseline's."""
         accuracy = case.accuracy = self.accuracy(tonight)
-        if accuracy and accuracy.word == "WORSE":
-            case.bad.append(f"answers are worse: {accuracy.text}")
+        if accuracy is None:
+            return
+        if accuracy.worse:
+            case.bad += [accuracy.lost_text] if accuracy.lost else []
             case.first_bad = case.first_bad or self._first(self._is_worse)
             case.stage = case.stage or "answers"
-        elif accuracy:
-            case.fine.append(accuracy.text)
+        if accuracy.word == "WORSE":
+            case.bad.append(f"answers are worse: {accuracy.text}")
+        else:
+            (case.unsure if accuracy.open else case.fine).append(accuracy.text)
+        if accuracy.missed:
+            told = "questions that the baseline answers failed tonight for reasons that may pass"
+            case.unsure.append(f"{accuracy.missed} {told}")
 
     def _trend(self, points: Sequence[Reading]) -> Trend | None:
         medians = [point.median_ns for point in points if point.median_ns]
@@ -212,7 +222,7 @@ class Judge:
 
     def _is_worse(self, reading: Reading) -> bool | None:
         found = self.accuracy(reading) if reading.state in ("valid", "invalid") else None
-        return None if found is None or found.word == "NOT SCORED" else found.word == "WORSE"
+        return None if found is None or (found.word == "NOT SCORED" and not found.lost) else found.worse
 
     def _say(self, tonight: Reading, case: "_Case", code: int) -> Verdict:
         names = [reading.night for reading in self.readings if reading.state == "valid"]

@@ -19,6 +19,7 @@ from invented_nights import arm, judge, night
 from harness import cli, stats
 from harness.errors import CardError, SettingError, UnknownName
 from harness.measure.asked import Asked
+from harness.reports import frame
 from harness.runlog import log as runlog
 from harness.track import answers, arms, history, interleave, nights, outputs, ratios, track
 from harness.track.interleave import alternate
@@ -409,6 +410,60 @@ def test_two_logs_are_compared_with_a_warning(tmp_path: Path) -> None:
     code, text = compare(str(a), str(a))
     assert code == SAME
     assert "TTFT SAME: +0.0%" in text
+
+
+def test_questions_that_only_the_baseline_answers_are_a_regression(tmp_path: Path) -> None:
+    """NaN on a quarter of the pages, as fast as ever on the rest: no mean over what both answered sees that."""
+    a = logs.write(tmp_path / "a.jsonl", weights="random", n=16)
+    lost = [f"e{k}" for k in range(12, 16)]
+    b = logs.write(tmp_path / "b.jsonl", weights="random", n=12, failed=lost)
+    code, text = compare(str(a), str(b), "--json")
+    verdict = json.loads(text)
+    assert (code, verdict["stage"], verdict["accuracy"]["lost"]) == (REGRESSION, "answers", 4)
+    assert verdict["reasons"][0].startswith("4 questions that the baseline answers fail tonight, most often with: pre")
+    assert compare(str(b), str(a))[0] == SAME  # what the baseline failed at is no loss
+    later = logs.write(tmp_path / "c.jsonl", weights="random", n=12, failed=lost, error="OutOfMemoryError")
+    code, text = compare(str(a), str(later))
+    assert code == UNCLEAR
+    assert "4 questions that the baseline answers failed tonight for reasons that may pass" in text
+
+
+def test_a_run_that_was_given_up_is_never_the_same(tmp_path: Path) -> None:
+    """Whoever gave up: of the rest of the questions nothing is known."""
+    whole = logs.write(tmp_path / "a.jsonl", weights="random")
+    failed = [f"f{k}" for k in range(5)]
+    cut = logs.write(tmp_path / "b.jsonl", weights="random", failed=failed, stopped="failures")
+    for pair in ((whole, cut), (cut, whole), (cut, cut)):
+        code, text = compare(*map(str, pair))
+        assert code == UNCLEAR
+        assert "was given up after too many failures in a row (prefill: logits that are not finite)" in text
+    assert not nights.reading("b", frame.load(cut), None).is_point  # the median of what came before is of other pages
+    passing = logs.write(tmp_path / "c.jsonl", failed=failed, stopped="failures", error="OutOfMemoryError")
+    assert nights.reading("c", frame.load(passing), None).torn  # so that the same command goes on with it
+
+
+def test_trained_answers_that_changed_and_cannot_be_scored_are_not_ok(tmp_path: Path) -> None:
+    """No card says how the suite `mine` is scored: answers that stayed need no score, others do."""
+    a = logs.write(tmp_path / "a.jsonl", suite="mine", answers=["yes"])
+    same = logs.write(tmp_path / "b.jsonl", suite="mine", answers=["yes"])
+    other = logs.write(tmp_path / "c.jsonl", suite="mine", answers=["no"])
+    code, text = compare(str(a), str(other))
+    assert code == UNCLEAR
+    assert "accuracy not compared: the baseline: " in text
+    assert compare(str(a), str(same))[0] == SAME
+    code, _ = compare(str(a), str(logs.write(tmp_path / "d.jsonl", suite="mine", answers=["no"], weights="random")))
+    assert code == SAME  # random weights say nothing
+
+
+def test_answers_to_other_questions_of_the_same_name_are_not_compared(tmp_path: Path) -> None:
+    """An older night's log counts for the history whatever data it saw; `e7` was another question there."""
+    now, before = (
+        frame.load(logs.write(tmp_path / f"{digest}.jsonl", data_digest=digest, answers=["yes"])) for digest in "ab"
+    )
+    found = answers.compare(now, before)
+    assert (found.word, found.reason) == ("NOT SCORED", "not the same questions (another data_digest)")
+    assert found.open
+    assert not found.changed
 
 
 def test_logs_of_different_cells_say_so(tmp_path: Path) -> None:

@@ -26,13 +26,14 @@ from safetensors.torch import load_file, save_file
 
 from harness import cli, plugins
 from harness.clock import Monotonic
-from harness.errors import UnknownName
+from harness.errors import OutputError, UnknownName
 from harness.machine.devices import fake
 from harness.measure.asked import Asked
 from harness.measure.passes import Bench, time_whole
 from harness.models.card import load_model_card
 from harness.models.families import fastvlm
-from harness.models.protocol import Options, Request
+from harness.models.families.fake import FakeModel
+from harness.models.protocol import Event, Options, Request
 from harness.models.weights import Source
 from harness.runlog import log as runlog
 from harness.track import nights
@@ -370,6 +371,26 @@ def test_a_night_is_measured_once_more_when_it_is_named(tmp_path: Path, measured
     assert len(now) > len(kept)
     with pytest.raises(UnknownName, match="unknown checkpoint of --again 'n3'"):
         tracking.track(wish(tmp_path, known, again=("n3",)), lambda _: None)
+
+
+def test_a_checkpoint_that_fails_at_a_question_is_a_regression(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers the others as fast as the baseline, and its log is finished."""
+    known = fake_nights(tmp_path / "nights", "n1", "n2")
+    (tmp_path / "nights" / "n2" / "nightly.toml").write_text('weights = "random"\n[settings]\nanswer = "NaN"\n')
+    real = FakeModel.answer
+
+    def answer(self: FakeModel, request: Request) -> Iterator[Event]:
+        if "case number" in request.question and self.describe()["answer"] == "NaN":
+            raise OutputError("logits that are not finite", "prefill")
+        yield from real(self, request)
+
+    monkeypatch.setattr(FakeModel, "answer", answer)
+    verdict = tracking.track(wish(tmp_path, known), lambda _: None).verdict
+    assert verdict.accuracy
+    assert verdict.accuracy.lost == 1
+    assert (verdict.code, verdict.stage, verdict.first_bad) == (1, "answers", "n2")
 
 
 def test_a_default_baseline_that_moved_is_said(tmp_path: Path, measured: list[str]) -> None:
