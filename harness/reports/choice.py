@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import SettingError
+from harness.models.protocol import STAGES
 from harness.reports import candidates, marks, measured, pareto, wording
 from harness.reports.candidates import Candidate
 from harness.reports.measured import Measured
@@ -85,8 +86,9 @@ class Contender:
         """The cell with its two numbers."""
         one, scored = self.cell, self.candidate.accuracy
         return (
-            f"{one.cell.label} at {one.cell.resolution} px{one.mark}: TTFT "
-            f"{wording.estimate(one.times.of('ttft'), 1e-6)} ms, {scored.metric} {wording.estimate(scored.estimate)}"
+            f"{one.cell.label} at {one.cell.resolution} px{marks.symbols(self.candidate.point.marks)}: TTFT "
+            f"{wording.estimate(one.times.of('ttft'), 1e-6)} ms, {scored.metric} {wording.estimate(scored.estimate)} "
+            f"over {scored.n} questions"
         )
 
 
@@ -101,6 +103,8 @@ class Answer:
     nothing: str = ""
     """Why there is no winner."""
     marks: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    """On which questions the scores are compared, where that is not on all that each cell answered."""
 
     @property
     def winner(self) -> Contender | None:
@@ -164,7 +168,10 @@ def _unanswered(about: str, cells: Sequence[CellSummary], budget: Budget) -> Ans
 def answer(about: str, found: Sequence[Candidate], budget: Budget, seed: int = 0) -> Answer:
     """Return the choice among candidates of one platform over the same questions."""
     costs, merits, drawn_in = drawn([one.point for one in found], seed)
-    allowed = [all(value is not None and value <= most for value, most in _limits(one.cell, budget)) for one in found]
+    allowed = [
+        not one.apart and all(value is not None and value <= most for value, most in _limits(one.cell, budget))
+        for one in found
+    ]
     fits, wins = odds(costs, merits, drawn_in, budget, allowed)
     contenders = [Contender(one, *_fit(one, float(fits[i]), budget), float(wins[i])) for i, one in enumerate(found)]
     contenders = [Contender(c.candidate, c.fit, c.fits, c.best, _why(c.candidate, c.fit, budget)) for c in contenders]
@@ -173,9 +180,9 @@ def answer(about: str, found: Sequence[Candidate], budget: Budget, seed: int = 0
         key=lambda i: (contenders[i].fits < 0.5, -contenders[i].best, -contenders[i].fits, found[i].point.cost),
     )
     ranked = tuple(contenders[i] for i in order)
-    carried = marks.of_all(one.cell.marks for one in found)
+    carried, notes = marks.of_all(one.point.marks for one in found), candidates.notes(found)
     if ranked[0].best <= 0:
-        return Answer(about, budget, ranked, (), _nearest(found, budget), carried)
+        return Answer(about, budget, ranked, (), _nearest(found, budget), carried, notes)
     advice: list[str] = []
     if ranked[0].best < SURE:
         rivals = order[1:2] if len(ranked) > 1 and ranked[1].best > 0 else []
@@ -183,7 +190,7 @@ def answer(about: str, found: Sequence[Candidate], budget: Budget, seed: int = 0
             advice += _to_fit(found[i], costs[:, i], merits[:, i], budget)
         advice += [_to_beat(found, order[0], i, costs, drawn_in, budget) for i in rivals]
     advice = [said for said in advice if said]
-    return Answer(about, budget, ranked, tuple(advice), "", carried)
+    return Answer(about, budget, ranked, tuple(advice), "", carried, notes)
 
 
 def drawn(points: Sequence[pareto.Point], seed: int, draws: int = DRAWS) -> tuple[Array, Array, Array]:
@@ -220,13 +227,19 @@ def odds(costs: Array, merits: Array, drawn_in: Array, budget: Budget, allowed: 
 
 def _limits(one: CellSummary, budget: Budget) -> list[tuple[float | None, float]]:
     """Return what has no interval, with its limit: memory and energy."""
-    energy = sum(one.times.energy_mj.values()) if one.times.energy_mj else None
-    wanted = ((one.memory.peak_bytes, budget.memory_bytes), (energy, budget.energy_mj))
+    wanted = ((one.memory.peak_bytes, budget.memory_bytes), (_energy_mj(one), budget.energy_mj))
     return [(value, most) for value, most in wanted if most is not None]
 
 
+def _energy_mj(one: CellSummary) -> float | None:
+    """Return the energy until the first token; None where a stage was too short for the counter: no sum is partial."""
+    spent = one.times.energy_mj
+    stages = [stage for stage in STAGES if one.times.of(stage) or stage in ("encode", "prefill")]
+    return sum(spent[stage] for stage in stages) if all(stage in spent for stage in stages) else None
+
+
 def _fit(one: Candidate, share: float, budget: Budget) -> tuple[Fit, float]:
-    if any(value is None for value, _ in _limits(one.cell, budget)):
+    if one.apart or any(value is None for value, _ in _limits(one.cell, budget)):
         return "unknown", 0.0
     if one.point.unbounded and share > 0:
         return "maybe", share  # measured too few times to be sure of anything
@@ -235,7 +248,7 @@ def _fit(one: Candidate, share: float, budget: Budget) -> tuple[Fit, float]:
 
 def _why(one: Candidate, fit: Fit, budget: Budget) -> str:
     if fit == "unknown":
-        return "its memory or energy was not measured"
+        return one.apart or "its memory, or the energy of each of its stages, was not measured"
     if fit == "maybe" and one.point.unbounded:
         return "measured too few times for an interval"
     if fit == "not" and any(value is not None and value > most for value, most in _limits(one.cell, budget)):
@@ -243,7 +256,10 @@ def _why(one: Candidate, fit: Fit, budget: Budget) -> str:
     return ""
 
 
-def _nearest(found: Sequence[Candidate], budget: Budget) -> str:
+def _nearest(everybody: Sequence[Candidate], budget: Budget) -> str:
+    found = [one for one in everybody if not one.apart]
+    if not found:
+        return "no two cells answered enough of the same questions"
     fastest, best = min(found, key=lambda c: c.point.cost), max(found, key=lambda c: c.point.merit)
     told = []
     if budget.ttft_ns is not None:
@@ -253,8 +269,8 @@ def _nearest(found: Sequence[Candidate], budget: Budget) -> str:
     if budget.memory_bytes is not None:
         known = [one.cell.memory.peak_bytes for one in found if one.cell.memory.peak_bytes is not None]
         told.append(f"the smallest needs {size(min(known))}" if known else "no cell's memory was measured")
-    if budget.energy_mj is not None and not any(one.cell.times.energy_mj for one in found):
-        told.append("no cell's energy was measured")
+    if budget.energy_mj is not None and all(_energy_mj(one.cell) is None for one in found):
+        told.append("no cell's energy was measured in each of its stages")
     return f"no cell fits: {'; '.join(told)}"
 
 
@@ -266,7 +282,7 @@ def _to_fit(one: Candidate, costs: Array, merits: Array, budget: Budget) -> list
         said.append(_more(f"TTFT of {one.point.name}", one.cell.times.n, share, "samples"))
     if budget.accuracy is not None:
         share = float((merits >= 100 * budget.accuracy).mean())
-        said.append(_more(f"accuracy of {one.point.name}", one.accuracy.n, share, "questions"))
+        said.append(_more(f"accuracy of {one.point.name}", one.questions, share, "questions"))
     return said
 
 
@@ -276,7 +292,7 @@ def _to_beat(found: Sequence[Candidate], first: int, second: int, costs: Array, 
     if budget.fastest:
         n = min(found[i].cell.times.n for i in (first, second))
         return _more(f"TTFT {both}", n, float((costs[:, first] < costs[:, second]).mean()), "samples")
-    n = min(found[i].accuracy.n for i in (first, second))
+    n = min(found[i].questions for i in (first, second))
     return _more(f"accuracy {both}", n, float((merits[:, first] > merits[:, second]).mean()), "questions")
 
 
@@ -303,6 +319,7 @@ def text(answers: Sequence[Answer]) -> str:
             if each:
                 lines += [f"  {word:6}  {each.text}"]
                 lines += [f"          {aim} that fits, {_sure(each)}"]
+                lines += [f"          accuracy: {said}" for said in each.candidate.accuracy.remarks]
         lines += [f"  to decide: {said}" for said in one.advice]
         for fit, words in (("surely", "fit surely"), ("maybe", "fit maybe"), ("unknown", "not known")):
             named = [
@@ -311,6 +328,7 @@ def text(answers: Sequence[Answer]) -> str:
             lines += [f"  {words}: {', '.join(named)}"] if named else []
         out = [c.candidate.point.name for c in one.contenders if c.fit == "not"]
         lines += [f"  do not fit: {', '.join(out)}"] if out else []
+        lines += [f"  note: {said}" for said in one.notes]
         lines += [f"  {line}" for line in marks.legend(one.marks)]
     return "\n".join(lines)
 
@@ -350,6 +368,7 @@ def as_dict(one: Answer) -> dict[str, object]:
         "runner_up": None if one.runner_up is None else one.runner_up.cell.cell.name,
         "to_decide": list(one.advice),
         "cannot_say": one.nothing,
+        "notes": list(one.notes),
         "cells": [_cell(each) for each in one.contenders],
     }
 
@@ -367,9 +386,13 @@ def _cell(one: Contender) -> dict[str, object]:
         "accuracy": scored.value,
         "accuracy_low": scored.low,
         "accuracy_high": scored.high,
+        "questions": scored.n,
+        "remarks": list(scored.remarks),
+        "compared_on_questions": 0 if one.candidate.apart else one.candidate.questions,
+        "compared_accuracy": None if one.candidate.apart else one.candidate.point.merit / 100,
         "fit": one.fit,
         "probability_fits": one.fits,
         "probability_best": one.probability,
-        "marks": list(one.cell.marks),
-        "doubts": list(one.cell.doubts),
+        "marks": list(one.candidate.point.marks),
+        "doubts": list(one.candidate.doubts),
     }

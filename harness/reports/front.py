@@ -52,19 +52,20 @@ def _choices(data: Measured) -> Table | None:
         f"the most accurate cell that keeps to the budget, for {everything.about}; the probability that it is the best "
         "one. `harness choose --ttft 200ms` answers for yours."
     )
-    return Table("choice", "Which to take", heads, tuple(rows), key=key)
+    notes = tuple(("Note:", f"{told}.") for told in everything.notes)
+    return Table("choice", "Which to take", heads, tuple(rows), notes, key=key)
 
 
 def _row(ms: float, answer: Answer) -> tuple[Entry, ...]:
     head = Entry(milliseconds(ms * 1e6), ms)
     if answer.winner is None:
         return (head, Entry("none fits", None, answer.nothing, (), "absent"), *[Entry("–", tone="absent")] * 3)
-    one = answer.winner.cell
+    one, carried = answer.winner.cell, answer.winner.candidate.point.marks
     rival = answer.runner_up
     second = f"next: {rival.cell.cell.label} at {rival.cell.cell.resolution} px" if rival else "no rival"
     return (
         head,
-        Entry(f"{one.cell.label} at {one.cell.resolution} px", one.cell.label, one.cell.name, one.marks),
+        Entry(f"{one.cell.label} at {one.cell.resolution} px", one.cell.label, one.cell.name, carried),
         wording.milliseconds(one, "ttft"),
         wording.accuracy(replace(one, accuracy=answer.winner.candidate.accuracy)),
         Entry(choice.probability(answer.winner.probability), answer.winner.probability, second),

@@ -25,10 +25,10 @@ Array = NDArray[np.float64]
 class Point:
     """A candidate. `cost` (say TTFT in ms) and `merit` (say ANLS) are estimates, with 95 % bounds where there are any.
 
-    `cost_parts` are the samples whose medians add up to `cost`; `scores` and `clusters` the per-question scores whose
-    mean is `merit`. Points with equal `questions` answered the same questions: clusters are drawn for them together, so
-    what makes a question hard for everyone cancels. Without samples the bounds are taken as a normal distribution's;
-    without bounds the value is taken as certain.
+    `cost_parts` are the samples whose medians add up to `cost`, drawn as wide as its bounds; `scores` and `clusters`
+    the per-question scores whose mean is `merit`. Points with equal `questions` answered the same questions: clusters
+    are drawn for them together, so what makes a question hard for everyone cancels. Without samples the bounds are
+    taken as a normal distribution's; without bounds the value is taken as certain.
     """
 
     name: str
@@ -46,6 +46,8 @@ class Point:
     label: str = ""
     hover: str = ""
     marks: tuple[str, ...] = ()
+    best: float = 1.0
+    """The most that a score can be: 1, or 100 where they are points."""
     unbounded: bool = False
     """It was measured too few times for an interval: its place is that of its point estimate, and not known better."""
 
@@ -138,7 +140,7 @@ def draw(points: Sequence[Point], seed: int, draws: int) -> tuple[Array, Array]:
             drawn = np.where(count > 0, total / np.maximum(count, 1), mean)
             merits[:, i] = mean + wider * (drawn - mean)
             if len(names) == 1:  # one image says nothing about the next one
-                merits[:, i] = rng.uniform(0, max(1.0, mean), size=draws)
+                merits[:, i] = rng.uniform(0, max(points[i].best, mean), size=draws)
     return costs, merits
 
 
@@ -155,7 +157,18 @@ def _wider(clusters: int) -> float:
 def _costs(point: Point, rng: np.random.Generator, draws: int) -> Array:
     if not point.cost_parts:
         return _normal(point.cost, point.cost_low, point.cost_high, rng, draws)
-    return stats.drawn_sums(point.cost_parts, rng, draws)
+    return _as_wide(stats.drawn_sums(point.cost_parts, rng, draws), point)
+
+
+def _as_wide(drawn: Array, point: Point) -> Array:
+    """Return draws at least as wide as the cost's bounds, which know that two samples of an image are not two."""
+    if point.cost_low is None or point.cost_high is None:
+        return drawn
+    low, high = np.quantile(drawn, [(1 - SURE) / 2, (1 + SURE) / 2])
+    less, more = point.cost - float(low), float(high) - point.cost
+    down = max(1.0, (point.cost - point.cost_low) / less) if less > 0 else 1.0
+    up = max(1.0, (point.cost_high - point.cost) / more) if more > 0 else 1.0
+    return point.cost + np.where(drawn < point.cost, down, up) * (drawn - point.cost)
 
 
 def _normal(value: float, low: float | None, high: float | None, rng: np.random.Generator, draws: int) -> Array:

@@ -95,6 +95,14 @@ def test_dominated_is_seldom_wrong_with_five_images() -> None:
     assert wrong / 80 <= 0.06
 
 
+def test_one_image_says_nothing_of_a_score_in_points_either() -> None:
+    """Of 60 points on one page the next page may have 0 or 100: draws up to 60 called the better ones dominated."""
+    page = {"scores": (60.0,) * 4, "clusters": ("page",) * 4, "best": 100.0}
+    _, merits = draw([Point("a", "a", cost=1.0, merit=60.0, **page)], seed=0, draws=500)
+    assert merits.max() > 95
+    assert abs(merits.mean() - 50) < 5
+
+
 def test_the_same_seed_gives_the_same_places() -> None:
     rng = random.Random(2)
     points = [measured("a", 100, 0.6, rng), measured("b", 101, 0.62, rng)]

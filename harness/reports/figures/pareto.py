@@ -35,6 +35,7 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
 
     def one(name: str, title: str, found: Sequence[Candidate]) -> Picture:
         notes = wording.remarks((each.cell, each.accuracy) for each in found)
+        notes += tuple(("Note:", f"{told}.") for told in candidates.notes(found))
         return picture(name, title, [each.point for each in found], cost, found[0].accuracy.metric or "accuracy", notes)
 
     return canvas.pictures(card, groups, one)
