@@ -382,7 +382,7 @@ def test_a_checkpoint_that_fails_at_a_question_is_a_regression(
     real = FakeModel.answer
 
     def answer(self: FakeModel, request: Request) -> Iterator[Event]:
-        if "case number" in request.question and self.describe()["answer"] == "NaN":
+        if "claim number" in request.question and self.describe()["answer"] == "NaN":
             raise OutputError("logits that are not finite", "prefill")
         yield from real(self, request)
 
