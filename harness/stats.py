@@ -331,7 +331,7 @@ def ratio_of_medians(
         kept = second != 0
         mine = None if clusters is None else [name for name, keep in zip(clusters, kept, strict=True) if keep]
         return median_interval(first[kept] / second[kept], level, mine)
-    return _ratio(median_interval(first, level), median_interval(second, level), n, level)
+    return ratio(median_interval(first, level), median_interval(second, level))
 
 
 def sum_of_medians(
@@ -377,14 +377,6 @@ def sum_of_estimates(each: Sequence[Estimate], level: float = 0.95) -> Estimate:
     return Estimate(value, value - math.hypot(*down), value + math.hypot(*up), n, level)
 
 
-def ratio_of_sums(a: Sequence[ArrayLike], b: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
-    """Return the ratio of two sums of medians, all parts measured apart, with its interval (MOVER on logarithms)."""
-    n = min((len(as_values(part)) for part in (*a, *b)), default=0)
-    if not a or not b or not n:
-        return Estimate(None, None, None, n, level)
-    return _ratio(sum_of_medians(a, level), sum_of_medians(b, level), n, level)
-
-
 def drawn_sums(parts: Sequence[ArrayLike], rng: np.random.Generator, draws: int) -> Array:
     """Return draws of the sum of the parts' medians, each where its order statistics leave it.
 
@@ -399,9 +391,13 @@ def drawn_sums(parts: Sequence[ArrayLike], rng: np.random.Generator, draws: int)
     return total
 
 
-def _ratio(top: Estimate, bottom: Estimate, n: int, level: float) -> Estimate:
-    if not top.value or not bottom.value:
-        return Estimate(None if not bottom.value else 0.0, None, None, n, level)
+def ratio(top: Estimate, bottom: Estimate) -> Estimate:
+    """Return the ratio of two positive estimates that were measured apart, with its interval (MOVER on logarithms)."""
+    n, level = min(top.n, bottom.n), top.level
+    if top.value is None or not bottom.value:
+        return Estimate(None, None, None, n, level)
+    if not top.value:
+        return Estimate(0.0, None, None, n, level)
     value = top.value / bottom.value
     ends = (top.low, top.high, bottom.low, bottom.high)
     if any(end is None or end <= 0 for end in ends):

@@ -198,6 +198,14 @@ def test_student_t_by_the_table(df: float, t: float) -> None:
     assert stats.student_t(0.975, df) == pytest.approx(t, rel=1e-4)
 
 
+def test_a_ratio_is_as_wide_as_its_two_estimates() -> None:
+    top, bottom = stats.Estimate(4.0, 2.0, 8.0, 9), stats.Estimate(2.0, 2.0, 2.0, 7)
+    found = stats.ratio(top, bottom)
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((2.0, 1.0, 4.0, 7))
+    assert stats.ratio(top, stats.Estimate(2.0, None, None, 7)) == stats.Estimate(2.0, None, None, 7)
+    assert stats.ratio(stats.Estimate(None, None, None, 0), bottom).value is None
+
+
 def test_paired_difference_finds_what_separate_intervals_cannot() -> None:
     rng = np.random.default_rng(10)
     a = rng.random(200)

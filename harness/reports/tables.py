@@ -117,7 +117,7 @@ def _compared(text: str, found: Sequence[Comparison], reasons: dict[str, str], n
         hover = "times are divided by this row's"
         here = Entry("reference", None, hover, first.marks)
         return Entry(f"{text} · reference{note}", sort, hover, first.marks, "", (published, here, Entry("")))
-    if all(c.matches is None for c in found):
+    if all(c.measured is None for c in found):
         letter = reasons.setdefault(first.why_not, _letter(len(reasons)))
         hover = f"not run here: {first.why_not}"
         missing = Entry("–", None, hover, (), "absent"), Entry(f"({letter})", None, hover, (), "absent")
@@ -128,7 +128,8 @@ def _compared(text: str, found: Sequence[Comparison], reasons: dict[str, str], n
         values.append((f"{c.protocol} " if len(found) > 1 else "") + _value(c.measured, c.unit))
         verdicts.append(c.verdict)
     carried = marks.of_all(c.marks for c in found)
-    tone = "matches" if all(c.matches for c in found) else "differs"
+    known = [c.matches for c in found if c.matches is not None]
+    tone = "" if len(known) < len(found) else "matches" if all(known) else "differs"
     hover = f"published {first.printed}; here n = {first.measured.n if first.measured else 0}"
     told = " · ".join([text + ratio, *(" · ".join(pair) for pair in zip(values, verdicts, strict=True))])
     measured = Entry("\n".join(values), first.measured.value if first.measured else None, hover, carried)
@@ -215,9 +216,9 @@ def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> t
         f"{wording.platform(finding.platform)}, protocol {finding.protocol}" if finding.platform else finding.protocol
     )
     verdict = finding.verdict
-    if finding.matches is None:
+    if finding.measured is None:
         verdict += f" ({reasons.setdefault(finding.why_not, _letter(len(reasons)))})"
-    tone = {True: "matches", False: "differs", None: "absent"}[finding.matches]
+    tone = {True: "matches", False: "differs", None: ""}[finding.matches] if finding.measured else "absent"
     return (
         Entry(claim.name, claim.claimed, claim.text),
         Entry(rows),

@@ -35,7 +35,7 @@ def material(folder: Path, scores: dict[str, Accuracy], **more: object) -> measu
         times = {"preprocess": 1.0, "encode": 20.0 * number, "prefill": 10.0 * number}
         synthetic_logs.write(folder / f"{name}.jsonl", model=name, times_ms=times, n=30, **more)  # type: ignore[arg-type]
     data = frame.load(folder)
-    return measured.gather(data, {each.configuration.name: scores[each.configuration.model] for each in data.cells})
+    return measured.gather(data, {each.configuration: scores[each.configuration.model] for each in data.cells})
 
 
 def twins(folder: Path, **other: object) -> list[Candidate]:
@@ -44,7 +44,7 @@ def twins(folder: Path, **other: object) -> list[Candidate]:
     synthetic_logs.write(folder / "paper.jsonl", protocol="paper", **common)  # type: ignore[arg-type]
     synthetic_logs.write(folder / "whole.jsonl", **{**common, **other})  # type: ignore[arg-type]
     data = frame.load(folder)
-    scored = {each.configuration.name: score() for each in data.cells if each.configuration.protocol == "ttft"}
+    scored = {each.configuration: score() for each in data.cells if each.configuration.protocol == "ttft"}
     made = measured.gather(data, scored)
     return candidates.of(made, [one for one in made.cells if one.cell.protocol == "paper"], "ttft")
 
@@ -61,7 +61,8 @@ def test_a_cell_that_answers_nothing_has_its_twins_accuracy_and_marks(tmp_path: 
     "other",
     [
         {"device": "cuda"}, {"engine": "mlx"}, {"dtype": "bfloat16"}, {"model_digest": "m1"}, {"threads": 1},
-        {"weights_digest": "w1"}, {"limit": 12}, {"data_digest": "d1"}, {"machine": "elsewhere"},
+        {"weights_digest": "w1"}, {"limit": 12}, {"data_digest": "d1"}, {"suite_digest": "s1"},
+        {"machine": "elsewhere"},
     ],
 )  # fmt: skip
 def test_accuracy_is_not_borrowed_from_another_computation(tmp_path: Path, other: dict[str, object]) -> None:
@@ -119,7 +120,7 @@ def test_costs_are_drawn_as_wide_as_the_tables_interval(tmp_path: Path) -> None:
     log = runlog.read(path)
     samples = tuple(slower(one, 1 + 0.1 * int(one.image_ids[0][1:])) for one in log.samples)
     data = frame.frame({"a": replace(log, samples=samples)}, {"a": "a"})
-    made = measured.gather(data, {each.configuration.name: score() for each in data.cells})
+    made = measured.gather(data, {each.configuration: score() for each in data.cells})
     (found,) = candidates.of(made, made.cells, "ttft")
     point = found.point
     costs, _ = pareto.draw([point], seed=0, draws=4000)
@@ -148,7 +149,7 @@ def slower(sample: Sample, factor: float) -> Sample:
 def test_a_partial_sum_of_energy_keeps_no_budget(tmp_path: Path, spent: dict[str, float], fits: str) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", model="a", n=30, energy_mj=spent)
     data = frame.load(tmp_path)
-    made = measured.gather(data, {each.configuration.name: score() for each in data.cells})
+    made = measured.gather(data, {each.configuration: score() for each in data.cells})
     (answer,) = choice.choose(made, choice.parse(energy="5J"))
     assert [one.fit for one in answer.contenders] == [fits]
     assert bool(answer.winner) == (fits == "surely")

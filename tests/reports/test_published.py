@@ -123,11 +123,13 @@ def test_what_was_not_run_says_why(tmp_path: Path) -> None:
 
 
 def scored(folder: Path, value: float, half: float) -> measured.Measured:
-    synthetic_logs.write(folder / "a.jsonl", suite="docvqa")
-    data = frame.load(folder)
-    cell, *_ = data.cells
-    accuracy = scoring.Accuracy("ANLS", value, value - half, value + half, 100)
-    return measured.gather(data, {cell.configuration: accuracy})
+    synthetic_logs.write(folder / "a.jsonl", suite="docvqa", weights="hub")
+    return with_scores(frame.load(folder), docvqa=scoring.Accuracy("ANLS", value, value - half, value + half, 100))
+
+
+def with_scores(data: frame.Frame, **scores: scoring.Accuracy) -> measured.Measured:
+    """Give the cells of each suite this score."""
+    return measured.gather(data, {each.configuration: scores[each.configuration.suite] for each in data.cells})
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,101 @@ def test_scores_have_the_cards_tolerance_and_our_interval(
     assert found.verdict == verdict
     (other,) = verdicts("fastvlm-table6", data, "R4", "DocVQA")
     assert "other training" in other.why_not
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"weights": "local"}, "docvqa: scored with local weights, which need not be those that fastvlm-0.5b names"),
+        ({"weights": "hub", "limit": 100}, "docvqa: scored on the first 100 examples alone"),
+        ({"weights": "hub", "asked": 5349}, "docvqa: 5249 of 5349 questions have no score"),
+    ],
+)
+def test_only_the_released_weights_on_the_whole_suite_are_the_published_model(
+    tmp_path: Path, about: dict, told: str
+) -> None:
+    """A nightly fine-tune under the card's name, or its first 100 answers, must not match anything by chance."""
+    score = scoring.Accuracy("ANLS", 0.791, 0.75, 0.83, 100, asked=about.pop("asked", 100))
+    synthetic_logs.write(tmp_path / "a.jsonl", suite="docvqa", **about)
+    (found,) = verdicts("fastvlm-table6", with_scores(frame.load(tmp_path), docvqa=score), "R5", "DocVQA")
+    assert (found.verdict, found.why_not) == ("not run here", told)
+
+
+def test_a_mean_of_suites_carries_the_marks_of_all(tmp_path: Path) -> None:
+    for suite, more in (("docvqa", {}), ("textvqa", {"finished": False}), ("gqa", {"data": "embedded"})):
+        synthetic_logs.write(tmp_path / f"{suite}.jsonl", suite=suite, weights="hub", **more)
+    score = scoring.Accuracy("ANLS", 0.5, 0.4, 0.6, 100)
+    evidence = Evidence(with_scores(frame.load(tmp_path), docvqa=score, textvqa=score, gqa=score))
+    found = evidence.score(Side(title="x", model="fastvlm-0.5b"), ("docvqa", "textvqa", "gqa"))
+    assert found.marks == ("embedded", "torn")
+    assert len(found.sources) == 3
+    assert found.estimate.high == pytest.approx(50 + 10 / 3**0.5)
+
+
+def test_a_difference_of_scores_carries_the_marks_of_both_sides(tmp_path: Path) -> None:
+    (claim,) = [one for one in load_report_card("claims").claims if one.name == "+12.5 DocVQA"]
+    for number, side in enumerate((claim.numerator, claim.denominator)):
+        more = {"model": side.model, "resolution": side.resolution or 336, "finished": not number}
+        synthetic_logs.write(tmp_path / f"{number}.jsonl", suite=claim.suite, weights="hub", **more)
+    score = scoring.Accuracy("ANLS", 0.5, 0.4, 0.6, 100)
+    data = with_scores(frame.load(tmp_path), **{claim.suite: score})
+    (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == claim.name]
+    assert finding.protocol == "scored"
+    assert finding.marks == ("torn",)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "other"),
+    [
+        ("paper", {"suite": "docvqa"}), ("paper", {"data_digest": "d1"}), ("paper", {"limit": 12}),
+        ("paper", {"suite_digest": "s1"}), ("ttft", {"part": "llm"}),
+    ],
+)  # fmt: skip
+def test_times_of_other_questions_make_no_ratio(tmp_path: Path, protocol: str, other: dict) -> None:
+    """The ratio would be that of the pages, of the threads, or of a whole run to a sum of parts."""
+    base = {"times_ms": {"preprocess": 1.0, "encode": 100.0, "prefill": 50.0}, "protocol": protocol}
+    synthetic_logs.write(tmp_path / "a.jsonl", model="fastvlm-0.5b", resolution=1024, **base)
+    synthetic_logs.write(tmp_path / "b.jsonl", model="llava-onevision-0.5b", resolution=1152, **base, **other)
+    data = measured.gather(frame.load(tmp_path), {})
+    (encode,) = verdicts("fastvlm-table6", data, "R2", "vision_enc_latency_ms")
+    assert encode.verdict == "not run here"
+    assert "llava-onevision-0.5b and fastvlm-0.5b were never timed on the same questions" in encode.why_not
+    (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x: encode"]
+    assert finding.why_not.startswith("both sides were never timed on the same questions")
+
+
+def test_an_isolated_sum_beside_a_whole_one_of_the_papers_protocol_carries_its_mark(tmp_path: Path) -> None:
+    base = {"times_ms": {"preprocess": 1.0, "encode": 100.0, "prefill": 50.0}, "protocol": "paper"}
+    synthetic_logs.write(tmp_path / "a.jsonl", model="fastvlm-0.5b", resolution=1024, **base)
+    synthetic_logs.write(tmp_path / "b.jsonl", model="llava-onevision-0.5b", resolution=1152, part="llm", **base)
+    (encode,) = verdicts("fastvlm-table6", measured.gather(frame.load(tmp_path), {}), "R2", "vision_enc_latency_ms")
+    assert encode.measured.value == pytest.approx(1, rel=0.05)
+    assert "isolated" in encode.marks
+
+
+def test_a_ratio_without_an_interval_differs_from_nothing(tmp_path: Path) -> None:
+    """Two pages say nothing of the next ones: near the published ratio it matches, far from it nothing is decided."""
+    cells = (("fastvlm-0.5b", 1024, 116.3, 50.5), ("llava-onevision-0.5b", 1152, 2721.4, 114.0))
+    data = timed(tmp_path, *cells, images=2)
+    (encode,) = verdicts("fastvlm-table6", data, "R2", "vision_enc_latency_ms")
+    assert (encode.verdict, encode.measured.low) == ("matches", None)
+    (prefill,) = verdicts("fastvlm-table6", data, "R2", "llm_prefill_ms")
+    assert prefill.verdict.startswith("undecided, no interval: 0.01")
+    (table, *_) = tables.published(load_report_card("fastvlm-table6"), data)
+    assert any(entry.text.endswith("× the published ratio") for row in table.rows for entry in row)
+    (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x: prefill"]
+    assert finding.verdict.startswith("undecided, no interval: 0.01")
+
+
+def test_a_ratio_is_as_sure_as_the_tables_intervals(tmp_path: Path) -> None:
+    """Twenty samples of two pages bound no median, and no ratio of it."""
+    for model, side in (("fastvlm-0.5b", 1024), ("llava-onevision-0.5b", 1152)):
+        synthetic_logs.write(tmp_path / f"{model}.jsonl", model=model, resolution=side, n=20, images=2)
+    upper, lower = measured.gather(frame.load(tmp_path), {}).cells
+    assert upper.times.of("ttft").low is None
+    found = Evidence(NOTHING).ratio(upper, lower, "ttft")
+    assert found.value is not None
+    assert found.low is None
 
 
 def test_claims_add_up_to_what_is_claimed() -> None:

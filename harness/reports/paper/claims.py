@@ -7,7 +7,7 @@ from harness.errors import CardError
 from harness.reports import marks
 from harness.reports.card import Claim, ReportCard, Side
 from harness.reports.configuration import Platform
-from harness.reports.paper.evidence import PAPER, Evidence
+from harness.reports.paper.evidence import APART, PAPER, Evidence, fits
 from harness.reports.paper.published import cite
 from harness.stats import Estimate
 
@@ -31,18 +31,23 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """`matches`, `differs by ...` or `not run here`."""
-        if self.matches is None or self.measured is None or self.measured.value is None:
+        """`matches`, `differs by ...`, `undecided, no interval: ...` or `not run here`."""
+        if self.measured is None or self.measured.value is None:
             return "not run here"
         if self.matches:
             return "matches"
+        told = self._difference(self.measured.value)
+        if self.matches is None:
+            return f"undecided, no interval: {told}"
+        return f"differs{':' if '×' in told else ' by'} {told}"
+
+    def _difference(self, measured: float) -> str:
         if self.claim.quantity == "points":
-            return f"differs by {self.measured.value - self.claim.claimed:+.1f} points"
+            return f"{measured - self.claim.claimed:+.1f} points"
         if self.claim.saving:
-            points = 100 * (shown(self.claim, self.measured.value) - self.claim.claimed)
-            return f"differs by {points:+.0f} percentage points"
-        times = self.measured.value / self.claim.claimed
-        return f"differs by {times - 1:+.0%}" if 0.5 <= times <= 2 else f"differs: {times:.2g} × the published ratio"
+            return f"{100 * (shown(self.claim, measured) - self.claim.claimed):+.0f} percentage points"
+        times = measured / self.claim.claimed
+        return f"{times - 1:+.0%}" if 0.5 <= times <= 2 else f"{times:.2g} × the published ratio"
 
 
 def shown(claim: Claim, ratio: float) -> float:
@@ -103,10 +108,10 @@ def _counted(base: Finding, evidence: Evidence) -> Finding:
 
 def _scored(base: Finding, evidence: Evidence) -> Finding:
     claim = base.claim
-    upper, why, source = evidence.score(claim.numerator, (claim.suite,))
-    lower, why_lower, _ = evidence.score(claim.denominator, (claim.suite,))
+    scores = [evidence.score(side, (claim.suite,)) for side in (claim.numerator, claim.denominator)]
+    upper, lower = (score.estimate for score in scores)
     if upper is None or lower is None or upper.value is None or lower.value is None:
-        return replace(base, why_not=f"no scores of both sides: {why or why_lower}")
+        return replace(base, why_not=f"no scores of both sides: {scores[0].why_not or scores[1].why_not}")
     ends = (upper.low, upper.high, lower.low, lower.high)
     low = high = None
     if None not in ends:  # the questions are the same, so this is too wide rather than too narrow
@@ -116,16 +121,17 @@ def _scored(base: Finding, evidence: Evidence) -> Finding:
     least, most = (found.value if end is None else end for end in (low, high))
     assert least is not None
     assert most is not None
-    fits = least - claim.tolerance <= claim.claimed <= most + claim.tolerance
-    return replace(base, measured=found, protocol="scored", matches=fits, marks=source.marks if source else ())
+    near = least - claim.tolerance <= claim.claimed <= most + claim.tolerance
+    carried = marks.of_all(score.marks for score in scores)
+    return replace(base, measured=found, protocol="scored", matches=near, marks=carried)
 
 
 def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str) -> Finding | None:
     upper, lower = base.claim.numerator, base.claim.denominator
-    wanted = (base.claim.quantity,)
-    cells = [evidence.cells(side, platform, protocol, wanted) for side in (upper, lower)]
+    quantity = base.claim.quantity
+    cells = [evidence.cells(side, platform, protocol, (quantity,)) for side in (upper, lower)]
     pair = evidence.pair(*cells)
-    ratio = evidence.ratio(*pair, wanted) if pair else None
+    ratio = evidence.ratio(*pair, quantity) if pair else None
     if pair is None or ratio is None or ratio.value is None:
         return None
     return replace(
@@ -133,9 +139,9 @@ def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str)
         platform=platform,
         protocol=protocol,
         measured=ratio,
-        encode=evidence.ratio(*pair, ("encode",)),
-        prefill=evidence.ratio(*pair, ("prefill",)),
-        matches=_fits(base.claim, ratio.low or ratio.value, ratio.high or ratio.value),
+        encode=evidence.ratio(*pair, "encode"),
+        prefill=evidence.ratio(*pair, "prefill"),
+        matches=fits(_fits(base.claim, ratio.low or ratio.value, ratio.high or ratio.value), ratio),
         marks=marks.of_all(one.marks for one in pair),
     )
 
@@ -153,7 +159,10 @@ def _missing(evidence: Evidence, *sides: Side) -> str:
         return "; ".join(f"no card of this harness is {side.title}" for side in never)
     absent = [side for side in sides if not evidence.platforms([side])]
     if not absent:
-        return "both sides were measured, but never on the same machine, device and precision"
+        places = [(where, protocol) for where in evidence.platforms(sides) for protocol in PAPER]
+        if any(all(evidence.cells(side, *place) for side in sides) for place in places):
+            return f"both sides were {APART}"
+        return "both sides were measured, but never on the same machine, device and precision by the same protocol"
     runs = (f"`harness run --model {s.model}{f' --res {s.resolution}' if s.resolution else ''}`" for s in absent)
     return "not measured; next: " + " and ".join(runs)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import stats
+from harness.reports import marks
+from harness.reports.accuracy import Accuracy
 from harness.reports.card import Match, Side
 from harness.reports.configuration import Platform
 from harness.reports.measured import Measured
@@ -18,6 +20,25 @@ PAPER = ("ttft", "paper")
 
 Subject = Match | Side
 """Which model card at which resolution a published row, or a side of a claim, is."""
+APART = "never timed on the same questions, both whole or both isolated"
+RELEASED = ("hub", "cache", "shipped")
+"""Where the weights that a model card names come from; a folder may hold any training under the card's name."""
+MOST_UNSCORED = 0.01
+"""Of a suite's questions: a score that leaves out more (they failed, or the run ended) is another suite's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A score in points of 100 with the cells it rests on, or why there is none."""
+
+    estimate: Estimate | None = None
+    sources: tuple[CellSummary, ...] = ()
+    why_not: str = ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The marks of all sources."""
+        return marks.of_all(one.marks for one in self.sources)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,51 +75,37 @@ class Evidence:
     def pair(
         self, upper: Sequence[CellSummary], lower: Sequence[CellSummary]
     ) -> tuple[CellSummary, CellSummary] | None:
-        """Return two cells over the same questions if there are such, else the best of both, else None."""
-        if not upper or not lower:
-            return None
-        for a in upper:
-            for b in lower:
-                if all(getattr(a.cell, name) == getattr(b.cell, name) for name in ("suite", "data_digest", "isolate")):
-                    return a, b
-        return upper[0], lower[0]
+        """Return the first two cells that were timed on the same questions in the same way, or None.
 
-    def ratio(self, upper: CellSummary, lower: CellSummary, stages: tuple[str, ...]) -> Estimate | None:
-        """Return the ratio of two cells' (added) medians with a bootstrap interval, or None where a time is missing."""
-        first, second = upper.times.parts_ns(stages), lower.times.parts_ns(stages)
-        return stats.ratio_of_sums(first, second) if first and second else None
+        By the paper's protocol both are sums of the same stages: one of them may be isolated, as its mark says.
+        """
+        alike = [(a, b) for a in upper for b in lower if a.cell.questions == b.cell.questions]
+        same = [(a, b) for a, b in alike if a.cell.isolate == b.cell.isolate]
+        mixed = [(a, b) for a, b in alike if a.cell.protocol == b.cell.protocol == "paper"]
+        return next(iter([*same, *mixed]), None)
 
-    def score(self, subject: Subject, suites: Sequence[str]) -> tuple[Estimate | None, str, CellSummary | None]:
-        """Return the score in points of 100 (of several suites: the mean), or None and why there is none."""
-        found = []
+    def ratio(self, upper: CellSummary, lower: CellSummary, name: str) -> Estimate | None:
+        """Return the ratio of one time of two cells, as sure as both tables' intervals; None where it is missing."""
+        first, second = upper.times.of(name), lower.times.of(name)
+        return stats.ratio(first, second) if first and second else None
+
+    def score(self, subject: Subject, suites: Sequence[str]) -> Score:
+        """Return the released model's score in points of 100 (of several suites: the mean), or why there is none."""
+        found: list[CellSummary] = []
         for suite in suites:
             mine = [
                 one
                 for one in self.data.cells
                 if one.cell.suite == suite and one.cell.model == subject.model and _is(one, subject)
             ]
-            scored = sorted(
-                (one for one in mine if one.accuracy.value is not None), key=lambda o: (-o.accuracy.n, o.cell.name)
-            )
-            if not scored:
+            scored = [one for one in mine if one.accuracy.value is not None]
+            kept = [one for one in scored if not _unlike_released(one)]
+            if not kept:
                 reasons = sorted({o.accuracy.reason for o in mine if o.accuracy.reason and o.cell.protocol == "ttft"})
-                return None, reasons[0] if reasons else f"{suite} was not run", None
-            found.append(scored[0])
-        values = [100 * (one.accuracy.value or 0.0) for one in found]
-        bounds = [
-            (100 * one.accuracy.low, 100 * one.accuracy.high)
-            for one in found
-            if one.accuracy.low is not None and one.accuracy.high is not None
-        ]
-        n = sum(one.accuracy.n for one in found)
-        mean = float(np.mean(values))
-        if len(bounds) < len(found):
-            return Estimate(mean, None, None, n), "", found[0]
-        if len(found) == 1:
-            return Estimate(mean, *bounds[0], n), "", found[0]
-        halves = [(high - low) / 2 for low, high in bounds]
-        half = float(np.sqrt(np.sum(np.square(halves)))) / len(found)  # different questions: independent errors
-        return Estimate(mean, mean - half, mean + half, n), "", found[0]
+                told = [f"{suite}: {_unlike_released(one)}" for one in scored] or reasons or [f"{suite} was not run"]
+                return Score(why_not=told[0])
+            found.append(min(kept, key=lambda o: (-o.accuracy.n, o.cell.name)))
+        return Score(_mean([one.accuracy for one in found]), tuple(found))
 
     def params_m(self, subject: Subject) -> float | None:
         """Return the parameters of a subject's encoders in millions, from the weight bytes counted in its logs."""
@@ -117,6 +124,38 @@ class Evidence:
         """Return the visual tokens that a subject made of an image (the median)."""
         found = (one.tokens.visual for one in self.data.cells if _is(one, subject))
         return next((tokens for tokens in found if tokens is not None), None)
+
+
+def fits(near: bool, ratio: Estimate) -> bool | None:
+    """Return whether a published ratio fits ours; None where it is not near and nobody knows how sure ours is."""
+    return None if not near and ratio.low is None else near
+
+
+def _unlike_released(one: CellSummary) -> str:
+    """Say why a scored cell does not tell the released model's score on the suite, or nothing where it does."""
+    about, scored = one.cell, one.accuracy
+    if about.weights not in RELEASED:
+        return f"scored with {about.weights or 'unknown'} weights, which need not be those that {about.model} names"
+    if about.limit is not None:
+        return f"scored on the first {about.limit} examples alone"
+    left = scored.asked - scored.n
+    if left > MOST_UNSCORED * scored.asked:
+        return f"{left} of {scored.asked} questions have no score"
+    return ""
+
+
+def _mean(scores: Sequence[Accuracy]) -> Estimate:
+    """Return the mean of scores on different suites, in points of 100: their errors are independent."""
+    n = sum(one.n for one in scores)
+    values = [100 * one.value for one in scores if one.value is not None]
+    bounds = [(100 * one.low, 100 * one.high) for one in scores if one.low is not None and one.high is not None]
+    mean = float(np.mean(values))
+    if len(bounds) < len(scores):
+        return Estimate(mean, None, None, n)
+    if len(scores) == 1:
+        return Estimate(mean, *bounds[0], n)
+    half = float(np.sqrt(np.sum(np.square([(high - low) / 2 for low, high in bounds])))) / len(scores)
+    return Estimate(mean, mean - half, mean + half, n)
 
 
 def _models(subject: Subject) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from harness.errors import CardError
 from harness.reports import marks as marks_
 from harness.reports.card import Column, Match, ReportCard
 from harness.reports.configuration import Platform
-from harness.reports.paper.evidence import PAPER, Evidence
+from harness.reports.paper.evidence import APART, PAPER, Evidence, fits
 from harness.stats import Estimate
 
 
@@ -48,9 +48,14 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """`matches`, `differs by ...` (or `differs: 0.18 × the published ratio`), `not run here`, or `reference`."""
-        if self.matches is None:
+        """`matches`, `differs by ...` (or `differs: 0.18 × the published ratio`), `not run here`, or `reference`.
+
+        `undecided`: it is beyond the tolerance, and too few samples or images were measured for an interval.
+        """
+        if self.reference or self.measured is None:
             return "reference" if self.reference else "not run here"
+        if self.matches is None:
+            return f"undecided, no interval: {self.difference}"
         if self.matches:
             return "matches"
         return f"differs{':' if '×' in self.difference else ' by'} {self.difference}"
@@ -125,13 +130,13 @@ def _score(row: Printed, column: Column, printed: str, match: Match, evidence: E
         return Comparison(row.label, column.name, printed, why_not="no suite of this harness is this one")
     if not evidence.platforms([match]):
         return Comparison(row.label, column.name, printed, float(printed), why_not=_no_run(match))
-    measured, why, source = evidence.score(match, column.suites)
+    score = evidence.score(match, column.suites)
+    measured = score.estimate
     if measured is None:
-        return Comparison(row.label, column.name, printed, float(printed), why_not=why)
+        return Comparison(row.label, column.name, printed, float(printed), why_not=score.why_not)
     if row.label not in match.scored:
         why = f"the released weights of {match.model} had other training than this row's"
         return Comparison(row.label, column.name, printed, float(printed), why_not=why)
-    marks = source.marks if source else ()
     assert measured.value is not None
     difference = measured.value - float(printed)
     half = 0.0 if measured.low is None or measured.high is None else (measured.high - measured.low) / 2
@@ -143,7 +148,7 @@ def _score(row: Printed, column: Column, printed: str, match: Match, evidence: E
     )
     told = f"{difference:+.1f} points (our interval ±{half:.1f})" if half else f"{difference:+.1f} points"
     return Comparison(
-        row.label, column.name, printed, float(printed), measured, "points", "", told, near or within, "", marks
+        row.label, column.name, printed, float(printed), measured, "points", "", told, near or within, "", score.marks
     )
 
 
@@ -160,9 +165,9 @@ def _count(row: Printed, column: Column, printed: str, match: Match, evidence: E
         pages = f"; of a square image, {value:.0f} of this suite's pages"
         value = float(match.square_tokens)
     difference = value / published - 1
-    fits = abs(difference) <= column.tolerance + 1e-9
+    near = abs(difference) <= column.tolerance + 1e-9
     told = f"{value - published:+.4g} ({difference:+.1%}){pages}"
-    return Comparison(row.label, column.name, printed, published, Estimate(value, None, None, 1), "", "", told, fits)
+    return Comparison(row.label, column.name, printed, published, Estimate(value, None, None, 1), "", "", told, near)
 
 
 def _times(
@@ -181,14 +186,14 @@ def _times(
             f"report {card.name}: reference row {card.reference!r} has no {column.name}; next: mend the card"
         )
     published = float(printed) / float(reference.values[column.name])
-    found = False
+    found = apart = False
     for protocol in PAPER:
         if platform is None:
             break
-        stages = (column.quantity,)
-        upper, lower = (evidence.cells(each, platform, protocol, stages) for each in (match, base))
+        upper, lower = (evidence.cells(each, platform, protocol, (column.quantity,)) for each in (match, base))
         pair = evidence.pair(upper, lower)
-        ratio = evidence.ratio(*pair, stages) if pair else None
+        apart = apart or bool(upper and lower and not pair)
+        ratio = evidence.ratio(*pair, column.quantity) if pair else None
         if pair is None or ratio is None or ratio.value is None:
             continue
         found = True
@@ -206,6 +211,7 @@ def _times(
         missing = [m for m in (match, base) if platform is None or not _ran(evidence, m, platform)]
         why = (
             "; ".join(dict.fromkeys(map(_no_run, missing)))
+            or (f"{match.model} and {base.model} were {APART}" if apart else "")
             or f"no run of {match.model} has a time for {column.quantity}"
         )
         yield Comparison(row.label, column.name, printed, published, why_not=why)
@@ -219,10 +225,13 @@ def _no_run(match: Match) -> str:
     return f"no run of {match.model}" + (f" at {match.resolution} px" if match.resolution else "")
 
 
-def _against(published: float, ratio: Estimate, tolerance: float) -> tuple[bool, str]:
-    """Compare two ratios: they match when the published one lies in our interval widened by the tolerance."""
+def _against(published: float, ratio: Estimate, tolerance: float) -> tuple[bool | None, str]:
+    """Compare two ratios: they match when the published one lies in our interval widened by the tolerance.
+
+    Without an interval a ratio beyond the tolerance decides nothing.
+    """
     assert ratio.value is not None
     low, high = ratio.low or ratio.value, ratio.high or ratio.value
     times = ratio.value / published
     told = f"{times - 1:+.0%}" if 0.5 <= times <= 2 else f"{times:.2g} × the published ratio"
-    return low * (1 - tolerance) <= published <= high * (1 + tolerance), told
+    return fits(low * (1 - tolerance) <= published <= high * (1 + tolerance), ratio), told
