@@ -156,7 +156,12 @@ def write(
             )
         )
     for index, example in enumerate(failed):
-        failure = {"stage": "prefill", "message": "logits that are not finite", "traceback": "", "at": "2026-11-23"}
+        failure: dict[str, Any] = {
+            "stage": "prefill",
+            "message": "logits that are not finite",
+            "traceback": "",
+            "at": "2026-11-23",
+        }
         lines.append(Failure(example=example, index=n + failures + index, error=error, **failure))
     lines.append(
         Counted(visual_tokens=tokens, text_tokens=20, tiles=1, flops={"encode": 10**9}, weight_bytes={"encode": 10**6})
