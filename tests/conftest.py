@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import nursery
 import pytest
 import tiny as tiny_
 
@@ -20,6 +21,7 @@ def locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Device locks of this test process alone: several run beside each other, and none times anything real."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLM_PARETO_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        nursery.be_impatient()
         yield
 
 

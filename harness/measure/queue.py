@@ -103,8 +103,8 @@ def run_all(wanted: Sequence[Asked], again: bool, by: Executor, notify: Notify) 
         yield from _collect(cells, done, jobs, logs, folder, by, notify)
     except KeyboardInterrupt:
         measured = logs.finished(cells)
-        left = [job for request, job in jobs.items() if request not in measured]
-        raise _interrupted(left, folder, by) from None
+        unfinished = [job for request, job in jobs.items() if request not in measured]
+        raise _interrupted(unfinished, folder, by) from None
     except GeneratorExit:  # whoever reads this was interrupted
         if by.cancel:
             _cancel(list(jobs.values()), folder, by)

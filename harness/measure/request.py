@@ -79,7 +79,8 @@ class Logs:
                 if self._here.same(header, wanted[meant[header.request]]) and _finished(path):
                     self._found[header.request] = path
         found = {request: self._found.get(wholes.get(request, ""), self._found.get(request)) for request in wanted}
-        return {request: path for request, one in wanted.items() if (path := found[request] or self._noted(one))}
+        found = {request: path or self._noted(wanted[request]) for request, path in found.items()}
+        return {request: path for request, path in found.items() if path}
 
     def _noted(self, asked: Asked) -> Path | None:
         """Return the log that a job has noted as the one of what was asked (see `note`)."""

@@ -1,6 +1,6 @@
 """What of a cell a tracker is told: names, numbers with their units, and every mark and doubt."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from harness.files import digest_bytes
@@ -84,15 +84,23 @@ def origin(one: CellSummary, sources: Mapping[str, Log]) -> dict[str, str]:
     return found
 
 
-def title(one: CellSummary) -> str:
+def title(one: CellSummary, among: Collection[CellSummary] = ()) -> str:
     """Return a short name; marks are part of it, so that no chart shows the cell without them.
 
-    So are a limit, threads and the weights' digest: another checkpoint's cells are another series.
+    So are a limit and threads. The weights' digest is where a cell `among` those exported with it would have the same
+    name: one checkpoint of each night is to be one series, two checkpoints of one night are two.
     """
+    short = _title(one, "")
+    if sum(_title(other, "") == short for other in among) < 2:
+        return short
+    return _title(one, f"weights={one.cell.weights_digest[:DIGITS]}" if one.cell.weights_digest else "")
+
+
+def _title(one: CellSummary, weights: str) -> str:
     about = one.cell
     parts = [about.model, about.suite, f"{about.resolution}px", about.device, about.dtype, about.protocol]
     parts += ["" if about.limit is None else f"first {about.limit}"]
     parts += ["" if about.threads is None else f"threads={about.threads}"]
-    parts += [f"weights={about.weights_digest[:DIGITS]}" if about.weights_digest else "", about.settings]
+    parts += [weights, about.settings]
     parts += [f"[{', '.join(one.marks)}]" if one.marks else ""]
     return " ".join(part for part in parts if part)

@@ -83,7 +83,7 @@ def test_hud(rows: list, tmp_path: Path) -> None:
         assert record["benchmark"]["extra_info"]["branch"] == "main"
     found = {(r["model"]["name"], r["metric"]["name"]): r["metric"]["benchmark_values"][0] for r in records}
     plain = next(row for row in rows if row.process.trained)
-    assert found["fastvlm-0.5b docvqa 1024px cpu float32 ttft weights=w0", "ttft_ms"] == plain.times.ns("ttft") / 1e6
+    assert found["fastvlm-0.5b docvqa 1024px cpu float32 ttft", "ttft_ms"] == plain.times.ns("ttft") / 1e6
     assert any("[random, paper]" in name for name, _ in found), "marks are part of the name"
 
 
@@ -99,11 +99,23 @@ def test_another_limit_or_checkpoint_is_another_series(tmp_path: Path, more: dic
     synthetic_logs.write(tmp_path / "a.jsonl")
     synthetic_logs.write(tmp_path / "b.jsonl", of_cell=more)
     cells = measured.gather(frame.load(tmp_path), {}).cells
-    names = {metrics.title(one) for one in cells}
+    names = {metrics.title(one, cells) for one in cells}
     assert len(names) == 2
     assert any(told in name for name in names)
     ((name, value),) = more.items()
     assert str(value) in {metrics.facts(one).get(name) for one in cells}
+
+
+def test_a_checkpoint_of_each_night_is_one_series(tmp_path: Path) -> None:
+    """A chart over nights needs one name; which weights they were stands beside each number."""
+    titles = []
+    for night in ("0123456789", "abcdefabcd"):
+        (tmp_path / night).mkdir()
+        synthetic_logs.write(tmp_path / night / "a.jsonl", of_cell={"weights_digest": night})
+        (one,) = measured.gather(frame.load(tmp_path / night), {}).cells
+        titles.append(metrics.title(one, [one]))
+        assert metrics.facts(one)["weights_digest"] == night
+    assert titles[0] == titles[1]
 
 
 def test_what_belongs_beside_an_accuracy_is_exported_with_it(rows: list) -> None:

@@ -9,6 +9,7 @@ from harness.runlog import log as runlog
 
 ROOT = Path(__file__).parents[2]
 LOGS, RENDERED = ROOT / "results" / "reference", ROOT / "reports" / "rendered"
+FAMILIES = ROOT / "results" / "families"
 TEXTS = ("md", "tex", "csv")
 """Pictures and pages depend on matplotlib's version in their last digits; texts and tables do not."""
 
@@ -35,8 +36,19 @@ def test_the_committed_reports_are_what_the_logs_give(rendered: Path) -> None:
     assert not different, f"rendered anew, these differ: {different}"
 
 
-def test_every_reference_log_is_whole_and_names_no_machines_paths() -> None:
-    logs = list(runlog.find(LOGS))
+def test_the_families_figure_is_what_its_logs_give(tmp_path: Path) -> None:
+    """After a change on purpose: the command of benchmarks/families-cpu.toml, and `cells` of the same logs."""
+    if not FAMILIES.is_dir():
+        pytest.skip(f"no logs in {FAMILIES}: not a checkout of the repository")
+    card = ROOT / "benchmarks" / "families-tokens.toml"
+    render.render_all([str(card), "cells"], FAMILIES, tmp_path, ("md", "csv"))
+    fresh, committed = texts(tmp_path), texts(ROOT / "docs" / "families")
+    assert [name for name in fresh if fresh[name] != committed.get(name)] == []
+
+
+@pytest.mark.parametrize("folder", [LOGS, FAMILIES])
+def test_every_reference_log_is_whole_and_names_no_machines_paths(folder: Path) -> None:
+    logs = list(runlog.find(folder))
     assert logs
     for path in logs:
         log = runlog.read(path)

@@ -19,12 +19,13 @@ def export(
     """
     smaller: list[dict[str, object]] = []
     bigger: list[dict[str, object]] = []
-    for row in cells:
+    for row in (rows := tuple(cells)):
+        title = metrics.title(row, rows)
         facts = {**metrics.facts(row), **metrics.origin(row, sources or {}), **options}
         extra = "\n".join(f"{key}: {value}" for key, value in facts.items() if value not in ("", None))
         for metric in metrics.metrics(row):
             if metric.name != "visual_tokens":
-                (bigger if metric.bigger_is_better else smaller).append(_entry(row, metric, extra))
+                (bigger if metric.bigger_is_better else smaller).append(_entry(title, metric, extra))
     path = Path(target)
     files = [(path, smaller)]
     if bigger:
@@ -34,8 +35,8 @@ def export(
     return [file for file, _ in files]
 
 
-def _entry(row: CellSummary, metric: Metric, extra: str) -> dict[str, object]:
-    entry = {"name": f"{metrics.title(row)} {metric.name}", "unit": metric.unit, "value": metric.value, "extra": extra}
+def _entry(title: str, metric: Metric, extra: str) -> dict[str, object]:
+    entry = {"name": f"{title} {metric.name}", "unit": metric.unit, "value": metric.value, "extra": extra}
     if metric.low is not None and metric.high is not None:
         entry["range"] = f"{metric.low:.6g} to {metric.high:.6g} (95 %)"
     return entry

@@ -22,7 +22,7 @@ def export(
 ) -> list[Path]:
     """Write the records of every cell to the file `target`. `options` go into each `extra_info`."""
     records = []
-    for row in cells:
+    for row in (rows := tuple(cells)):
         facts = metrics.facts(row) | metrics.origin(row, sources or {})
         for metric in metrics.metrics(row):
             bounds = {"unit": metric.unit}
@@ -41,7 +41,7 @@ def export(
                     "name": name,
                     "benchmark": benchmark,
                     "model": {
-                        "name": metrics.title(row),
+                        "name": metrics.title(row, rows),
                         "type": row.cell.model,
                         "backend": row.cell.engine,
                         "origins": [],
