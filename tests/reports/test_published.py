@@ -216,18 +216,21 @@ def test_an_isolated_sum_beside_a_whole_one_of_the_papers_protocol_carries_its_m
     assert "isolated" in encode.marks
 
 
-def test_a_ratio_without_an_interval_differs_from_nothing(tmp_path: Path) -> None:
-    """Two pages say nothing of the next ones: near the published ratio it matches, far from it nothing is decided."""
-    cells = (("fastvlm-0.5b", 1024, 116.3, 50.5), ("llava-onevision-0.5b", 1152, 2721.4, 114.0))
+@pytest.mark.parametrize(("prefill_ms", "verdict"), [(114.0, "differs: 0.01"), (6842.0, "undecided, no interval: -4")])
+def test_a_ratio_without_an_interval_differs_only_by_a_factor_of_two(
+    tmp_path: Path, prefill_ms: float, verdict: str
+) -> None:
+    """Two pages say little of the next ones: near the published ratio it matches, somewhat off nothing is decided."""
+    cells = (("fastvlm-0.5b", 1024, 116.3, 50.5), ("llava-onevision-0.5b", 1152, 2721.4, prefill_ms))
     data = timed(tmp_path, *cells, images=2)
     (encode,) = verdicts("fastvlm-table6", data, "R2", "vision_enc_latency_ms")
     assert (encode.verdict, encode.measured.low) == ("matches", None)
     (prefill,) = verdicts("fastvlm-table6", data, "R2", "llm_prefill_ms")
-    assert prefill.verdict.startswith("undecided, no interval: 0.01")
+    assert prefill.verdict.startswith(verdict)
     (table, *_) = tables.published(load_report_card("fastvlm-table6"), data)
-    assert any(entry.text.endswith("× the published ratio") for row in table.rows for entry in row)
+    assert any(verdict in entry.text for row in table.rows for entry in row)
     (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x: prefill"]
-    assert finding.verdict.startswith("undecided, no interval: 0.01")
+    assert finding.verdict.startswith(verdict)
 
 
 def test_a_ratio_is_as_sure_as_the_tables_intervals(tmp_path: Path) -> None:

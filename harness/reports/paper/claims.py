@@ -141,9 +141,13 @@ def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str)
         measured=ratio,
         encode=evidence.ratio(*pair, "encode"),
         prefill=evidence.ratio(*pair, "prefill"),
-        matches=fits(_fits(base.claim, ratio.low or ratio.value, ratio.high or ratio.value), ratio),
+        matches=fits(_fits(base.claim, ratio.low or ratio.value, ratio.high or ratio.value), ratio, _ratio(base.claim)),
         marks=marks.of_all(one.marks for one in pair),
     )
+
+
+def _ratio(claim: Claim) -> float:
+    return 1 / (1 - claim.claimed) if claim.saving else claim.claimed
 
 
 def _fits(claim: Claim, low: float, high: float) -> bool:

@@ -126,9 +126,17 @@ class Evidence:
         return next((tokens for tokens in found if tokens is not None), None)
 
 
-def fits(near: bool, ratio: Estimate) -> bool | None:
+BEYOND_SCATTER = 2.0
+"""By such a factor no scatter of a few samples on one machine explains a difference: it needs no interval to be one."""
+
+
+def fits(near: bool, ratio: Estimate, published: float) -> bool | None:
     """Return whether a published ratio fits ours; None where it is not near and nobody knows how sure ours is."""
-    return None if not near and ratio.low is None else near
+    if near or ratio.low is not None:
+        return near
+    assert ratio.value is not None
+    times = ratio.value / published
+    return None if 1 / BEYOND_SCATTER <= times <= BEYOND_SCATTER else False
 
 
 def _unlike_released(one: CellSummary) -> str:

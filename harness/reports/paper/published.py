@@ -228,10 +228,10 @@ def _no_run(match: Match) -> str:
 def _against(published: float, ratio: Estimate, tolerance: float) -> tuple[bool | None, str]:
     """Compare two ratios: they match when the published one lies in our interval widened by the tolerance.
 
-    Without an interval a ratio beyond the tolerance decides nothing.
+    Without an interval a ratio beyond the tolerance decides nothing, unless it is another one by a factor of two.
     """
     assert ratio.value is not None
     low, high = ratio.low or ratio.value, ratio.high or ratio.value
     times = ratio.value / published
     told = f"{times - 1:+.0%}" if 0.5 <= times <= 2 else f"{times:.2g} × the published ratio"
-    return fits(low * (1 - tolerance) <= published <= high * (1 + tolerance), ratio), told
+    return fits(low * (1 - tolerance) <= published <= high * (1 + tolerance), ratio, published), told
