@@ -29,10 +29,18 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; `nox -s tests -- -k frontier` passes arguments on."""
+    """Run the tests but for the slow ones; `nox -s tests -- -k frontier` passes arguments on."""
     install(session, "test")
     # One thread a process: two test processes with two threads each would only wait for one another.
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadgroup", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    command = ("pytest", "-q", "-n", "2", "--dist", "loadgroup", "-m", "not slow")
+    session.run(*command, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the slow tests: whole programs over several processes, and training. Five minutes on two quiet cores."""
+    install(session, "test")
+    session.run("pytest", "-q", "-m", "slow", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -38,7 +38,6 @@ def test_the_peak_is_kept_and_not_measured_again(tmp_path: Path, monkeypatch: py
     assert peaks.known("cpu") is None
 
 
-@pytest.mark.slow
 def test_measuring_runs_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path))
     peak = peaks.measure("cpu", "float32")

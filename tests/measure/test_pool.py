@@ -81,6 +81,7 @@ def test_a_pool_is_said_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         list(pool.submit([], Path(), {}))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_its_unfinished_sample_alone(
     tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_misspelt_option_of_a_plan_is_guessed(tmp_path: Path) -> None:
         sweep.read_plan(plan)
 
 
+@pytest.mark.slow
 def test_a_cell_that_cannot_be_prepared_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
     good = Asked(model="fake", device="fake", suite="pages", limit=2, minimum_seconds=0.0, out=str(tmp_path / "out"))

@@ -124,6 +124,7 @@ def test_a_folder_without_a_card_is_measured_and_scored(
 RULE = "--min-samples 2 --min-seconds 0 --max-samples 2 --max-seconds 20 --decode-tokens 2"
 
 
+@pytest.mark.slow
 def test_two_folders_without_cards_are_compared_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`compare --interleave`: a fine-tune against its base, both by route auto."""
     folders = [str(tiny_vlms.write(tmp_path / name, "qwen2_5_vl", seed)) for seed, name in enumerate(("base", "tune"))]
@@ -138,6 +139,7 @@ def test_two_folders_without_cards_are_compared_in_turns(tmp_path: Path, capsys:
     assert len({header["cell"]["weights_digest"] for header in headers}) == 2
 
 
+@pytest.mark.slow
 def test_nights_of_a_family_without_a_card_are_tracked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`track`: nightly folders of a family that only transformers knows."""
     for seed, name in enumerate(("n1", "n2")):

@@ -508,6 +508,7 @@ def test_only_the_newest_is_measured_and_the_first_bad_is_found_by_halving(
     assert len(measured) <= 2 + 5  # log2 of the 18 between
 
 
+@pytest.mark.slow
 def test_two_cards_are_measured_side_by_side_by_the_program(tmp_path: Path) -> None:
     """Two folders of the fake model, one of which takes twice as long in prefill: real processes, real time."""
     for name, prefill_ms in (("good", 8.0), ("bad", 24.0)):
