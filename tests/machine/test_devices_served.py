@@ -1,8 +1,8 @@
 """A server as a device: what is told of it, and a gate that does not take the server for company."""
 
 import http.server
-import time
 
+import psutil
 import pytest
 
 from harness.clock import Monotonic
@@ -50,7 +50,8 @@ def test_the_process_that_listens_is_found() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         used = served.cpu_seconds(server.server_port)
         assert used is not None
-        assert used <= time.process_time() + 1
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]  # a nursery of tests may be one of them
+        assert used <= sum(sum(one.cpu_times()[:2]) for one in family) + 1
         port = server.server_port
     assert served.cpu_seconds(port) is None
 
