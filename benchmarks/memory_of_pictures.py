@@ -88,8 +88,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--few", type=int, default=4)
     parser.add_argument("--many", type=int, default=400)
-    parser.add_argument("--folder", help="for some GB (default: a temporary one)")
+    parser.add_argument("--folder", type=Path, help="for some GB (default: a temporary one)")
     given = parser.parse_args()
+    if given.folder:
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         few, many = (peak_mib(Path(folder), count) for count in (given.few, given.many))
     growth = many / few - 1
