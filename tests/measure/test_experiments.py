@@ -50,6 +50,14 @@ def test_a_planted_delay_is_found_in_its_stage_and_nowhere_else(clock: Scripted,
     assert all(value == pytest.approx(1, abs=0.01) for name, value in found.items() if name not in (stage, "ttft"))
 
 
+@pytest.mark.parametrize(("project", "holds"), [(1.3, True), (0.7, True), (8.0, False)])
+def test_what_moved_elsewhere_is_judged_as_time_of_what_was_planted(project: float, holds: bool) -> None:
+    """50 ms planted in encode: 0.3 ms of threads that wake up in project are nothing, 7 ms there are the sleep's."""
+    encode = PairRatio("encode", 1.5, 1.45, 1.55, 20, 100.0, True)
+    other = PairRatio("project", project, project - 0.05, project + 0.05, 20, 1.0, True)
+    assert experiments.judge("injection", (encode, other), "encode", 0.5)[0] is holds
+
+
 def test_the_same_twice_cannot_be_told_apart(clock: Scripted) -> None:
     ratios, passed = conduct(clock, "aa", jitter=0.03)
     assert passed
