@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from types import FrameType
 from typing import NoReturn
 
@@ -11,6 +12,9 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _early)
+    if sys.flags.optimize > 1:  # transformers builds its classes from docstrings, which -OO throws away
+        os.write(2, b"harness: python -OO (PYTHONOPTIMIZE=2) throws away what transformers needs; next: without it\n")
+        sys.exit(2)
     from harness import parent
 
     parent.follow()

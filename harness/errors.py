@@ -100,7 +100,10 @@ LESS_MEMORY = "--isolate-stages or a lower --res"
 """What to try when memory does not suffice; `backend.less_memory` adds a precision that the device has."""
 
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
+NO_MEMORY = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
+    "failed to map segment",
+)  # fmt: skip
 """How libraries say it, each in its own words."""
 
 

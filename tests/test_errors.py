@@ -17,6 +17,7 @@ def test_names_from_elsewhere_command_no_terminal() -> None:
         (MemoryError(), True),
         (RuntimeError("CUDA out of memory. Tried to allocate"), True),
         (ImportError("libtorch.so: failed to map segment: Cannot allocate memory"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
         (OSError(12, "Cannot allocate memory"), True),
         (RuntimeError("shape mismatch"), False),
         (ValueError("out of memory"), False),
