@@ -6,7 +6,7 @@ what is compiled; a part of which nothing is called is refused, for the log woul
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -82,19 +82,20 @@ def compile_parts(model: "VisionLanguageModel") -> str:
     clock = Monotonic()
     start_ns = clock.now_ns()
     with refused(model):
-        told = [compile_part(model, name) for name in names]
+        with ExitStack() as stack:
+            heard = {name: stack.enter_context(Listener(model.parts[name])) for name in names}
+            deployment.warm(model)
+        told = [compile_part(model, name, listener) for name, listener in heard.items()]
         deployment.warm(model)
     took_s = (clock.now_ns() - start_ns) / 1e9
     return f"{', '.join(told)} by {BACKEND}, static shapes; compiling the usual shape took {took_s:.1f} s"
 
 
-def compile_part(model: "VisionLanguageModel", name: str) -> str:
+def compile_part(model: "VisionLanguageModel", name: str, listener: Listener) -> str:
     """Compile what an answer calls of one part; return its name, with the number of modules where there are several."""
     import torch
 
     part: Network = model.parts[name]
-    with Listener(part) as listener:
-        deployment.warm(model)
     if not listener.called and not listener.method:
         raise SettingError(f"compile=true: no answer of {model.card.name} calls its {name}; next: leave it out")
     for module in listener.called:

@@ -150,8 +150,8 @@ def _lay_channels_last(card: ModelCard, model: Model, options: Options) -> None:
         return
     instead = "leave it out, or channels_last=auto"
     own = _own(card, model, "channels_last=true", instead)
-    if options.only and not own.convolutional:  # this part has none; another one may
-        return
     if not own.convolutional:
+        if options.only:  # this part has none; another one may
+            return
         raise SettingError(f"channels_last=true: {card.name} has no convolutional encoder; next: {instead}")
     own.lay_out(True)
