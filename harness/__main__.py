@@ -13,7 +13,10 @@ def main() -> NoReturn:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _early)
     if sys.flags.optimize > 1:  # transformers builds its classes from docstrings, which -OO throws away
-        os.write(2, b"harness: python -OO (PYTHONOPTIMIZE=2) throws away what transformers needs; next: without it\n")
+        if os.environ.get("PYTHONOPTIMIZE", "1") != "1":  # meant for all programs: once more, with docstrings
+            os.environ["PYTHONOPTIMIZE"] = "1"
+            os.execv(sys.executable, sys.orig_argv)
+        os.write(2, b"harness: python -OO throws away what transformers needs; next: without it\n")
         sys.exit(2)
     from harness import parent
 

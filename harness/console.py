@@ -35,7 +35,7 @@ NARROWEST = 60
 WIDE = 100
 """From here on a compact table has all its columns."""
 PLAIN_EVERY_S = 10.0
-"""How often progress is said where stderr is no terminal."""
+"""How often progress is said where stderr is no terminal: what ends sooner, well or in an error, says nothing of it."""
 
 
 class Progress:
@@ -43,7 +43,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._said_s = 0.0
+        self._said_s = time.monotonic()
         self._live = False
         self._ticker: Ticker | None = None
 
@@ -63,7 +63,7 @@ class Progress:
     def wait(self, text: str) -> None:
         """Say now and then that `text` still goes on, until the next line: a thread does it, so never while timing."""
         self._end_line()
-        self._ticker = Ticker(lambda seconds: self._update(f"{text}, {seconds:.0f} s so far"))
+        self._ticker = Ticker(lambda seconds: self._update(f"[{seconds:5.0f} s] {text}"))
 
     def _hear(self, text: str) -> None:
         """Print what a job says of itself; of what may take long, say that it goes on."""

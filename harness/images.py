@@ -180,16 +180,22 @@ def _colour(image: Image.Image, samples: str, done: list[str]) -> Image.Image:
     return image.convert("RGB")
 
 
+def square_side(size: tuple[int, int]) -> int:
+    """Return the side of the square that an image of `size` is padded to. Raises `ExampleError` for a long strip."""
+    width, height = size
+    if width != height and max(size) > LARGEST_SQUARE_SIDE:
+        raise ExampleError(
+            f"{width}x{height} pixels make a square of more than {LARGEST_SQUARE_SIDE} a side; next: downscale it"
+        )
+    return max(size)
+
+
 def pad_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     """Centre `image` on a square of `colour` (LLaVA's expand2square: the offset is `(w - h) // 2`)."""
     width, height = image.size
     if width == height:
         return image
-    side = max(width, height)
-    if side > LARGEST_SQUARE_SIDE:
-        raise ExampleError(
-            f"{width}x{height} pixels make a square of more than {LARGEST_SQUARE_SIDE} a side; next: downscale it"
-        )
+    side = square_side(image.size)
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square

@@ -66,6 +66,20 @@ def test_a_line_ends_the_waiting_before_anything_is_timed(capsys: pytest.Capture
     assert "building a model" in capsys.readouterr().err
 
 
+def test_what_ends_at_once_says_nothing_of_waiting_where_no_terminal_shows_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now_s)
+    progress = console.Progress()
+    now_s = 101.0
+    progress._update("[    1 s] looking")
+    assert capsys.readouterr().err == ""
+    now_s = 112.0
+    progress._update("[   12 s] looking")
+    assert capsys.readouterr().err == "[   12 s] looking\n"
+
+
 @pytest.mark.parametrize(
     ("words", "begun", "expected"),
     [

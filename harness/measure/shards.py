@@ -17,6 +17,7 @@ from harness.measure import request as requests
 from harness.measure.asked import Asked
 from harness.measure.cell import Cell
 from harness.measure.executor import Ended, became
+from harness.runlog import conditions
 from harness.runlog.log import SHARD, Log, Writer, read
 from harness.runlog.records import Counted, Failure, Footer, Header, Line, Resumed, Sample
 
@@ -245,14 +246,9 @@ def _lines(parts: Sequence[_Shard], request: str) -> Iterator[Line]:
 
 
 def _header(logs: Sequence[Log], request: str) -> Header:
-    """Return the first shard's header as the whole run's, with a doubt where devices of several kinds have answered."""
+    """Return the first shard's header as the whole run's, with a doubt where the others answered elsewhere."""
     header = logs[0].header
-    models = sorted({log.header.device.get("model", "") for log in logs})
-    doubts = list(header.effective.get("doubts", []))  # type: ignore[call-overload]
-    if len(models) > 1:
-        doubts.append(
-            f"answers come from several kinds of device: {', '.join(models)}; next: one kind, by a constraint"
-        )
+    doubts = [*header.effective.get("doubts", []), *_apart(logs)]  # type: ignore[misc]
     return msgspec.structs.replace(
         header,
         request=request,
@@ -260,3 +256,20 @@ def _header(logs: Sequence[Log], request: str) -> Header:
         requested={**header.requested, "shard": 0},
         effective={**header.effective, "shards": len(logs), **({"doubts": doubts} if doubts else {})},
     )
+
+
+def _apart(logs: Sequence[Log]) -> Iterator[str]:
+    """Say under what different conditions the shards have answered: devices, packages, the harness itself.
+
+    Only the first one has timed, so what says no more than how fast something runs may differ.
+    """
+    models = sorted({log.header.device.get("model", "") for log in logs})
+    if len(models) > 1:
+        yield f"answers come from several kinds of device: {', '.join(models)}; next: one kind, by a constraint"
+    told = [
+        f"{name} {', then '.join(values)}"
+        for name, values in conditions.differences(logs).items()
+        if name not in (*conditions.OF_TIMES, "device's model")
+    ]
+    if told:
+        yield f"its shards answered under different conditions ({'; '.join(told)}); next: measure all under the same"

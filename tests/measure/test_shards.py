@@ -107,12 +107,12 @@ def failure(name: str) -> Failure:
     return Failure(example=name, index=0, stage="encode", error="ValueError", message="m", traceback="", at="now")
 
 
-def leave(asked: Asked, stopped: str, *records: Sample | Failure) -> Path:
-    """Write the finished log of one shard."""
+def leave(asked: Asked, stopped: str, *records: Sample | Failure, **here: str) -> Path:
+    """Write the finished log of one shard; `here` is its environment."""
     one = job.prepare(asked)
     header = Header(
         schema=SCHEMA, cell=one.cell.as_dict(), key=one.cell.key, command="", started_at=f"at {asked.shard}",
-        harness={}, environment={}, device={}, requested={"shard": asked.shard, "shards": asked.shards}, effective={},
+        harness={}, environment=here, device={}, requested={"shard": asked.shard, "shards": asked.shards}, effective={},
         cards={}, weights={}, data={}, request=one.request,
     )  # fmt: skip
     with log.Writer(one.path) as writer:
@@ -190,3 +190,23 @@ def test_shards_that_cannot_be_are_refused() -> None:
         cell.settle(replace(base, shards=2, shard=3))
     assert job.split(replace(base, shards=3, protocol="paper")) == [replace(base, protocol="paper")]
     assert request.of(replace(base, shards=3, shard=1)) != request.of(base)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({"package_torch": "2.10"}, {"package_torch": "2.11"}, ["torch 2.10, then 2.11"]),
+        ({"env_NVIDIA_TF32_OVERRIDE": "1"}, {}, ["NVIDIA_TF32_OVERRIDE 1, then not set"]),
+        ({"kernel": "6.1", "env_CUDA_VISIBLE_DEVICES": "0"}, {"kernel": "6.2", "env_CUDA_VISIBLE_DEVICES": "1"}, []),
+        ({"package_torch": "2.10"}, {"package_torch": "2.10"}, []),
+    ],
+)
+def test_answers_of_other_packages_are_put_together_with_a_doubt(
+    tmp_path: Path, first: dict[str, str], second: dict[str, str], told: list[str]
+) -> None:
+    wanted = job.split(Asked(model="fake", device="fake", suite="pages", limit=3, out=str(tmp_path), shards=2))
+    paths = [leave(wanted[0], "precision", sample("a"), **first), leave(wanted[1], "shard", sample("b"), **second)]
+    doubts = log.read(shards.merge(paths, "")).header.effective.get("doubts", [])
+    assert doubts == [
+        f"its shards answered under different conditions ({one}); next: measure all under the same" for one in told
+    ]

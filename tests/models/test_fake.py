@@ -212,6 +212,15 @@ def test_bad_images_are_failures_and_not_answers(data: bytes, decode: bool) -> N
         Rig(decode=decode).whole(replace(REQUEST, images=(data,)))
 
 
+def test_a_strip_that_cannot_be_padded_is_refused_where_images_are_decoded() -> None:
+    strip = io.BytesIO()
+    Image.new("1", (60_000, 1)).save(strip, "PNG")
+    request = replace(REQUEST, images=(strip.getvalue(),))
+    with pytest.raises(ExampleError, match="60000x1"):
+        Rig(decode=True).whole(request)
+    Rig(decode=False).whole(request)
+
+
 def test_a_misspelt_setting_is_refused() -> None:
     with pytest.raises(UnknownName, match="prefill_ms"):
         Rig(prefil_ms=1.0)

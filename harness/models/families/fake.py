@@ -113,7 +113,10 @@ class FakeModel:
         if not files:
             raise ExampleError("the example has no image; next: repair or remove it")
         if self._settings["decode"]:
-            return next(iter([images.decode(data).size for data in files]))
+            sizes = [images.decode(data).size for data in files]
+            for size in sizes:
+                images.square_side(size)  # it shows itself a padded square, and refuses what cannot be one
+            return sizes[0]
         try:
             with Image.open(io.BytesIO(files[0])) as image:
                 return image.size
