@@ -411,8 +411,8 @@ def track(folder: Path | None, repo: str | None, min_effect: float, to: Path, as
     wish = tracking.Wish(asked, found.nights, nightly, baseline, min_effect, not alone, latest, again, found.notices)
     with console.Progress() as progress:
         result = tracking.track(wish, progress.say)
-        for path in result.write(to):
-            progress.say(str(path))
+        for line in outputs.aside(result.verdict, result.write(to)):
+            progress.say(line)
     say(json.dumps(result.verdict.as_dict(), indent=2) if as_json else outputs.text(result.verdict))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in outputs.annotations(result.verdict):

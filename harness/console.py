@@ -80,7 +80,7 @@ class Progress:
             self.say(f"measured already: {job.path} (--again measures it once more{since})")
             return job.log or job.path
         self.say(f"measuring {job.cell.title}")
-        count = Counted(len(job.suite.examples), time.monotonic)
+        count = Counted(len(job.suite.examples), time.monotonic, job.begun)
         for record in run_job(job, self._hear):
             if isinstance(record, Sample):
                 count.add(record)
@@ -148,12 +148,13 @@ class Ticker:
 class Counted:
     """How many of a suite's examples are done, and how long the rest will take at the pace so far.
 
-    An example counts once, however often it is measured; one that failed is done as well.
+    An example counts once, however often it is measured; one that failed is done as well. Those that an earlier process
+    has measured say nothing of the pace.
     """
 
-    def __init__(self, total: int, clock_s: Callable[[], float]) -> None:
+    def __init__(self, total: int, clock_s: Callable[[], float], before: frozenset[str] = frozenset()) -> None:
         self.total, self._clock_s, self._started_s = total, clock_s, clock_s()
-        self._done: set[str] = set()
+        self._before, self._done = before, set(before)
 
     def add(self, record: Sample | Failure) -> None:
         """Count what the record measured, unless it is a warm-up."""
@@ -169,7 +170,8 @@ class Counted:
     def text(self) -> str:
         """`[   12 s] 30/120, about 36 s left`."""
         done, elapsed_s = len(self._done), self.elapsed_s
-        left_s = elapsed_s / done * (self.total - done) if done else None
+        here = done - len(self._before)
+        left_s = elapsed_s / here * (self.total - done) if here else None
         left = f", about {_duration(left_s)} left" if left_s else ""
         return f"[{elapsed_s:5.0f} s] {done}/{self.total}{left}"
 

@@ -116,8 +116,18 @@ def is_folder(path: Path) -> bool:
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write `data` beside `path` and rename it there: a reader sees the old content or the new. Raises `OSError`."""
-    raw = data.encode() if isinstance(data, str) else data
+    """Write `data` beside `path` and rename it there: a reader sees the old content or the new.
+
+    Raises `OSError` with the name of `path`: a full disk names no file, a read-only one that beside it.
+    """
+    try:
+        _replace(path, data.encode() if isinstance(data, str) else data)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def _replace(path: Path, raw: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

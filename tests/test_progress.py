@@ -36,6 +36,13 @@ def test_the_counter_ends_at_its_total_whatever_was_refused_or_failed() -> None:
     assert count.text.endswith("4/4")
 
 
+def test_what_an_earlier_process_measured_is_counted_and_says_nothing_of_the_pace() -> None:
+    now = iter(range(0, 1000, 3))
+    count = console.Counted(4, lambda: float(next(now)), frozenset({"a", "b"}))
+    count.add(sample("c"))
+    assert "3/4, about 3 s left" in count.text
+
+
 def test_long_times_are_said_in_minutes_and_hours() -> None:
     assert [console._duration(seconds) for seconds in (5, 119, 600, 9000)] == ["5 s", "119 s", "10 min", "2.5 h"]
 

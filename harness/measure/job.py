@@ -1,11 +1,12 @@
 """A job: a cell with everything that is needed to measure it. Preparing one downloads, but measures nothing."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.clock import Monotonic
-from harness.errors import SettingError
+from harness.errors import LogError, SettingError
 from harness.machine import backend, environment
 from harness.measure import cell, conditions, shards
 from harness.measure import request as requests
@@ -14,7 +15,7 @@ from harness.measure.cell import Cell
 from harness.models import weights
 from harness.models.card import ModelCard
 from harness.models.weights import Source
-from harness.runlog.log import Log, complete, read
+from harness.runlog.log import Log, Writer, complete, read
 from harness.suites import examples
 from harness.suites.card import SuiteCard
 from harness.suites.examples import Suite
@@ -62,6 +63,15 @@ class Job:
                 if log.finished and not log.cut_short:
                     return log
         return None
+
+    @property
+    def begun(self) -> frozenset[str]:
+        """The examples that an unfinished run of it has measured already."""
+        for path in (Writer(self.path).part, self.path):
+            with suppress(LogError):
+                if path.is_file():
+                    return read(path).done
+        return frozenset()
 
     @property
     def whole(self) -> Path:

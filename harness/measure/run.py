@@ -110,7 +110,7 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
                 check_same_server(left, model)
                 check_same_conditions(left, str(device.name), notify)
                 writer.append(_resumed(left, device))
-                notify(f"resuming {writer.part}: {len(_measured(left))} examples are measured already")
+                notify(f"resuming {writer.part}: {len(left.done)} examples are measured already")
             notify("warming up")
             yield from _measure(job, left, writer, model, device, clock, meter)
 
@@ -131,7 +131,7 @@ def _measure(
         part=job.cell.part,
         decode_tokens=job.cell.decode_tokens,
         score=job.scored,
-        finished=_measured(left) if left else frozenset(),
+        finished=left.done if left else frozenset(),
         timed_before=frozenset(sample.example for sample in earlier if sample.valid and sample.timed),
         drawn=drawn,
         stages=not job.cell.endpoint,
@@ -178,12 +178,6 @@ def replace_footer(footer: Footer, samples: int, failures: int, refused: int) ->
         failures=footer.failures + failures,
         refused=footer.refused + refused,
     )
-
-
-def _measured(log: Log) -> frozenset[str]:
-    """Return the examples that need not be measured again: timed and valid, or failed for good."""
-    done = {s.example for s in log.samples if s.phase == "timed" and s.valid}
-    return frozenset(done | {f.example for f in log.failures if f.example and f.error == "ExampleError"})
 
 
 def _header(

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +74,14 @@ class Log:
             failure
             for number, failure in enumerate(self.failures)
             if failure.example is None or (failure.example not in mended and last[failure.example] == number)
+        )
+
+    @property
+    def done(self) -> frozenset[str]:
+        """The examples that need not be measured again: timed and valid, or failed for good."""
+        measured = {sample.example for sample in self.samples if sample.phase == "timed" and sample.valid}
+        return frozenset(
+            measured | {one.example for one in self.failures if one.example and one.error == "ExampleError"}
         )
 
     @property
@@ -219,6 +227,7 @@ class Writer:
         self.part = path.with_name(path.name + ".part")
         self._file: FileIO | None = None
         self._good = 0
+        self._footer_at: int | None = None
 
     def lock(self, create: bool = True) -> None:
         """Open the unfinished log (not `create`: one that is there) and take its lock.
@@ -253,10 +262,8 @@ class Writer:
             self._truncate(0)  # not even the header was finished: nothing was measured
             return None
         self._truncate(left.good_bytes)
-        if left.finished:  # it will get another footer
-            data = self.part.read_bytes().rstrip()
-            self._truncate(data.rfind(b"\n") + 1)
-            left = replace(left, footer=None, good_bytes=self._good)
+        if left.finished:  # another footer comes in place of this one, when there is more to say
+            self._footer_at = self.part.read_bytes().rstrip().rfind(b"\n") + 1
         return left
 
     def reopen(self) -> Log | None:
@@ -273,6 +280,8 @@ class Writer:
     def append(self, record: Line) -> None:
         """Write one record and hand it to the operating system: from here on, our own death cannot lose it."""
         assert self._file, "open() first"
+        if self._footer_at is not None:
+            self._truncate(self._footer_at)
         try:
             data = _encoder.encode(record) + b"\n"
         except UnicodeEncodeError:  # half of a surrogate pair, as a server's JSON may hold one: no reader takes it
@@ -311,7 +320,7 @@ class Writer:
 
     def _truncate(self, size: int) -> None:
         os.truncate(self.part, size)
-        self._good = size
+        self._good, self._footer_at = size, None
 
     def __enter__(self) -> "Writer":
         return self

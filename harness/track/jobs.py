@@ -78,7 +78,7 @@ def night(asked: Asked, wanted: Night, out: Path, minimum_effect: float, say: Sa
         for more in range(1, 1 + ratios.CONFIRMATIONS):
             if len(found.rounds) != had + more or not ratios.again(found.rounds, minimum_effect):
                 break
-            say(f"{name}: not the same at first sight; measuring both once more")
+            say(f"note: {name}: not the same at first sight; measuring both once more")
             measure(asked, candidate, checkpoint, folder, first + more)
             found = nights.read(out, name, expected, beside)
     except NotTonight as error:

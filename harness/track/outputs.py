@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from harness import plugins
+from harness import files, plugins
 from harness.errors import cleaned
 from harness.reports import accuracy as scoring
 from harness.reports import marks, summary
@@ -24,7 +24,7 @@ def write(folder: Path, verdict: Verdict, judge: Judge, series: Series) -> list[
     """Write every output into `folder` and return the files; the same logs give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     history = page.table(judge, series)
-    files = {
+    texts = {
         "verdict.md": summary_text(verdict, series.title, judge.readings),
         "verdict.json": json.dumps(verdict.as_dict() | {"series": series.title}, indent=2) + "\n",
         "junit.xml": junit(verdict, series.title),
@@ -32,9 +32,9 @@ def write(folder: Path, verdict: Verdict, judge: Judge, series: Series) -> list[
         "history.csv": delimited.table(history),
         "history.html": html.write(page.report(verdict, judge, series, history)),
     }
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return [*(folder / name for name in files), *_dashboards(folder, judge.readings[-1], verdict)]
+    for name, text in texts.items():
+        files.write_atomically(folder / name, text)
+    return [*(folder / name for name in texts), *_dashboards(folder, judge.readings[-1], verdict)]
 
 
 def _dashboards(folder: Path, tonight: Reading, verdict: Verdict) -> list[Path]:
@@ -49,6 +49,19 @@ def _dashboards(folder: Path, tonight: Reading, verdict: Verdict) -> list[Path]:
     ):
         written += plugins.load("exporters", name).export(cells, folder / file, **facts)
     return written
+
+
+def aside(verdict: Verdict, written: Sequence[Path]) -> list[str]:
+    """Return what is said on stderr, whoever reads the verdict itself: where the files are, and why there is none.
+
+    A checkpoint that cannot be loaded is an error, and said as every error of the program.
+    """
+    told = [f"note: {written[0].parent} has {', '.join(path.name for path in written)}"]
+    if verdict.code == BROKEN:
+        reason = "; ".join(verdict.lines)
+        step = "" if "next: " in reason else "; next: mend it, then the same command"
+        told.append(f"harness: {verdict.night}: {reason}{step}")
+    return told
 
 
 def text(verdict: Verdict) -> str:

@@ -62,6 +62,7 @@ def test_a_resumed_log_reads_as_one(asked: Asked) -> None:
     before = runlog.read(job.path.with_name(job.path.name + ".part"))
     refused = [s for s in before.samples if s.phase == "timed" and not s.valid]
     assert refused
+    assert job.begun == {s.example for s in before.samples if s.phase == "timed" and s.valid} != set()
     fake.EPISODES.clear()
     for _ in run.run_job(job, lambda _: None, Scripted()):
         pass

@@ -318,6 +318,18 @@ def test_a_night_without_a_point_has_a_verdict_of_its_own(state: nights.State, c
     assert "because" in made.verdict().lines[0]
 
 
+def test_a_checkpoint_that_does_not_load_is_an_error_with_a_next_step() -> None:
+    written = [Path("v/verdict.md"), Path("v/junit.xml")]
+    broken = judge(night("1"), Reading("2", "broken", "unknown field 'x'")).verdict()
+    assert outputs.aside(broken, written) == [
+        "note: v has verdict.md, junit.xml",
+        "harness: 2: the checkpoint cannot be measured: unknown field 'x'; next: mend it, then the same command",
+    ]
+    told = judge(night("1"), Reading("2", "broken", "torn; next: fetch it anew")).verdict()
+    assert outputs.aside(told, written)[1].count("next: ") == 1
+    assert len(outputs.aside(judge(night("1")).verdict(), written)) == 1
+
+
 def test_worse_answers_fail_a_night_without_a_valid_time() -> None:
     made = judge(night("1"), Reading("2", "invalid", "contended"))
     made.accuracies["2"] = answers.difference([1.0] * 20, [0.0] * 19 + [1.0], [str(i) for i in range(20)])

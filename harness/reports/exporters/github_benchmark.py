@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from harness.files import write_atomically
 from harness.reports import metrics
 from harness.reports.metrics import Metric
 from harness.reports.summary import CellSummary
@@ -31,7 +32,7 @@ def export(
     if bigger:
         files.append((path.with_name(f"{path.stem}-accuracy{path.suffix}"), bigger))
     for file, entries in files:
-        file.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        write_atomically(file, json.dumps(entries, indent=1) + "\n")
     return [file for file, _ in files]
 
 

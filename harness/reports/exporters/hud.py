@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from harness import files
 from harness.reports import metrics
 from harness.reports.summary import CellSummary
 from harness.runlog.log import Log
@@ -55,5 +56,5 @@ def export(
                 }
             )
     path = Path(target)
-    path.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    files.write_atomically(path, json.dumps(records, indent=1, sort_keys=True) + "\n")
     return [path]
