@@ -53,6 +53,7 @@ def write(
     stopped: str = "examples",
     images: int | None = None,
     energy_mj: dict[str, float] | None = None,
+    repository: str = "",
     **about: Any,
 ) -> Path:
     """Write one log with log-normal noise on every stage; the medians are `times_ms` up to that noise.
@@ -85,7 +86,8 @@ def write(
             requested={},
             effective=effective or {},
             cards={"model": "m0", "suite": "s0"},
-            weights={"source": weights, "digest": "w0", "notice": ""},
+            weights={"source": weights, "digest": "w0", "notice": ""}
+            | ({"repository": repository} if repository else {}),
             data={"origin": data, "name": suite, "digest": "d0", "examples": str(n), "notice": ""},
         )
     ]

@@ -206,8 +206,8 @@ def test_a_closed_pipe_is_one_line(tmp_path: Path, environment: dict[str, str]) 
         (["run", "--limit", "0"], "--limit 0: must be from 1"),
         (["sweep", "--res", "256,abc"], "--res abc: write whole numbers"),
         (["sweep", "--model", "fake", "--res", "1000"], "no cell of this grid can be measured"),
-        (["show", "."], "no run log was found"),
-        (["show", ".", "--json"], "no run log was found"),
+        (["show", "."], "no run log was found in .; next:"),
+        (["show", ".", "--json"], "no run log was found in .; next:"),
     ],
 )
 def test_bad_input_is_one_line_that_says_what_and_what_next(harness: Run, arguments: list[str], said: str) -> None:

@@ -99,7 +99,10 @@ def of(paths: Sequence[Path]) -> tuple[list[Outcome], list[str]]:
     table = frame.load(*paths)
     skipped = [str(one) for one in table.skipped]
     if not table.records:
-        raise LogError("; ".join(skipped) or "no run log was found; next: `harness run` makes one below ./results")
+        places = ", ".join(map(str, paths)) or "here"
+        raise LogError(
+            "; ".join(skipped) or f"no run log was found in {places}; next: `harness run` makes one below ./results"
+        )
     return [_outcome(one, table) for one in summary.summaries(table, accuracy.of(table))], skipped
 
 

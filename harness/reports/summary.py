@@ -47,6 +47,8 @@ class Process:
     """Fresh processes."""
     stopped: str
     """Which rules ended the runs; nothing where they were cut off."""
+    repositories: tuple[str, ...]
+    """The Hub's, `OWNER/NAME@COMMIT`, that the weights came from, where the logs say so."""
     weights_notice: str
     data_notice: str
     clock: str
@@ -393,6 +395,7 @@ def _process(logs: Sequence[Log]) -> Process:
         failures=sum(len(log.lasting) for log in logs),
         count=len(set(_processes(logs))),
         stopped=", ".join(sorted({log.footer.stopped for log in logs if log.footer})),
+        repositories=tuple(sorted({name for log in logs if (name := log.header.weights.get("repository"))})),
         weights_notice=next(filter(None, (log.header.weights.get("notice", "") for log in logs)), ""),
         data_notice=next(filter(None, (log.header.data.get("notice", "") for log in logs)), ""),
         clock=str(first.device.get("clock") or ""),

@@ -150,6 +150,14 @@ def test_scores_have_the_cards_tolerance_and_our_interval(
     ("about", "told"),
     [
         ({"weights": "local"}, "docvqa: scored with local weights, which need not be those that fastvlm-0.5b names"),
+        (
+            {"weights": "cache", "repository": "me/FastVLM-tuned@abc"},
+            "docvqa: scored with the weights of me/FastVLM-tuned, which are not fastvlm-0.5b's (apple/FastVLM-0.5B)",
+        ),
+        (
+            {"weights": "hub", "repository": "apple/FastVLM-0.5B@abc", "asked": 5349},
+            "docvqa: 5249 of 5349 questions have no score",
+        ),
         ({"weights": "hub", "limit": 100}, "docvqa: scored on the first 100 examples alone"),
         ({"weights": "hub", "asked": 5349}, "docvqa: 5249 of 5349 questions have no score"),
     ],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import stats
+from harness.models.card import load_model_card
 from harness.reports import marks
 from harness.reports.accuracy import Accuracy
 from harness.reports.card import Match, Side
@@ -144,6 +145,11 @@ def _unlike_released(one: CellSummary) -> str:
     about, scored = one.cell, one.accuracy
     if about.weights not in RELEASED:
         return f"scored with {about.weights or 'unknown'} weights, which need not be those that {about.model} names"
+    card = load_model_card(about.model)
+    mine = card.hub.repo if card.hub else ""
+    other = next((name for name in one.process.repositories if name.partition("@")[0] != mine), "")
+    if other:  # by a card of one's own under this name
+        return f"scored with the weights of {other.partition('@')[0]}, which are not {about.model}'s ({mine or 'none'})"
     if about.limit is not None:
         return f"scored on the first {about.limit} examples alone"
     left = scored.asked - scored.n
