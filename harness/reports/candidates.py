@@ -8,6 +8,7 @@ import msgspec
 from harness import stats
 from harness.reports import marks, wording
 from harness.reports.accuracy import Accuracy
+from harness.reports.configuration import Configuration
 from harness.reports.measured import Measured
 from harness.reports.pareto import Point
 from harness.reports.summary import CellSummary
@@ -50,11 +51,29 @@ def of(data: Measured, cells: Sequence[CellSummary], cost: str) -> list[Candidat
     pairs = [(one, _scored(data, one)) for one in cells if _cost(one, cost) is not None]
     pairs = [(one, twin) for one, twin in pairs if twin.accuracy.value is not None]
     common, apart = _common([twin.accuracy for _, twin in pairs])
+    series = _series([one.cell for one, _ in pairs])
     found = []
     for (one, twin), why in zip(pairs, apart, strict=True):
         score = twin.accuracy if why else _on(twin.accuracy, common)
-        found.append(Candidate(one, twin, _point(one, twin, cost, score, bool(why)), score.n, why))
+        point = _point(one, twin, cost, score, bool(why), series[one.cell])
+        found.append(Candidate(one, twin, point, score.n, why))
     return found
+
+
+def _series(cells: Sequence[Configuration]) -> dict[Configuration, str]:
+    """Return what the line is called on which each cell lies: its label, with its weights where there are several.
+
+    A line joins what one checkpoint does at several resolutions, never two checkpoints under one name.
+    """
+    digests: dict[str, set[str]] = {}
+    for one in cells:
+        digests.setdefault(one.label, set()).add(one.weights_digest or one.weights)
+    return {
+        one: f"{one.label} ({one.weights} {one.weights_digest[:8]}".rstrip() + ")"
+        if len(digests[one.label]) > 1
+        else one.label
+        for one in cells
+    }
 
 
 def notes(found: Sequence[Candidate]) -> tuple[str, ...]:
@@ -124,8 +143,8 @@ def _cost(one: CellSummary, cost: str) -> Estimate | None:
     return None if one.tokens.visual is None else Estimate(one.tokens.visual, None, None, one.times.n)
 
 
-def _point(one: CellSummary, twin: CellSummary, cost: str, accuracy: Accuracy, apart: bool) -> Point:
-    """Return a cell as a point; `accuracy` is what of its twin's is compared with the others'."""
+def _point(one: CellSummary, twin: CellSummary, cost: str, accuracy: Accuracy, apart: bool, series: str) -> Point:
+    """Return a cell as a point of a `series`; `accuracy` is what of its twin's is compared with the others'."""
     title, unit = COSTS[cost]
     timed, about = unit == "ms", one.cell
     scale = 1e-6 if timed else 1.0
@@ -133,12 +152,13 @@ def _point(one: CellSummary, twin: CellSummary, cost: str, accuracy: Accuracy, a
     assert found is not None
     assert found.value is not None
     assert accuracy.value is not None
+    own = series.removeprefix(about.label)
     whose = f", of {accuracy.n} questions" if accuracy.n != twin.accuracy.n else ""
     whose += f", as measured in {twin.cell.title}" if twin is not one else ""
     tokens = "–" if one.tokens.visual is None else f"{one.tokens.visual:.0f}"
     return Point(
-        name=f"{about.model} {about.resolution} px {about.settings}".strip(),
-        series=about.label,
+        name=f"{about.model} {about.resolution} px {about.settings}".strip() + own,
+        series=series,
         cost=found.value * scale,
         merit=100 * accuracy.value,
         cost_low=None if found.low is None else found.low * scale,
@@ -150,7 +170,7 @@ def _point(one: CellSummary, twin: CellSummary, cost: str, accuracy: Accuracy, a
         clusters=accuracy.clusters,
         questions=" ".join(about.questions),
         label=str(about.resolution),
-        hover=f"{about.model} at {about.resolution} px, {tokens} visual tokens: {title} "
+        hover=f"{about.model}{own} at {about.resolution} px, {tokens} visual tokens: {title} "
         f"{wording.estimate(found, scale)} {unit}, {accuracy.metric} {wording.estimate(accuracy.estimate, 100)}{whose}",
         marks=marks.of_all((one.marks, twin.marks)),
         best=100.0,

@@ -86,7 +86,8 @@ class Contender:
         """The cell with its two numbers."""
         one, scored = self.cell, self.candidate.accuracy
         return (
-            f"{one.cell.label} at {one.cell.resolution} px{marks.symbols(self.candidate.point.marks)}: TTFT "
+            f"{self.candidate.point.series} at {one.cell.resolution} px"
+            f"{marks.symbols(self.candidate.point.marks)}: TTFT "
             f"{wording.estimate(one.times.of('ttft'), 1e-6)} ms, {scored.metric} {wording.estimate(scored.estimate)} "
             f"over {scored.n} questions"
         )
@@ -323,7 +324,9 @@ def text(answers: Sequence[Answer]) -> str:
         lines += [f"  to decide: {said}" for said in one.advice]
         for fit, words in (("surely", "fit surely"), ("maybe", "fit maybe"), ("unknown", "not known")):
             named = [
-                f"{c.cell.cell.label} {c.cell.cell.resolution} px{_odds(c)}" for c in one.contenders if c.fit == fit
+                f"{c.candidate.point.series} {c.cell.cell.resolution} px{_odds(c)}"
+                for c in one.contenders
+                if c.fit == fit
             ]
             lines += [f"  {words}: {', '.join(named)}"] if named else []
         out = [c.candidate.point.name for c in one.contenders if c.fit == "not"]

@@ -153,3 +153,18 @@ def test_a_partial_sum_of_energy_keeps_no_budget(tmp_path: Path, spent: dict[str
     (answer,) = choice.choose(made, choice.parse(energy="5J"))
     assert [one.fit for one in answer.contenders] == [fits]
     assert bool(answer.winner) == (fits == "surely")
+
+
+def test_two_checkpoints_under_one_name_are_two_series(tmp_path: Path) -> None:
+    """The line of a figure joins what one checkpoint does at several resolutions."""
+    for digest, resolution in (("w0aaaaaaaaaaaa", 512), ("w0aaaaaaaaaaaa", 1024), ("w1bbbbbbbbbbbb", 1024)):
+        synthetic_logs.write(
+            tmp_path / f"{digest}-{resolution}.jsonl", model="a", resolution=resolution, n=12,
+            of_cell={"weights_digest": digest},
+        )  # fmt: skip
+    synthetic_logs.write(tmp_path / "b.jsonl", model="b", n=12)
+    data = frame.load(tmp_path)
+    made = measured.gather(data, {each.configuration: score() for each in data.cells})
+    points = [one.point for one in candidates.of(made, made.cells, "ttft")]
+    assert sorted({one.series for one in points}) == ["a (local w0aaaaaa)", "a (local w1bbbbbb)", "b"]
+    assert len({one.name for one in points}) == 4
