@@ -1,6 +1,6 @@
 """What the measurer needs of a device: to wait for it, to ask its memory, and to read its own clock if it has one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 
@@ -66,12 +66,12 @@ class Immediate(Unclocked):
 class WorkMeter(Protocol):
     """Counts the time in which the device computes; it may slow the host down, so nothing is timed meanwhile."""
 
-    def cut_ns(self) -> int:
-        """Wait for the device, and return how long it computed since the last cut (or the beginning)."""
+    def cut(self) -> None:
+        """Wait for the device: here one span ends and the next begins. The first began when counting did."""
         ...
 
-    def close(self) -> None:
-        """Stop counting."""
+    def close(self) -> Sequence[int]:
+        """Stop counting, and return how long the device computed in each span, in nanoseconds."""
         ...
 
 

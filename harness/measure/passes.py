@@ -208,6 +208,11 @@ class _Split:
         if kind is Seen:
             self.seen = event  # type: ignore[assignment]
             return
+        if kind is Piece and self.pieces_ns:
+            # Its token is on the host, so it was waited for; a sync would wait for a step that was asked for ahead too.
+            self.done = event
+            self._piece(clock.now_ns())
+            return
         end_stamp = device.stamp()
         device.sync()
         now_ns = clock.now_ns()

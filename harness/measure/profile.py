@@ -9,6 +9,7 @@ to the stage before.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from harness.clock import Clock
@@ -19,7 +20,7 @@ from harness.models.protocol import DECODE, Done, Event, Model, Piece, Request, 
 from harness.runlog.records import Busy, Energy, Pass, StageEnergy
 
 PIECES = 4
-"""Each step of decoding is a profile of its own; three beyond the first token are enough."""
+"""Three tokens beyond the first are enough to see how busy a step is."""
 UPDATES_WATCHED = 20
 SHORTEST_NS = 300_000_000
 LONGEST_NS = 20_000_000_000
@@ -69,7 +70,7 @@ def _words(error: Exception) -> str:
 
 def busy_ns(model: Model, device: CountsWork, request: Request) -> dict[str, int]:
     """Return by stage how long the device computed; `decode` is all tokens after the first together."""
-    found: dict[str, int] = {}
+    stages: list[str] = []
     pieces = 0
     work = device.work()
 
@@ -77,16 +78,22 @@ def busy_ns(model: Model, device: CountsWork, request: Request) -> dict[str, int
         nonlocal pieces
         if isinstance(event, Seen | Told):
             return
-        stage = event.stage if isinstance(event, Done) else DECODE if pieces else FIRST_TOKEN
+        stages.append(event.stage if isinstance(event, Done) else DECODE if pieces else FIRST_TOKEN)
         pieces += isinstance(event, Piece)
-        found[stage] = found.get(stage, 0) + work.cut_ns()
+        work.cut()
 
     try:
         with hearing(model, take):
             for event in model.answer(request):
                 take(event)
-    finally:
-        work.close()
+    except BaseException:
+        with suppress(Exception):  # what went wrong first is what is told
+            work.close()
+        raise
+    spans_ns = work.close()
+    found: dict[str, int] = {}
+    for stage, span_ns in zip(stages, spans_ns, strict=True):
+        found[stage] = found.get(stage, 0) + span_ns
     return found
 
 

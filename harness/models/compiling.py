@@ -107,15 +107,18 @@ def compile_part(model: "VisionLanguageModel", name: str, listener: Listener) ->
 
 
 @contextmanager
-def refused(model: "VisionLanguageModel") -> Iterator[None]:
-    """Turn whatever the compiler raises into one line."""
+def refused(
+    model: "VisionLanguageModel",
+    asked: str = "compile=true",
+    what: str = "torch.compile failed",
+    step: str = "is there a C++ compiler? else leave it out",
+) -> Iterator[None]:
+    """Turn whatever the compiler, or capturing, raises into one line."""
     try:
         yield
     except SettingError:
         raise
     except Exception as error:
         first = (str(error).splitlines() or [""])[0][:200]
-        what = f"torch.compile failed ({type(error).__name__}: {first})"
-        raise SettingError(
-            f"compile=true: {model.card.name}: {what}; next: is there a C++ compiler? else leave it out"
-        ) from error
+        told = f"{what} ({type(error).__name__}: {first})"
+        raise SettingError(f"{asked}: {model.card.name}: {told}; next: {step}") from error

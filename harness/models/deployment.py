@@ -62,6 +62,9 @@ def check(settings: Mapping[str, str | int | float | bool], device: str) -> None
         raise SettingError(f"image_backend={settings['image_backend']}: known: {', '.join(IMAGE_BACKENDS)}")
     if settings.get("sdpa", "default") not in ("default", *SDPA):
         raise SettingError(f"sdpa={settings['sdpa']}: known: {', '.join(SDPA)}")
+    fixed = next((name for name in ("static_cache", "graphs") if settings.get(name)), None)
+    if settings.get("sdpa") == "flash" and fixed:
+        raise SettingError(f"sdpa=flash: takes no mask, which {fixed}=true needs; next: sdpa=cudnn or mem_efficient")
 
 
 @dataclass(slots=True)
@@ -106,7 +109,25 @@ def told() -> dict[str, str]:
     """Return the switches as they are, for the log."""
     now = Switches.read()
     kernels = [name for name in SDPA if now.pop(f"sdpa_{name}")]
-    return {**{name: str(value) for name, value in now.items()}, "sdpa_kernels_allowed": "+".join(kernels)}
+    found = {**{name: str(value) for name, value in now.items()}, "sdpa_kernels_allowed": "+".join(kernels)}
+    order = sdpa_order()
+    return {**found, "sdpa_kernels_order": order} if order else found
+
+
+def sdpa_order() -> str:
+    """Return which kernel torch takes first where several can; empty where this torch does not tell."""
+    import torch
+    from torch.nn.attention import SDPBackend
+
+    asked: Callable[[], list[int]] | None = getattr(torch._C, "_get_sdp_priority_order", None)
+    if asked is None or not torch.cuda.is_available():  # the order is CUDA's
+        return ""
+    names = {
+        int(value): name.removesuffix("_ATTENTION").lower()
+        for name, value in vars(SDPBackend).items()
+        if name.isupper()
+    }
+    return ", ".join(names.get(int(each), str(each)) for each in asked())
 
 
 def deploy(model: "VisionLanguageModel", settings: Mapping[str, str | int | float | bool]) -> dict[str, str]:
@@ -175,4 +196,7 @@ def static_cache(llm: Network, length: int) -> Output:
     """Return an empty cache for `length` tokens: whole blocks, so that few lengths of many are made."""
     from transformers import StaticCache
 
-    return StaticCache(config=llm.config, max_cache_len=length)
+    cache = StaticCache(config=llm.config, max_cache_len=length)
+    for layer in cache.layers:  # made on the host, it would be copied in the timed prefill, once a layer, with a wait
+        layer.cumulative_length = layer.cumulative_length.to(llm.device)
+    return cache

@@ -68,12 +68,20 @@ class GraphedSteps:
         self.graphs: dict[int, tuple[Graph, Tensor, Output]] = {}
 
     def cache(self, length: int) -> Output:
-        """Return the cache of this length, empty."""
+        """Return the cache of this length, empty.
+
+        Keys and values stay where they were: what lies beyond the tokens so far is masked, and zeroing all of it would
+        be part of TTFT. An answer that was not finite leaves none behind (`forget`): zero times infinity is not zero.
+        """
         if length not in self.caches:
             self.caches[length] = deployment.static_cache(self.llm, length)
-        else:
-            self.caches[length].reset()
+        for layer in self.caches[length].layers:
+            layer.cumulative_length.zero_()
         return self.caches[length]
+
+    def forget(self) -> None:
+        """Let go of all caches and graphs."""
+        self.caches, self.graphs = {}, {}
 
     def step(self, token: Tensor, cache: Output) -> Output:
         """Run one step on `cache`, which holds the prompt: the first time captured, then replayed."""
@@ -106,19 +114,24 @@ class GraphedSteps:
 
 
 def graph_parts(model: "VisionLanguageModel") -> str:
-    """Replay the encoders' networks and each decode step from CUDA graphs."""
-    names = [name for name in model.encoder_names if name in model.parts]
+    """Replay timm's encoders and each decode step from CUDA graphs; return what is replayed, and what is not."""
+    from harness.models import compiling
+
+    encoders = [name for name in model.encoder_names if name in model.parts]
+    names = [name for name in encoders if hasattr(model.parts[name], compiling.METHOD)]
+    if not names and "llm" not in model.parts:
+        raise SettingError(f"graphs=true: no encoder of {model.card.name} is a network of timm; next: compile=true")
+    replayed: dict[str, Replayed] = {}
     for name in names:
         part: Network = model.parts[name]
-        if hasattr(part, "forward_features"):
-            part.forward_features = Replayed(part.forward_features)
-        else:
-            raise SettingError(f"graphs=true: {name} of {model.card.name} is no network of timm; next: compile=true")
-    deployment.warm(model)
-    for name in names:
-        replayed: Network = model.parts[name]
-        if not replayed.forward_features.graphs:
-            raise SettingError(f"graphs=true: {name} of {model.card.name} is asked in another way; next: compile=true")
+        replayed[name] = part.forward_features = Replayed(part.forward_features)
+    with compiling.refused(model, "graphs=true", "CUDA graphs failed", "leave it out"):
+        deployment.warm(model)
+    unused = next((name for name, one in replayed.items() if not one.graphs), None)
+    if unused:
+        raise SettingError(f"graphs=true: {unused} of {model.card.name} is asked in another way; next: compile=true")
     if "llm" in model.parts:
         model.steps = GraphedSteps(model.parts["llm"])
-    return ", ".join([*names, *(["decode"] if "llm" in model.parts else [])])
+        names = [*names, "decode"]
+    eager = [name for name in encoders if name not in names]
+    return ", ".join(names) + (f"; not {', '.join(eager)}: no network of timm" if eager else "")

@@ -116,7 +116,7 @@ def trial(subject: Subject, clock: Clock) -> Outcome:
         torch.set_num_threads(subject.threads)
     card: ModelCard = model_card(subject.model, True)
     device = backend.of(subject.device).open(clock)
-    settings = {**card.settings, **engine.SETTINGS, **subject.settings}
+    settings = {**card.settings, **engine.SETTINGS, **subject.settings, "graphs": False}  # they hold weights' places
     pairs: list[list[tuple[int, int]]] = []
     for encoder in card.encoders:
         options = Options(subject.side, device.torch_name, subject.dtype, only=encoder.name, settings=settings)

@@ -353,6 +353,8 @@ class VisionLanguageModel(ABC):
         kept, self._largest = self._largest, []
         for number, tensor in enumerate(kept, 1):
             if not self.finite(tensor):
+                if self.steps:
+                    self.steps.forget()
                 what = "features that are" if self._encoder_alone else f"logits of token {number} that are"
                 stage = "encode" if self._encoder_alone else "prefill" if number == 1 else "decode"
                 raise OutputError(f"{self.card.name} computed {what} not finite (NaN or infinite)", stage)
@@ -513,6 +515,8 @@ class VisionLanguageModel(ABC):
 
     def close(self) -> None:
         """Free the weights."""
+        for part in self.parts.values():
+            part.__dict__.pop("forward_features", None)  # compiled or replayed, it holds its part: memory would stay
         self.parts, self.steps = nn.ModuleDict(), None
         empty = getattr(getattr(torch, self.device.partition(":")[0], None), "empty_cache", None)
         if empty:

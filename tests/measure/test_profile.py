@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.clock import Scripted
+from harness.errors import DeviceError
 from harness.images import blank, png
 from harness.machine import backend, energy
 from harness.machine.devices import cuda, fake
@@ -75,14 +76,15 @@ def test_a_device_that_cannot_tell_says_nothing(clock: Scripted) -> None:
 
 def test_a_profiler_that_fails_or_sees_nothing_costs_no_run(clock: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(fake.Fake("fake"), clock)
-    monkeypatch.setattr(fake.QueueTime, "cut_ns", lambda self: 0)
+    close = fake.QueueTime.close
+    monkeypatch.setattr(fake.QueueTime, "close", lambda self: [0 for _ in close(self)])
     (nothing,) = records(clock, bench)
     assert (nothing.note, getattr(nothing, "stage_busy_ns", None)) == ("the profiler saw no work on the device", {})
 
-    def broken(self: object) -> int:
+    def broken(self: object) -> None:
         raise RuntimeError("CUPTI_ERROR_NOT_INITIALIZED")
 
-    monkeypatch.setattr(fake.QueueTime, "cut_ns", broken)
+    monkeypatch.setattr(fake.QueueTime, "cut", broken)
     (failed,) = records(clock, bench)
     assert failed.note == "not measured: RuntimeError: CUPTI_ERROR_NOT_INITIALIZED"
 
@@ -93,6 +95,67 @@ def test_a_profiler_that_fails_or_sees_nothing_costs_no_run(clock: Scripted, mon
 )
 def test_overlapping_kernels_count_once(spans: list[tuple[int, int]], busy: int) -> None:
     assert cuda.union_ns(spans) == busy
+
+
+def kernels(*names: str, step_ns: int = 10, took_ns: int = 4) -> list[cuda.Kernel]:
+    return [
+        cuda.Kernel(name, place * step_ns, place * step_ns + took_ns, not name.startswith("#"))
+        for place, name in enumerate(names)
+    ]
+
+
+MARK = "void at::cuda::(anonymous namespace)::spin_kernel(long)"
+
+
+@pytest.mark.parametrize("lost", [0, 5, cuda.MAY_BE_LOST])
+def test_kernels_belong_to_the_span_between_two_marks(lost: int) -> None:
+    first = [MARK] * (cuda.MAY_BE_LOST - lost)
+    seen = kernels(*first, MARK, "gemm", "conv", MARK, "#annotation", MARK, "gemm", MARK)
+    assert cuda.spans_ns(reversed(seen), 3) == [8, 0, 4]
+
+
+def test_a_profiler_that_loses_marks_says_nothing_of_the_spans() -> None:
+    with pytest.raises(DeviceError, match="saw 3 marks, expected 4 to"):
+        cuda.spans_ns(kernels(MARK, "gemm", MARK, "gemm", MARK), 3)
+
+
+class OldEvent:
+    """An event as torch 2.11 has it: it does not tell its kind."""
+
+    def __init__(self, name: str, annotation: bool) -> None:
+        self._name, self._annotation = name, annotation
+
+    def name(self) -> str:
+        return self._name
+
+    def start_ns(self) -> int:
+        return 5
+
+    def duration_ns(self) -> int:
+        return 3
+
+    def is_user_annotation(self) -> bool:
+        return self._annotation
+
+
+class NewEvent(OldEvent):
+    def activity_type(self) -> str:
+        return self._name
+
+
+@pytest.mark.parametrize(
+    ("event", "is_work"),
+    [
+        (OldEvent("gemm", False), True),
+        (OldEvent("my step", True), False),
+        (NewEvent("kernel", False), True),
+        (NewEvent("gpu_user_annotation", True), False),
+        (NewEvent("cuda_sync", False), False),
+    ],
+)
+def test_what_is_work_on_the_gpu_in_old_and_new_versions_of_torch(event: OldEvent, is_work: bool) -> None:
+    read = cuda.Kernel.of(event)
+    assert (read.start_ns, read.end_ns, read.is_work) == (5, 8, is_work)
 
 
 # --- energy ---

@@ -1,9 +1,10 @@
 """NVIDIA GPUs: CUDA events beside the host clock, the caching allocator's peaks, and what NVML says of the card."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -80,37 +81,76 @@ class Cuda:
 
 
 class KernelTime:
-    """See `device.WorkMeter`: a profile from one cut to the next."""
+    """See `device.WorkMeter`: one profile, in which a kernel of a name of its own marks each cut.
+
+    CUPTI from CUDA 12.6 to 13.0 loses the first kernels of a profile: so there is one profile for all spans, and the
+    first marks are there to be lost. A mark that is missed later means that other kernels may be missing too.
+    """
 
     def __init__(self, torch: ModuleType, sync: Callable[[], None]) -> None:
         self._torch, self._sync = torch, sync
-        self._profile = self._begin()
+        self._cuts = -1
+        sync()
+        self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        self._profile.start()
+        for _ in range(MAY_BE_LOST):
+            self._mark()
+        self.cut()
 
-    def _begin(self) -> Any:
+    def _mark(self) -> None:
+        self._torch.cuda._sleep(1)
+
+    def cut(self) -> None:
         self._sync()
-        profile = self._torch.profiler.profile(activities=[self._torch.profiler.ProfilerActivity.CUDA])
-        profile.start()
-        return profile
+        self._mark()
+        self._sync()
+        self._cuts += 1
 
-    def cut_ns(self) -> int:
+    def close(self) -> list[int]:
         self._sync()
         self._profile.stop()
-        events = self._profile.profiler.kineto_results.events()
         on_gpu = self._torch.autograd.DeviceType.CUDA
-        spans = [
-            (event.start_ns(), event.start_ns() + event.duration_ns())
-            for event in events
-            if event.device_type() == on_gpu and event.activity_type() in WORK
-        ]
-        self._profile = self._begin()
-        return union_ns(spans)
-
-    def close(self) -> None:
-        self._profile.stop()
+        events = self._profile.profiler.kineto_results.events()
+        return spans_ns([Kernel.of(event) for event in events if event.device_type() == on_gpu], self._cuts)
 
 
+MAY_BE_LOST = 16
+MARK = "spin_kernel"
+"""What CUPTI calls the kernel of `torch.cuda._sleep`, which no model has."""
 WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 """What CUPTI calls work on the GPU; annotations and waits lie on the same line and are none."""
+
+
+class Kernel(NamedTuple):
+    """What CUPTI saw on the GPU."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    is_work: bool
+
+    @classmethod
+    def of(cls, event: Any) -> "Kernel":
+        """Read torch's event; before 2.12 it does not tell its kind, but whether it is an annotation."""
+        kind = getattr(event, "activity_type", None)
+        is_work = kind() in WORK if kind else not getattr(event, "is_user_annotation", bool)()
+        return cls(event.name(), event.start_ns(), event.start_ns() + event.duration_ns(), is_work)
+
+
+def spans_ns(kernels: Iterable[Kernel], cuts: int) -> list[int]:
+    """Return how long the GPU worked in each of so many spans, which lie between the last marks."""
+    ordered = sorted((one for one in kernels if one.is_work), key=lambda one: one.start_ns)
+    marks = [place for place, one in enumerate(ordered) if MARK in one.name]
+    if not cuts + 1 <= len(marks) <= cuts + 1 + MAY_BE_LOST:
+        raise DeviceError(
+            f"the profiler saw {len(marks)} marks, expected {cuts + 1} to {cuts + 1 + MAY_BE_LOST}: it loses kernels; "
+            "next: another version of CUDA (13.1 or newer)"
+        )
+    marks = marks[len(marks) - cuts - 1 :]
+    return [
+        union_ns((one.start_ns, one.end_ns) for one in ordered[begin + 1 : end])
+        for begin, end in itertools.pairwise(marks)
+    ]
 
 
 def union_ns(spans: Iterable[tuple[int, int]]) -> int:

@@ -5,6 +5,7 @@ spins to the deadline, so that it is right to microseconds. Tests inject what go
 The device and the fake model share this module's state: `CLOCK`, `EPISODES`, the queue and the memory.
 """
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -245,15 +246,14 @@ class QueueTime:
 
     def __init__(self) -> None:
         wait()
-        self._begun_ns = worked_ns(CLOCK.now_ns())
+        self._cuts_ns = [worked_ns(CLOCK.now_ns())]
 
-    def cut_ns(self) -> int:
+    def cut(self) -> None:
         wait()
-        before_ns, self._begun_ns = self._begun_ns, worked_ns(CLOCK.now_ns())
-        return self._begun_ns - before_ns
+        self._cuts_ns.append(worked_ns(CLOCK.now_ns()))
 
-    def close(self) -> None:
-        """Nothing runs on."""
+    def close(self) -> list[int]:
+        return [end_ns - begin_ns for begin_ns, end_ns in itertools.pairwise(self._cuts_ns)]
 
 
 def open(name: str, clock: Clock) -> Fake:

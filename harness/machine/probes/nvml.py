@@ -142,13 +142,14 @@ class NvmlProbe:
 
     def read(self) -> Readings:
         ask = self._card.ask
+        mhz = ask("nvmlDeviceGetClockInfo", NVML_CLOCK_SM)  # first: all else takes milliseconds
         bits = ask("nvmlDeviceGetCurrentClocksEventReasons")
         if bits is None:  # drivers before 535 know the old name only
             bits = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         power_mw = ask("nvmlDeviceGetPowerUsage")
         listed, company = self._company()
         return {
-            "gpu_sm_mhz": ask("nvmlDeviceGetClockInfo", NVML_CLOCK_SM),
+            "gpu_sm_mhz": mhz,
             "gpu_reason_bits": bits,
             "gpu_temperature_c": ask("nvmlDeviceGetTemperature", NVML_TEMPERATURE_GPU),
             "gpu_power_w": power_mw / 1000 if power_mw is not None else None,
