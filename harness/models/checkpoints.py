@@ -44,11 +44,21 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def passed_over(folder: Path) -> str:
-    """Return what is said of an index that plays no part: as in transformers, the whole file is the checkpoint."""
+    """Return what is said of an index that plays no part: as in transformers, the whole file is the checkpoint.
+
+    Nothing is said of an index of that very file.
+    """
     for pattern, whole in zip(PATTERNS, WHOLE, strict=False):
-        index = next(iter(visible(folder, f"{pattern}.index.json")), None)
-        if (folder / whole).is_file():
-            return f"{folder / whole} is the checkpoint, {index.name} beside it is not read" if index else ""
+        if not (folder / whole).is_file():
+            continue
+        try:
+            index = _index(folder, pattern)
+        except WeightsError:
+            index = None
+        path = next(iter(visible(folder, f"{pattern}.index.json")), None)
+        if path and not (index and set(index[1].values()) == {whole}):
+            return f"{folder / whole} is the checkpoint, {path.name} beside it is not read; next: remove what is not it"
+        return ""
     return ""
 
 

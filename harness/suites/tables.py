@@ -59,7 +59,11 @@ def choose(place: Path, definition: Definition) -> Chosen:
     if not place.is_dir():
         what = "neither a file nor a folder" if place.exists() else "no such file or folder"
         raise DataError(f"--data {place}: {what}; next: give a Parquet file or a folder of them")
-    tables = [_table(path, place, definition) for path in sorted(place.rglob("*.parquet")) if _visible(path, place)]
+    found = [path for path in sorted(place.rglob("*.parquet")) if _visible(path, place)]
+    odd = [path.relative_to(place).as_posix() for path in found if not path.is_file()]
+    if odd:  # left out without a word, a link to a file that is gone would be rows that are not asked
+        raise DataError(f"--data {place}: {_names(odd)}: a broken link, or no regular file; next: mend or remove it")
+    tables = [_table(path, place, definition) for path in found]
     if not tables:
         raise DataError(f"--data {place}: no Parquet files in it; next: give a Parquet file or a folder of them")
     mine = _of_split(place, tables, definition)
@@ -75,7 +79,7 @@ def choose(place: Path, definition: Definition) -> Chosen:
 
 def _visible(path: Path, place: Path) -> bool:
     """Leave out hidden files and folders: macOS's `._x.parquet` holds notes, `.cache` the Hub's client's own."""
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(place).parts)
+    return not path.is_dir() and not any(part.startswith(".") for part in path.relative_to(place).parts)
 
 
 def _of_file(file: Path, definition: Definition) -> str:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from harness import cards, cli
 from harness.clock import Scripted
@@ -189,3 +191,14 @@ def test_a_device_without_a_name_is_none() -> None:
     left = {"protocol", "processes", "again", "as_json", "bare"}
     with pytest.raises(UnknownName, match="unknown device ''"):
         prepare(cli._asked({name: value for name, value in context.params.items() if name not in left}))
+
+
+def test_weights_beside_an_index_of_other_weights_are_a_doubt(asked: Asked, tmp_path: Path) -> None:
+    """The line on stderr is gone when somebody reads the report."""
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    job = prepare(replace(asked, weights=str(tmp_path), limit=2))
+    for _ in run.run_job(job, lambda _: None, Scripted()):
+        pass
+    doubts = runlog.read(job.path).header.effective["doubts"]
+    assert any("index.json beside it is not read" in doubt for doubt in doubts)

@@ -216,9 +216,13 @@ def test_an_index_beside_a_whole_file_is_said_to_play_no_part(tmp_path: Path) ->
     card = load_model_card("fastvlm-0.5b")
     save_file(numbers(), tmp_path / "model.safetensors")
     assert weights.resolve(card, str(tmp_path)).notice == ""
-    (tmp_path / "model.safetensors.index.json").write_text("{")
+    index = tmp_path / "model.safetensors.index.json"
     told = "is the checkpoint, model.safetensors.index.json beside it is not read"
-    assert weights.resolve(card, str(tmp_path)).notice.endswith(told)
+    for wrong in ("{", "[1]", json.dumps({"weight_map": {"a": "model-00002.safetensors"}})):
+        index.write_text(wrong)
+        assert told in weights.resolve(card, str(tmp_path)).notice
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(numbers(), "model.safetensors")}))
+    assert weights.resolve(card, str(tmp_path)).notice == ""
 
 
 def test_an_index_that_reaches_out_of_its_folder_is_refused(tmp_path: Path) -> None:

@@ -87,6 +87,16 @@ def test_what_nothing_decides_is_refused(tmp_path: Path, names: list[str], told:
         tables.choose(folder(tmp_path, *names), DOCVQA)
 
 
+def test_a_link_to_a_file_that_is_gone_is_named_and_not_left_out(tmp_path: Path) -> None:
+    place = folder(tmp_path, "validation.parquet")
+    (place / "validation-more.parquet").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"validation-more\.parquet: a broken link"):
+        tables.choose(place, PLAIN)
+    (place / "validation-more.parquet").unlink()
+    (place / "empty.parquet").mkdir()
+    assert taken(place, PLAIN) == ["validation.parquet"]
+
+
 def test_a_copy_is_left_out_and_named(tmp_path: Path) -> None:
     place = folder(tmp_path, "validation-00000-of-00001.parquet", "validation-00000-of-00001 (1).parquet", same=True)
     chosen = tables.choose(place, PLAIN)
