@@ -3,9 +3,10 @@
     python benchmarks/fast_as_deployed.py [--model fastvlm-0.5b] [--res 1024] [--dtype bfloat16] [--pairs 20]
 
 Three arms: `transformers` (its class and processor, `generate(max_new_tokens=1)`), `ours` and `channels_last`, each
-from a PNG file's bytes to the first token on the host; `--set compile` adds a fourth, channels-last and compiled. Every
-round runs all, in changing order; what slowed a round cancels in its ratio. Before anything is timed, the arms' first
-logits are compared. Needs a quiet machine.
+from a PNG file's bytes to the first token on the host. `--set` adds arms: `compile` (channels-last and compiled),
+`graphs` (CUDA graphs of encoder and decode, static cache), `torchvision` (its resize: other pixels, so its logits may
+differ), `all` (compiled, and torchvision's resize). Every round runs all, in changing order; what slowed a round
+cancels in its ratio. Before anything is timed, the arms' first logits are compared. Needs a quiet machine.
 """
 
 import argparse
@@ -35,7 +36,13 @@ from harness.suites.card import load_suite_card
 CLOSE = {"float32": 1e-3}
 """The largest difference of first logits, over the largest logit; below the error of the precision itself."""
 CLOSE_OF_HALVES = 5e-2
-WARM = 1
+ARMS: dict[str, dict[str, str | bool]] = {
+    "compile": {"compile": True},
+    "graphs": {"graphs": True},
+    "torchvision": {"image_backend": "torchvision"},
+    "all": {"compile": True, "image_backend": "torchvision"},
+}
+WARM = 2
 BEGAN_S = time.perf_counter()
 
 
@@ -77,7 +84,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--pairs", type=int, default=20, help="rounds; below 6 there is no interval")
-    parser.add_argument("--set", dest="settings", action="append", default=[], choices=["compile"], help="a fourth arm")
+    parser.add_argument("--set", dest="settings", action="append", default=[], choices=list(ARMS), help="a further arm")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no round after so many, building included")
     parser.add_argument("--question", default="What is the date?", help="the question of every request")
     parser.add_argument("--json", action="store_true")
@@ -106,8 +113,8 @@ def build(
     copy_weights(ours, theirs.model)
     mine = {"ours": ours, "channels_last": in_channels_last(ours)}
     for name in asked.settings:
-        mine[name] = in_channels_last(ours)
-        deployment.deploy(mine[name], {name: True})
+        mine[name] = in_channels_last(ours) if "compile" in ARMS[name] else in_its_format(ours)
+        deployment.deploy(mine[name], ARMS[name])
     before, after = ours.prompt(
         request.question
     )  # its processor tokenizes the question, in its own time, and has no template
@@ -139,17 +146,24 @@ def build(
         first(one)
         hook.remove()
         differences[name] = apart(seen[0][0, -1].float(), wanted)
-        if not differences[name] <= CLOSE.get(asked.dtype, CLOSE_OF_HALVES):
+        other_pixels = "image_backend" in ARMS.get(name, {})
+        if not other_pixels and not differences[name] <= CLOSE.get(asked.dtype, CLOSE_OF_HALVES):
             sys.exit(f"{name}: the first logits differ from transformers' by {differences[name]:.1e} of the largest")
     return {"transformers": generate, **{name: partial(first, one) for name, one in mine.items()}}, differences
 
 
 def in_channels_last(ours: Any) -> Any:
     """Return the same model with encoders of its own, channels-last; projector and language model are shared."""
+    other = in_its_format(ours)
+    other.lay_out(True)
+    return other
+
+
+def in_its_format(ours: Any) -> Any:
+    """Return the same model with encoders of its own; projector and language model are shared."""
     other = copy.copy(ours)
     parts = {name: copy.deepcopy(part) if name in ours.encoder_names else part for name, part in ours.parts.items()}
     other.parts = torch.nn.ModuleDict(parts)
-    other.lay_out(True)
     return other
 
 

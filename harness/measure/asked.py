@@ -67,6 +67,7 @@ class Asked:
     load: str | None = wish(
         None, "Numbers of requests at a time to time a server under, as 1,2,4,8: a series of its own.", metavar="N,N"
     )
+    skip_energy: bool = wish(False, "Do not repeat short stages to read what they draw: 10 s a cell on a GPU.")
     shards: int = wish(1, "Split the scoring of a cell over so many jobs or devices; the first one times alone.")
     shard: int = wish(0, "Which of them this process is: 1, 2, ...", hidden=True)
     out: str = wish("results", "Folder for run logs.")

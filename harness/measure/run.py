@@ -150,7 +150,8 @@ def _measure(
         if isinstance(record, Footer):
             if usual and usual.stages and record.stopped != "failures" and not (left and left.busy + left.energy):
                 request = _request(plan, usual)
-                for aside in profile.profile(model, Bench(device, clock, meter), request, usual.stages):
+                aside_meter = None if job.asked.skip_energy else meter
+                for aside in profile.profile(model, Bench(device, clock, aside_meter), request, usual.stages):
                     writer.append(aside)
             record = replace_footer(record, *before)
             writer.finish(record)

@@ -1,10 +1,11 @@
 """CUDA graphs of encoders and of one decode step: the host launches one graph where it launched a thousand kernels.
 
-Written after torch's documentation; **not run yet**, as no CUDA device was at hand (`pytest -m gpu` runs it).
+Run on an H100 on 2026-11-26: a decode step of FastVLM-0.5B took 5.6 to 7.4 ms instead of 13.3 (`nox -s gpu` runs it).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,14 +45,20 @@ class Replayed:
         held = given.clone(memory_format=torch.preserve_format)
         _warmed(lambda: self.function(held))
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side_stream(torch.cuda.current_device())):
             result = self.function(held)
         return graph, held, result
 
 
+@cache
+def side_stream(device: int) -> torch.cuda.Stream:
+    """Return the one stream for warming up and capturing: cuBLAS keeps 32 MiB on a Hopper for each that it meets."""
+    return torch.cuda.Stream(device)
+
+
 def _warmed(run: Callable[[], object]) -> None:
-    """Run some times on a stream of its own, as capturing asks for."""
-    stream = torch.cuda.Stream()
+    """Run some times on another stream, as capturing asks for."""
+    stream = side_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM):
@@ -108,7 +115,7 @@ class GraphedSteps:
 
         _warmed(run_in_place)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):  # captured, not run
+        with torch.cuda.graph(graph, stream=side_stream(torch.cuda.current_device())):  # captured, not run
             output = run()
         return graph, held, output
 

@@ -91,7 +91,8 @@ class KernelTime:
         self._torch, self._sync = torch, sync
         self._cuts = -1
         sync()
-        self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+        self._profile = torch.profiler.profile(activities=activities, acc_events=True)  # else it warns of cycles
         self._profile.start()
         for _ in range(MAY_BE_LOST):
             self._mark()
