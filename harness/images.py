@@ -5,6 +5,7 @@ One thing cannot be seen here: damage inside a JPEG's compressed data that still
 """
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -86,8 +87,13 @@ def decode(data: bytes, name: str = "image") -> Picture:
         raise ExampleError(f"{name}: {error}; next: downscale or remove this example") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise ExampleError(
-            f"{name}: not a readable image ({len(data)} bytes): {error}; next: repair the file"
+            f"{name}: not a readable image ({len(data)} bytes): {told(error)}; next: repair the file"
         ) from error
+
+
+def told(error: Exception) -> str:
+    """Return what PIL says of a file without where in memory it was read: the same file, the same words in each log."""
+    return re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))
 
 
 def size_of(data: bytes | BinaryIO) -> tuple[int, int]:

@@ -301,6 +301,11 @@ def test_padding_after_the_rows_were_scaled_is_padding_before(width: int, height
     assert np.array_equal(np.asarray(images.pad_and_resize(image, padding, side)), np.asarray(wanted))
 
 
+def test_what_is_said_of_a_file_is_the_same_each_time() -> None:
+    with pytest.raises(ExampleError, match=r"\(16 bytes\): cannot identify image file; next: repair the file"):
+        images.decode(b"this is no image")
+
+
 def test_a_strip_that_is_padded_later_is_refused_too() -> None:
     with pytest.raises(ExampleError, match="square of more than"):
         images.pad_and_resize(Image.new("RGB", (images.LARGEST_SQUARE_SIDE + 1, 1)), (0, 0, 0), 64)

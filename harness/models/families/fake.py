@@ -122,7 +122,7 @@ class FakeModel:
                 return image.size
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ExampleError(
-                f"not a readable image ({len(files[0])} bytes): {error}; next: repair the file"
+                f"not a readable image ({len(files[0])} bytes): {images.told(error)}; next: repair the file"
             ) from error
 
     def _seen(self, original: tuple[int, int], visual_tokens: int, text_tokens: int) -> Seen:
