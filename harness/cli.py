@@ -160,8 +160,8 @@ def serving(command: Callable[..., object]) -> Callable[..., object]:
 
 MEASURING = (
     "device", "dtype", "weights", "data", "limit", "engine", "settings", "isolate", "seed", "threads", "decode_tokens",
-    "precision", "minimum_samples", "minimum_seconds", "maximum_samples", "maximum_seconds", "offline", "wait",
-    "out",
+    "precision", "minimum_samples", "minimum_seconds", "maximum_samples", "maximum_seconds", "skip_energy", "offline",
+    "wait", "out",
 )  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from harness import cli
 from harness.errors import CardError, SettingError
-from harness.measure import sweep
-from harness.measure.asked import RANGES, Asked
+from harness.measure import command, sweep
+from harness.measure.asked import FIELDS, RANGES, Asked
 from harness.models.card import check_settings, load_model_card
 
 
@@ -72,3 +72,10 @@ def test_a_plan_that_cannot_be_is_named(tmp_path: Path, text: bytes, told: str) 
 def test_a_grid_without_end_is_refused_before_it_is_counted_out() -> None:
     with pytest.raises(SettingError, match="1000000 cells"):
         sweep.grid({"res": list(range(1, 1001)), "model": ["fake"] * 1000}, Asked())
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_child_process_understands_every_wish(name: str) -> None:
+    """What a plan asks of a cell reaches its process as an option of `harness run`."""
+    options = {option for param in cli.run.params for option in param.opts}
+    assert command.flag(name) in options
