@@ -80,7 +80,7 @@ class Progress:
             self.say(f"measured already: {job.path} (--again measures it once more{since})")
             return job.log or job.path
         self.say(f"measuring {job.cell.title}")
-        count = Counted(len(job.suite.examples), time.monotonic, job.begun)
+        count = Counted(job.total, time.monotonic, job.begun)
         for record in run_job(job, self._hear):
             if isinstance(record, Sample):
                 count.add(record)

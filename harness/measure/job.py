@@ -65,6 +65,12 @@ class Job:
         return None
 
     @property
+    def total(self) -> int:
+        """How many examples are to be done: a shard's, or all."""
+        count = len(self.suite.examples)
+        return len(shards.share(range(count), self.asked.shard, self.asked.shards)) if self.asked.shard else count
+
+    @property
     def begun(self) -> frozenset[str]:
         """The examples that an unfinished run of it has measured already."""
         for path in (Writer(self.path).part, self.path):

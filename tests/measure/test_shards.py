@@ -176,6 +176,11 @@ def test_a_cell_measured_in_one_piece_meanwhile_is_not_written_over(tmp_path: Pa
     assert all(path.is_file() for path in paths)
 
 
+def test_a_shard_counts_its_own_examples(tmp_path: Path) -> None:
+    wanted = job.split(Asked(model="fake", device="fake", suite="pages", limit=5, out=str(tmp_path), shards=2))
+    assert [job.prepare(one).total for one in (*wanted, shards.whole(wanted[0]))] == [2, 3, 5]
+
+
 def test_a_cell_of_which_some_shards_were_not_heard_is_told(tmp_path: Path) -> None:
     wanted, paths = two(tmp_path)
     (one,) = shards.gathered(ended(wanted, paths[:1]), lambda text: None)
