@@ -234,7 +234,8 @@ class _Loop:
             yield from self._count(measured)
             if counts and verdict.valid:
                 self._timed.add(example.id)
-                self.plan.stopping.add(headline_ns(measured), cluster(example), _shape(measured))
+                page_ns = of_page_ns(measured)
+                self.plan.stopping.add(headline_ns(measured), cluster(example), _shape(measured), page_ns)
             if not counts or verdict.valid or self._rule_that_fired() == "maximum_seconds":
                 return
             if attempt < MAXIMUM_ATTEMPTS:
@@ -427,6 +428,11 @@ def work(measured: Measured) -> tuple[int, int]:
         wall_ns += max(0, whole.ttft_ns - stages.stage_ns.get("preprocess", 0))
         cpu_ns += max(0, whole.cpu_ns - stages.stage_cpu_ns.get("preprocess", 0))
     return wall_ns, cpu_ns
+
+
+def of_page_ns(measured: Measured | Sample) -> int:
+    """Return what of the headline number the page's file decides, not the machine: its preprocessing."""
+    return measured.stages.stage_ns.get("preprocess", 0) if measured.stages else 0
 
 
 def headline_ns(measured: Measured | Sample) -> int:

@@ -18,7 +18,7 @@ from harness.measure import command, conditions, profile, sampling, shards
 from harness.measure.asked import Asked
 from harness.measure.gate import Gate
 from harness.measure.job import Job, prepare
-from harness.measure.loop import MeasureRecord, Plan, cluster, headline_ns, measure, now_text
+from harness.measure.loop import MeasureRecord, Plan, cluster, headline_ns, measure, now_text, of_page_ns
 from harness.measure.passes import GARBAGE, Bench
 from harness.measure.stopping import Stopping
 from harness.models import weights
@@ -124,7 +124,8 @@ def _measure(
     earlier = [s for s in left.samples if s.phase == "timed"] if left else []
     for sample in earlier:
         if sample.valid and sample.timed:  # otherwise it was answered only, after timing had stopped
-            stopping.add(headline_ns(sample), cluster(sample), (sample.visual_tokens, sample.tiles))
+            shape = (sample.visual_tokens, sample.tiles)
+            stopping.add(headline_ns(sample), cluster(sample), shape, of_page_ns(sample))
     plan = Plan(
         examples=job.suite.examples,
         stopping=stopping,

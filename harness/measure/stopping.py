@@ -40,7 +40,7 @@ class Stopping:
 
     The interval is looked at after every sample, so its 95 % is nominal; the report computes it anew from raw samples.
     Precision is not believed of a machine that has two speeds (samples of one shape in two heaps): the interval then
-    closes around whichever speed was met more often.
+    closes around whichever speed was met more often. Two kinds of pages are no two speeds: preprocessing is left out.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -49,11 +49,14 @@ class Stopping:
         self._clusters: list[str] = []
         self._by_shape_ns: dict[Hashable, list[int]] = {}
 
-    def add(self, ttft_ns: int, cluster: str | None = None, shape: Hashable = ()) -> None:
-        """Take one valid sample; `cluster` names its image, and only samples of one `shape` are compared in speed."""
+    def add(self, ttft_ns: int, cluster: str | None = None, shape: Hashable = (), page_ns: int = 0) -> None:
+        """Take one valid sample; `cluster` names its image, and only samples of one `shape` are compared in speed.
+
+        `page_ns` of it the page decides, whatever the machine: how long its file is decoded and resized.
+        """
         self._clusters.append(f"\0{len(self._clusters)}" if cluster is None else cluster)
         self._taken_ns.append(ttft_ns)
-        self._by_shape_ns.setdefault(shape, []).append(ttft_ns)
+        self._by_shape_ns.setdefault(shape, []).append(ttft_ns - page_ns)
 
     @property
     def count(self) -> int:

@@ -525,6 +525,7 @@ def _of_samples(logs: Sequence[Log], good: Sequence[Timed]) -> list[checks.Doubt
     for one in good:
         value = one.ns("ttft") or one.ns("stages")
         if value is not None:
+            value -= one.ns("preprocess") or 0  # it is the page's: two kinds of pages are no two speeds
             key = (one.part, one.process, one.sample.tiles, one.sample.visual_tokens)
             by_shape.setdefault(key, []).append(value)
     shown = {id(one.sample) for one in good}

@@ -109,6 +109,15 @@ def test_pages_of_two_sizes_are_no_two_speeds() -> None:
     assert not stopping.two_speeds
 
 
+def test_what_the_page_decides_is_no_speed_of_the_machine() -> None:
+    """Files of two sizes are decoded for 50 and 90 ms; the model takes the same time for both."""
+    for page_ns, two in ((lambda k: 50 * MS + 40 * MS * (k % 2), False), (lambda k: 0, True)):
+        stopping = Stopping(Rule(8, 0.0, 120, 1e9, precision=0.02))
+        for k in range(60):
+            stopping.add(round(150 * MS + 40 * MS * (k % 2) + 0.1 * MS * (k % 7)), page_ns=page_ns(k))
+        assert stopping.two_speeds == two
+
+
 def test_one_image_with_most_of_the_samples_bounds_nothing() -> None:
     stopping = Stopping(Rule(8, 0.0, 1000, 1e9, precision=0.02))
     for k in range(16):

@@ -1,5 +1,6 @@
 """What a cell's samples come to: which of them count, how sure their medians are, and what is doubted."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def test_parts_that_were_loaded_apart_are_summed_as_apart(tmp_path: Path) -> Non
         stages = [[one.stages.stage_ns[name] for one in rows if one.stages] for name in times]
         sums.append(stats.sum_of_medians(stages, together=True, clusters=[one.image_ids for one in rows]))
     assert only_cell(tmp_path).times.of("ttft") == stats.sum_of_estimates(sums)
+
+
+@pytest.mark.parametrize("protocol", ["ttft", "paper"])
+@pytest.mark.parametrize(("stage", "two"), [("preprocess", False), ("encode", True)])
+def test_pages_that_take_longer_to_decode_are_no_second_speed_of_the_machine(
+    tmp_path: Path, protocol: str, stage: str, two: bool
+) -> None:
+    path = synthetic_logs.write(tmp_path / "a.jsonl", protocol=protocol, n=40, noise=0.01)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "sample" and record["index"] % 3 == 0:
+            record["stages"]["stage_ns"][stage] += 40_000_000
+            if record.get("whole"):
+                record["whole"]["ttft_ns"] += 40_000_000
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert any("two speeds" in doubt for doubt in only_cell(tmp_path).doubts) == two
 
 
 def test_four_images_bound_no_time_however_many_questions(tmp_path: Path) -> None:
