@@ -195,8 +195,10 @@ def warm(model: "VisionLanguageModel") -> None:
 def static_cache(llm: Network, length: int) -> Output:
     """Return an empty cache for `length` tokens: whole blocks, so that few lengths of many are made."""
     from transformers import StaticCache
+    from transformers.cache_utils import StaticLayer
 
     cache = StaticCache(config=llm.config, max_cache_len=length)
     for layer in cache.layers:  # made on the host, it would be copied in the timed prefill, once a layer, with a wait
-        layer.cumulative_length = layer.cumulative_length.to(llm.device)
+        if isinstance(layer, StaticLayer):
+            layer.cumulative_length = layer.cumulative_length.to(llm.device)
     return cache
