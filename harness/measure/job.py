@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness import cards
 from harness.clock import Monotonic
 from harness.errors import LogError, SettingError
 from harness.machine import backend, environment
@@ -13,7 +14,7 @@ from harness.measure import request as requests
 from harness.measure.asked import Asked, Protocol
 from harness.measure.cell import Cell
 from harness.models import weights
-from harness.models.card import ModelCard
+from harness.models.card import ModelCard, load_model_card
 from harness.models.weights import Source
 from harness.runlog.log import Log, Writer, complete, read
 from harness.suites import examples
@@ -63,6 +64,15 @@ class Job:
                 if log.finished and not log.cut_short:
                     return log
         return None
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is doubtful before anything is measured: which of two saves the weights are, and whose card it is."""
+        found = [self.source.notice] if self.source.trained and self.source.notice else []
+        name = self.card.name
+        if name in cards.names("models") and load_model_card(name).digest != self.card.digest:
+            found.append(f"its card is not {name}, but one of this name; next: give the card's file a name of its own")
+        return tuple(found)
 
     @property
     def total(self) -> int:

@@ -104,8 +104,7 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
             if left is None:
                 peak = peaks.measure(job.cell.device, job.cell.dtype) if job.asked.shard < 2 else None
                 header = _header(job, device, model, loading_s, peak, meter)
-                unsure = job.source.notice if job.source.trained else ""  # which of two saves in a folder it is
-                found = (unlocked, crowded(job.cell.threads, usable_cores()), unsure, *told_doubts(model))
+                found = (unlocked, crowded(job.cell.threads, usable_cores()), *job.doubts, *told_doubts(model))
                 writer.append(with_doubts(header, *found))
             else:
                 check_same_server(left, model)

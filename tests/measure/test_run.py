@@ -202,3 +202,17 @@ def test_weights_beside_an_index_of_other_weights_are_a_doubt(asked: Asked, tmp_
         pass
     doubts = runlog.read(job.path).header.effective["doubts"]
     assert any("index.json beside it is not read" in doubt for doubt in doubts)
+
+
+def test_a_card_of_ones_own_under_a_known_name_is_a_doubt(asked: Asked, tmp_path: Path) -> None:
+    """Tables and the paper's comparisons go by the name."""
+    known = (cards.ROOT / "models" / "fake.toml").read_text(encoding="utf-8")
+    own = tmp_path / "fake.toml"
+    own.write_text(known.replace("encode_ms = 10.0", "encode_ms = 5.0"), encoding="utf-8")
+    assert "its card is not fake" in prepare(replace(asked, model=str(own))).doubts[0]
+    own.write_text(known, encoding="utf-8")
+    assert prepare(replace(asked, model=str(own))).doubts == ()
+    assert prepare(asked).doubts == ()
+    other = own.rename(tmp_path / "mine.toml")
+    other.write_text(known.replace("encode_ms = 10.0", "encode_ms = 5.0"), encoding="utf-8")
+    assert prepare(replace(asked, model=str(other))).doubts == ()
