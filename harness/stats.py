@@ -342,7 +342,7 @@ def sum_of_medians(
 ) -> Estimate:
     """Return the sum of the parts' medians with its interval; `n` is the shortest part's.
 
-    Parts measured apart (the additive protocol) have their intervals put together (MOVER); with `together` (stages of
+    Parts measured apart (the additive protocol) have their intervals put together; with `together` (stages of
     the same passes, row by row, which wander together) the width is that of the rows' sums.
     """
     arrays = [as_values(part) for part in parts]
@@ -361,7 +361,7 @@ def sum_of_medians(
 
 
 def sum_of_estimates(each: Sequence[Estimate], level: float = 0.95) -> Estimate:
-    """Return the sum of what was measured apart with its interval (MOVER); without bounds where one of them has none.
+    """Return the sum of what was measured apart with its interval; without bounds where one of them has none.
 
     `n` is the fewest of them; without any, or where one has no value, there is none.
     """
@@ -374,7 +374,25 @@ def sum_of_estimates(each: Sequence[Estimate], level: float = 0.95) -> Estimate:
     up = [one.high - one.value for one in each if one.value is not None and one.high is not None]
     if len(down) < len(each):
         return Estimate(value, None, None, n, level)
-    return Estimate(value, value - math.hypot(*down), value + math.hypot(*up), n, level)
+    sizes = [one.n for one in each]
+    return Estimate(value, value - _apart(down, sizes, level), value + _apart(up, sizes, level), n, level)
+
+
+def _apart(widths: Sequence[float], sizes: Sequence[int], level: float) -> float:
+    """Return how far the end of a sum lies from it, from how far the ends of its terms lie, measured apart.
+
+    The root of the squares (MOVER), each over the quantile that so few values need, and times the one that the sum
+    needs: it has more degrees of freedom than a term (Satterthwaite). Without that, two medians of 6 to 12 values are
+    98 % sure where 95 % is said.
+    """
+    freedom = [max(1, size - 1) for size in sizes]
+    tail = (1 + level) / 2
+    variances = [(width / student_t(tail, df)) ** 2 for width, df in zip(widths, freedom, strict=True)]
+    total = sum(variances)
+    if total <= 0:
+        return 0.0
+    together = total**2 / sum(one**2 / df for one, df in zip(variances, freedom, strict=True))
+    return math.sqrt(total) * student_t(tail, together)
 
 
 def drawn_sums(parts: Sequence[ArrayLike], rng: np.random.Generator, draws: int) -> Array:
@@ -392,7 +410,7 @@ def drawn_sums(parts: Sequence[ArrayLike], rng: np.random.Generator, draws: int)
 
 
 def ratio(top: Estimate, bottom: Estimate) -> Estimate:
-    """Return the ratio of two positive estimates that were measured apart, with its interval (MOVER on logarithms)."""
+    """Return the ratio of two positive estimates that were measured apart, with its interval (on logarithms)."""
     n, level = min(top.n, bottom.n), top.level
     if top.value is None or not bottom.value:
         return Estimate(None, None, None, n, level)
@@ -403,8 +421,9 @@ def ratio(top: Estimate, bottom: Estimate) -> Estimate:
     if any(end is None or end <= 0 for end in ends):
         return Estimate(value, None, None, n, level)
     up, down = ([math.log(x) for x in (each.low, each.value, each.high) if x] for each in (top, bottom))
-    less = math.hypot(up[1] - up[0], down[2] - down[1])
-    more = math.hypot(up[2] - up[1], down[1] - down[0])
+    sizes = (top.n, bottom.n)
+    less = _apart((up[1] - up[0], down[2] - down[1]), sizes, level)
+    more = _apart((up[2] - up[1], down[1] - down[0]), sizes, level)
     return Estimate(value, value * math.exp(-less), value * math.exp(more), n, level)
 
 
@@ -465,7 +484,7 @@ def paired_difference(
 
 def student_t(probability: float, df: float) -> float:
     """Return the quantile of Student's t."""
-    from scipy.special import stdtrit  # only scores ask for it: measuring must not wait for an import
+    from scipy.special import stdtrit  # scores and sums ask for it, after measuring: that must not wait for an import
 
     return float(stdtrit(df, probability))
 

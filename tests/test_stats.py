@@ -236,3 +236,27 @@ def test_long_series_are_quick() -> None:
     stats.percentile(sample, 0.99)
     stats.ratio_of_medians(sample, sample)
     assert time.process_time() - start < 8
+
+
+def test_a_sum_of_few_values_is_as_sure_as_it_says() -> None:
+    """Two medians of six values each: the sum has twice a term's degrees of freedom. Of many, it is Pythagoras."""
+    few = stats.sum_of_estimates([stats.Estimate(100.0, 90.0, 110.0, 6, 0.95)] * 2)
+    assert few.high == pytest.approx(200 + 10 * 2**0.5 * 2.2281 / 2.5706, abs=0.01)
+    many = stats.sum_of_estimates([stats.Estimate(100.0, 90.0, 110.0, 10**6, 0.95)] * 2)
+    assert many.low == pytest.approx(200 - 10 * 2**0.5, abs=0.01)
+    alone = stats.sum_of_estimates(
+        [stats.Estimate(100.0, 90.0, 115.0, 6, 0.95), stats.Estimate(1.0, 1.0, 1.0, 40, 0.95)]
+    )
+    assert (alone.low, alone.high) == (pytest.approx(91.0), pytest.approx(116.0)), "an exact term changes nothing"
+
+
+def test_sums_and_ratios_of_few_values_cover_what_they_say() -> None:
+    rng = np.random.default_rng(5)
+    sums = ratios = 0
+    for _ in range(400):
+        a, b = (stats.median_interval(rng.normal(100, 10, 8)) for _ in range(2))
+        total, share = stats.sum_of_estimates([a, b]), stats.ratio(a, b)
+        sums += total.low <= 200 <= total.high
+        ratios += share.low <= 1 <= share.high
+    assert 0.93 < sums / 400 < 0.98
+    assert 0.93 < ratios / 400 < 0.98
