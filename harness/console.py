@@ -357,13 +357,15 @@ def plan(wanted: Sequence["Asked"], elsewhere: bool = False) -> str:
         looked = dict.fromkeys(line for asked in wanted for line in request.looked_for(asked, Path(asked.out) / "jobs"))
         return "\n".join([rows(cells), f"{len(cells)} cells, a job each; looked for where a job runs:", *looked])
     listed, estimates = [], []
+    # Without them two cells would look the same.
+    unlike = [name for name in ("dtype", "engine", "settings") if len({_said(asked, name) for asked in wanted}) > 1]
     for asked in wanted:
         peak = peaks.known(asked.device, asked.dtype)
         one = estimate.estimate(asked, peak.flops_per_s if peak else None)
         estimates.append(one)
         listed.append(
             {
-                "model": asked.model,
+                "model": "\n".join([asked.model, *filter(None, (_said(asked, name) for name in unlike))]),
                 "suite": asked.suite,
                 "res": asked.res,
                 "device": asked.device,
@@ -383,6 +385,11 @@ def plan(wanted: Sequence["Asked"], elsewhere: bool = False) -> str:
         f"{rows(listed)}\n{len(listed)} cells; in all about {time_text}, at most {size(whole.memory_bytes)} at a time, "
         f"{size(whole.download_bytes)} to download   ◇ predicted, not measured"
     )
+
+
+def _said(asked: "Asked", name: str) -> str:
+    value = getattr(asked, name)
+    return "\n".join(f"{one}={it}" for one, it in sorted(value.items())) if name == "settings" else str(value or "")
 
 
 def queued(wanted: Sequence["Asked"], by: "Executor") -> str:

@@ -1,8 +1,9 @@
 """How things look in a terminal: what is said of several things at once is each one's own."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from harness import console
+from harness.measure.asked import Asked
 from harness.models.counts import Row
 
 
@@ -13,3 +14,10 @@ def test_each_counted_card_is_shown_with_its_own_text_tokens() -> None:
     head = next(line for line in lines if "model" in line).split()
     shown = {words[0]: words for line in lines if (words := line.split()) and words[0] in ("a", "b")}
     assert [shown[name][head.index("text")] for name in ("a", "b")] == ["22", "61"]
+
+
+def test_cells_of_a_plan_that_differ_in_a_setting_do_not_look_alike() -> None:
+    plain = Asked(model="fake", device="fake", suite="pages")
+    told = console.plan([plain, replace(plain, settings={"encode_ms": 5.0}), replace(plain, res=512)])
+    assert told.count("encode_ms=5.0") == 1
+    assert "encode_ms" not in console.plan([plain, replace(plain, res=512)])
