@@ -124,6 +124,8 @@ def graph_parts(model: "VisionLanguageModel") -> str:
     """Replay timm's encoders and each decode step from CUDA graphs; return what is replayed, and what is not."""
     from harness.models import compiling
 
+    if "llm" in model.parts and slides(model.parts["llm"]):
+        raise SettingError(f"graphs=true: {model.card.name}'s attention slides: its steps differ; next: leave it out")
     encoders = [name for name in model.encoder_names if name in model.parts]
     names = [name for name in encoders if hasattr(model.parts[name], compiling.METHOD)]
     if not names and "llm" not in model.parts:
@@ -142,3 +144,8 @@ def graph_parts(model: "VisionLanguageModel") -> str:
         names = [*names, "decode"]
     eager = [name for name in encoders if name not in names]
     return ", ".join(names) + (f"; not {', '.join(eager)}: no network of timm" if eager else "")
+
+
+def slides(llm: Network) -> bool:
+    """Return whether a language model looks at a window that slides: its cache then counts on the host, unreplayed."""
+    return any(layer.is_sliding for layer in deployment.static_cache(llm, deployment.BLOCK).layers)

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import MistralConfig, Qwen2Config
 
 from harness.errors import SettingError
 from harness.images import png
-from harness.models import compiling, deployment
+from harness.models import compiling, deployment, graphs
 from harness.models.card import load_model_card
 from harness.models.engines import torch as engine
 from harness.models.pipeline import VisionLanguageModel
@@ -174,6 +176,13 @@ def test_a_model_of_other_code_is_refused() -> None:
     card = load_model_card("fake")
     with pytest.raises(SettingError, match="runs by other code than ours"):
         engine.load(card, Source("random"), Options(256, settings={**card.settings, "compile": True}))
+
+
+def test_steps_that_slide_are_no_graph() -> None:
+    """What the host counts from step to step, a replay does not."""
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    for config, sliding in ((Qwen2Config(**sizes), False), (MistralConfig(**sizes, sliding_window=8), True)):
+        assert graphs.slides(SimpleNamespace(config=config, device="cpu")) == sliding
 
 
 @pytest.mark.gpu
