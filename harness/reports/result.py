@@ -99,9 +99,9 @@ def of(paths: Sequence[Path]) -> tuple[list[Outcome], list[str]]:
     table = frame.load(*paths)
     skipped = [str(one) for one in table.skipped]
     if not table.records:
-        places = ", ".join(map(str, paths)) or "here"
+        where = f" in {', '.join(map(str, paths))}" if paths else ""
         raise LogError(
-            "; ".join(skipped) or f"no run log was found in {places}; next: `harness run` makes one below ./results"
+            "; ".join(skipped) or f"no run log was found{where}; next: `harness run` makes one below ./results"
         )
     return [_outcome(one, table) for one in summary.summaries(table, accuracy.of(table))], skipped
 
