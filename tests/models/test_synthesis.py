@@ -135,7 +135,8 @@ def test_two_folders_without_cards_are_compared_in_turns(tmp_path: Path, capsys:
     assert json.loads(capsys.readouterr().out)
     assert code in (0, 1, 2)  # two pairs do not tell which is faster, and a busy machine's are refused
     headers = [json.loads(path.read_text().splitlines()[0]) for path in (tmp_path / "logs").rglob("*.jsonl")]
-    assert [header["effective"]["route"] for header in headers] == ["auto", "auto"]
+    assert len(headers) in (2, 4), "one log each; two where the first round could not tell, and it was measured again"
+    assert {header["effective"]["route"] for header in headers} == {"auto"}
     assert len({header["cell"]["weights_digest"] for header in headers}) == 2
 
 
