@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(harness: Run, tmp_path: Path)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000))
 
-    harness(*FAKE, "--limit", "2")  # builds the examples before the disk is full
+    harness(*FAKE, "--limit", "40")  # builds the examples before the disk is full
     done = harness(*FAKE, "--limit", "40", "--precision", "0", preexec_fn=small_disk)
     assert done.returncode == 2
     assert "everything before is kept; next: free space, then the same command resumes" in done.stderr.splitlines()[-1]
