@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import click
 
 from harness import __version__, completion
-from harness.errors import LESS_MEMORY, HarnessError, LogError, SettingError, cleaned, out_of_memory
+from harness.errors import LESS_MEMORY, HarnessError, SettingError, cleaned, out_of_memory
 from harness.measure.asked import PROTOCOLS
 from harness.measure.command import Share, option
 from harness.models.protocol import STAGES
@@ -488,12 +488,12 @@ def choose(suite: str | None, logs: Path, figure: Path | None, as_json: bool, **
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON: a list.")
 def show(logs: tuple[Path, ...], long: bool, as_json: bool) -> int:
     """Print the table of run logs that are there already."""
+    from harness.reports import result
     from harness.runlog import log
 
     found = [path for folder in logs for path in log.find(folder)]
     if not found:
-        places = ", ".join(map(str, logs))
-        raise LogError(f"no run log was found in {places}; next: `harness run` makes one below ./results")
+        raise result.nothing_in(logs)
     return _show(found, as_json, long)
 
 

@@ -1,6 +1,7 @@
 """CUDA graphs of encoders and of one decode step: the host launches one graph where it launched a thousand kernels.
 
-Run on an H100 on 2026-11-26: a decode step of FastVLM-0.5B took 5.6 to 7.4 ms instead of 13.3 (`nox -s gpu` runs it).
+Run on an H100 on 2026-11-26, other jobs beside it: a decode step of FastVLM-0.5B (random weights) took 5.6 to 7.4 ms
+instead of 13.3. `nox -s gpu` runs it.
 """
 
 from collections.abc import Callable

@@ -91,6 +91,12 @@ class Outcome:
         }
 
 
+def nothing_in(places: Sequence[Path]) -> LogError:
+    """Return what is said where no run log was found in these files and folders."""
+    told = ", ".join(map(str, places))
+    return LogError(f"no run log was found in {told}; next: `harness run` makes one below ./results")
+
+
 def of(paths: Sequence[Path]) -> tuple[list[Outcome], list[str]]:
     """Read these logs and score their answers; return a result for each cell, and a line for each log left out.
 
@@ -99,10 +105,7 @@ def of(paths: Sequence[Path]) -> tuple[list[Outcome], list[str]]:
     table = frame.load(*paths)
     skipped = [str(one) for one in table.skipped]
     if not table.records:
-        where = f" in {', '.join(map(str, paths))}" if paths else ""
-        raise LogError(
-            "; ".join(skipped) or f"no run log was found{where}; next: `harness run` makes one below ./results"
-        )
+        raise LogError("; ".join(skipped)) if skipped else nothing_in(paths)
     return [_outcome(one, table) for one in summary.summaries(table, accuracy.of(table))], skipped
 
 
