@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from harness.cli import program
 from harness.errors import DeviceError, UnknownName
 from harness.machine.devices import fake
-from harness.measure.selftest import findings, kit, outputs, resources, timing
+from harness.measure.selftest import engines, findings, kit, outputs, resources, timing
 from harness.measure.selftest.findings import Finding, Report
 from harness.measure.selftest.subject import Subject, subject
 
@@ -196,3 +197,54 @@ def test_a_whole_run_on_cuda(tmp_path: Path) -> None:
         pytest.skip("no CUDA device")
     report = kit.run("cuda")
     assert not report.failed, report.text()
+
+
+def test_an_engine_that_breaks_hides_no_other(cpu: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(name: str, _: Subject) -> Iterator[Finding]:
+        if name == "mlx":
+            raise ValueError("metal said no\nand more")
+        yield Finding(name, "ok", "agrees")
+
+    monkeypatch.setattr(engines, "engine", engine)
+    found = list(engines.engines(cpu))
+    assert [(one.check, one.level, one.text) for one in found] == [
+        ("mlx", "failed", "ValueError: metal said no"),
+        ("coreml+mlx", "ok", "agrees"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("doubts", "same", "level", "said"),
+    [
+        ((), False, "ok", "planned by Core ML: neural engine 100.0 %"),
+        (("not all on the Neural Engine",), False, "doubt", "not all on the Neural Engine"),
+        ((), True, "doubt", "those of the CPU alone to the bit"),
+    ],
+)
+def test_an_encoder_that_computes_the_cpus_bits_is_a_doubt_whatever_was_planned(
+    doubts: tuple[str, ...], same: bool, level: str, said: str
+) -> None:
+    finding = engines.placed(Finding("coreml+mlx", "ok", "float16: agrees"), "neural engine 100.0 %", doubts, same)
+    assert finding.level == level
+    assert said in finding.text
+    assert bool(finding.next_step) is (level == "doubt")
+    failed = Finding("coreml+mlx", "failed", "far", "mend it")
+    assert engines.placed(failed, "cpu", doubts, same).level == "failed"
+
+
+def test_the_cpus_bits_are_asked_of_the_cpu_alone(cpu: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.arange(4.0)
+
+    @contextmanager
+    def model(subject: Subject) -> Iterator[Subject]:
+        yield subject
+
+    def trace(model: Subject, *_: object) -> dict[str, torch.Tensor]:
+        alone = model.settings["compute_units"] == "CPU_ONLY"
+        return {"encode": features if alone else features + 1}
+
+    monkeypatch.setattr(Subject, "model", model)
+    monkeypatch.setattr(engines, "trace", trace)
+    asked = replace(cpu, settings={"compute_units": "CPU_AND_NE"})
+    assert engines.same_on_the_cpu(asked, {"encode": features.clone()}, {})
+    assert not engines.same_on_the_cpu(asked, {"encode": features * 1.001}, {})

@@ -4,9 +4,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -143,6 +145,9 @@ class TorchInCoreMlsPlace:
     def describe(self) -> dict[str, str]:
         return {"encoder_engine": "stand-in"}
 
+    def doubts(self, dtype: str) -> tuple[str, ...]:
+        return (f"placed in {dtype}",)
+
 
 @needs_coremltools
 @pytest.mark.skipif(importlib.util.find_spec("mlx_lm") is None, reason="mlx-lm is not installed")
@@ -169,6 +174,7 @@ def test_the_engine_around_the_package_answers_as_torch_does(
     assert "-128px-float32-" in name
     assert model.package.shapes == [(1, 3, 128, 128)] * (1 if tiles == 1 else 5)
     assert model.describe()["encoder_engine"] == "stand-in"
+    assert model.doubts[-1] == "placed in float32"
 
 
 # --- the plan, by objects shaped as coremltools documents them (no Mac was at hand) ---
@@ -200,8 +206,121 @@ class Plan:
 
 
 def test_a_plan_is_told_by_unit() -> None:
-    assert coreml.summarise(Plan()) == "neural engine 80.0 % (2 operations), cpu 20.0 % (1 operations)"
-    assert coreml.placement(None, "CPU_AND_NE").startswith("not told")
+    assert str(coreml.summarise(Plan())) == "neural engine 80.0 % (2 operations), cpu 20.0 % (1 operations)"
+    assert str(coreml.placement(None, "CPU_AND_NE")).startswith("not told")
+
+
+ON_IT = coreml.Placement({"neural engine": 0.95, "cpu": 0.05}, {"neural engine": 250, "cpu": 4})
+OFF_IT = coreml.Placement({"cpu": 1.0}, {"cpu": 254})
+UNTOLD = coreml.Placement(untold="ValueError")
+UNPRICED = coreml.Placement({"neural engine": 0.0}, {"neural engine": 254})
+
+
+@pytest.mark.parametrize(
+    ("planned", "units", "dtype", "failed", "doubt"),
+    [
+        (ON_IT, "CPU_AND_NE", "float16", False, ""),
+        (coreml.summarise(Plan()), "CPU_AND_NE", "float16", False, "not all on the Neural Engine: Core ML planned"),
+        (OFF_IT, "CPU_AND_NE", "float16", False, "planned cpu 100.0 % (254 operations)"),
+        (UNTOLD, "CPU_AND_NE", "float16", False, "is not known: Core ML tells no plan (ValueError)"),
+        (UNPRICED, "CPU_AND_NE", "float16", False, "is not known"),
+        (ON_IT, "CPU_AND_NE", "float32", False, "the Neural Engine has no float32; next: --dtype float16"),
+        (ON_IT, "CPU_AND_NE", "float16", True, "ANECCompile"),
+        (OFF_IT, "CPU_ONLY", "float32", False, ""),
+        (UNTOLD, "ALL", "float16", False, ""),
+    ],
+)
+def test_an_encoder_that_is_not_where_it_is_said_to_be_is_a_doubt(
+    planned: coreml.Placement, units: str, dtype: str, failed: bool, doubt: str
+) -> None:
+    """Core ML falls back to the CPU without a word; a time under the Neural Engine's name must not."""
+    found = coreml.placement_doubts(planned, units, dtype, failed)
+    assert len(found) == bool(doubt)
+    assert doubt in "".join(found)
+    assert all("next: " in text for text in found)
+
+
+def test_what_native_code_says_at_loading_is_heard_and_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    """As Core ML does where the Neural Engine's compiler fails and loading succeeds (apple/coremltools, issue 2758)."""
+    with coreml.overheard() as said:
+        os.write(2, b"E5RT: ... Error=_ANECompiler : ANECCompile() FAILED.\n")
+    assert coreml.COMPILER_FAILED in said()
+    assert coreml.COMPILER_FAILED in capfd.readouterr().err
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def test_a_predictor_that_loads_past_a_failed_compilation_doubts_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: str, compute_units: str) -> SimpleNamespace:
+        os.write(2, b"ANECCompile() FAILED (11)\n")
+        return SimpleNamespace(get_compiled_model_path=lambda: path)
+
+    plans = SimpleNamespace(MLComputePlan=SimpleNamespace(load_from_path=lambda path, compute_units: Plan()))
+    models = SimpleNamespace(MLModel=load, compute_plan=plans)
+    units = {"CPU_AND_NE": "CPU_AND_NE"}
+    monkeypatch.setattr(coreml, "_coremltools", lambda: SimpleNamespace(models=models, ComputeUnit=units))
+    monkeypatch.setattr(coreml.sys, "platform", "darwin")
+    predictor = coreml.Predictor(tmp_path / "x.mlpackage", "CPU_AND_NE")
+    (doubt,) = predictor.doubts("float16")
+    assert "it ran elsewhere" in doubt
+
+
+MLX_PARTS = ("mlx", "mlx.core", "mlx.nn", "mlx_lm", "mlx_lm.models", "mlx_lm.models.cache")
+MLX_PARTS += ("mlx_lm.models.llama", "mlx_lm.models.qwen2")
+OF_MLX = ("harness.models.mlx_llms", "harness.models.families.fastvlm.mlx")
+
+
+@pytest.fixture
+def with_mlx(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The engine's module, with empty modules in MLX's place; nothing of it is left for other tests."""
+    for name in MLX_PARTS:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    for name in MLX_PARTS:
+        parent, _, child = name.rpartition(".")
+        if parent:
+            monkeypatch.setattr(sys.modules[parent], child, sys.modules[name], raising=False)
+    monkeypatch.setattr(sys.modules["mlx.core"], "array", type("array", (), {}), raising=False)
+    monkeypatch.setattr(sys.modules["mlx.nn"], "Module", object, raising=False)
+    for name in OF_MLX:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module(OF_MLX[-1])
+    for name in OF_MLX:
+        parent, _, child = name.rpartition(".")
+        del sys.modules[name]
+        delattr(sys.modules[parent], child)
+
+
+def test_the_engine_says_what_its_package_doubts(with_mlx: ModuleType, card: ModelCard, source: Source) -> None:
+    model = object.__new__(with_mlx.FastVlmCoreMl)
+    model.card, model.source, model.options = card, source, Options(256, dtype="float32")
+    model.package = None  # the language model alone
+    assert model.doubts == ()
+    model.package = SimpleNamespace(doubts=lambda dtype: (f"{dtype} is not its own",))
+    assert model.doubts == ("float32 is not its own",)
+
+
+def test_a_coremltools_without_its_native_part_is_said_in_one_line(
+    card: ModelCard, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*_: object, **__: object) -> None:
+        raise RuntimeError("BlobWriter not loaded")
+
+    def tensor(**_: object) -> None: ...
+
+    made_up = SimpleNamespace(
+        convert=convert,
+        TensorType=tensor,
+        target=SimpleNamespace(iOS16=16),
+        precision={"FLOAT16": 16},
+        __version__="9.0",
+    )
+    monkeypatch.setattr(coreml, "_coremltools", lambda: made_up)
+    monkeypatch.setattr(coreml, "trace", lambda *_: None)
+    monkeypatch.setattr(coreml, "tower", lambda *_: None)
+    with pytest.raises(DeviceError, match=r"without its native part.*next: the same in Python 3.11 to 3.13"):
+        coreml.convert(card, source, 64, "float16", 0, tmp_path / "x.mlpackage")
 
 
 # --- what is said elsewhere than on a Mac ---
@@ -275,6 +394,21 @@ def test_units_and_devices_are_from_a_closed_list(card: ModelCard) -> None:
         engine.load(card, Source("random"), Options(64, settings={"compute_units": "ANE"}))
     with pytest.raises(SettingError, match="not on fake"):
         engine.place("fake")
+
+
+def test_the_apple_extra_asks_for_nothing_that_a_python_has_no_wheel_of() -> None:
+    extra = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    mac = {"sys_platform": "darwin"}
+    asked = {
+        python: {
+            one.name
+            for one in map(Requirement, extra["optional-dependencies"]["apple"])
+            if one.marker and one.marker.evaluate({**mac, "python_version": python})
+        }
+        for python in ("3.13", "3.14")
+    }
+    assert asked["3.13"] - asked["3.14"] == {"coremltools", "zeus-apple-silicon"}
+    assert "mlx-lm" in asked["3.14"]
 
 
 def test_the_base_package_never_pulls_the_apple_extra() -> None:

@@ -9,9 +9,14 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import sys
+import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,6 +36,11 @@ from harness.models.weights import Source
 
 INPUT, OUTPUT = "images", "image_features"
 PRECISIONS = {"float16": "FLOAT16", "float32": "FLOAT32"}
+NEURAL_ENGINE = "neural engine"
+ITS_LEAST_SHARE = 0.90
+"""Of the planned cost: where less of it is the Neural Engine's, times under its name are of something else too."""
+COMPILER_FAILED = "ANECCompile() FAILED"
+"""What Core ML writes to stderr where the Neural Engine's compiler gives up; loading then succeeds all the same."""
 
 
 class Tower(nn.Module):
@@ -111,11 +121,16 @@ def convert(card: ModelCard, source: Source, side: int, dtype: str, seed: int, p
             compute_precision=ct.precision[PRECISIONS[dtype]],
             skip_model_load=True,
         )
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         if "0-dimensional" in str(error):
             raise DeviceError(
                 f"coremltools {ct.__version__} cannot convert with numpy {np.__version__}; "
                 "next: pip install 'numpy<2.4'"
+            ) from error
+        if "BlobWriter" in str(error):
+            raise DeviceError(
+                f"coremltools {ct.__version__} is here without its native part, as where there is no wheel for this "
+                f"Python ({platform.python_version()}); next: the same in Python 3.11 to 3.13"
             ) from error
         raise
     made.short_description = f"{card.title}: encoder at {side} x {side}. License: {card.license}"
@@ -155,12 +170,37 @@ def interface(path: Path) -> dict[str, object]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where Core ML plans to run a package: cost and number of operations by unit; or why it does not tell."""
+
+    costs: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    untold: str = ""
+
+    def share(self, unit: str) -> float | None:
+        """Return the unit's share of the planned cost; None where no cost is told."""
+        whole = sum(self.costs.values())
+        return self.costs.get(unit, 0.0) / whole if whole > 0 else None
+
+    def __str__(self) -> str:
+        """Say it: "neural engine 99.1 % (253 operations), cpu 0.9 % (4 operations)"."""
+        if self.untold:
+            return f"not told ({self.untold})"
+        units = sorted(self.costs, key=lambda unit: -self.costs[unit])
+        return ", ".join(
+            f"{unit} {100 * (self.share(unit) or 0):.1f} % ({self.counts[unit]} operations)" for unit in units
+        )
+
+
 class Predictor:
     """A loaded package. macOS only; the first loading compiles it for the chosen units and can take a minute."""
 
     _path: Path
     _units: str
     _model: Network
+    _placement: Placement
+    _failed_to_compile: bool
 
     def __init__(self, path: Path, compute_units: str) -> None:
         """Load `path` for `compute_units` (a name of coremltools' ComputeUnit)."""
@@ -170,7 +210,10 @@ class Predictor:
             )
         ct = _coremltools()
         self._path, self._units = path, compute_units
-        self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[compute_units])
+        with overheard() as said:
+            self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[compute_units])
+            self._placement = placement(self._model, self._units)
+        self._failed_to_compile = COMPILER_FAILED in said()
 
     def predict(self, images: Array) -> Output:
         """Return the features of one image (1, 3, side, side) as a float32 array (1, tokens, width); synchronous."""
@@ -182,12 +225,51 @@ class Predictor:
             "encoder_engine": f"Core ML by coremltools {version('coremltools')}",
             "compute_units": self._units,
             "coreml_package": self._path.name,
-            "planned_placement": placement(self._model, self._units),
+            "planned_placement": str(self._placement),
         }
 
+    def doubts(self, dtype: str) -> tuple[str, ...]:
+        """Return why the encoder's times may not be the Neural Engine's although `compute_units` names it."""
+        return placement_doubts(self._placement, self._units, dtype, self._failed_to_compile)
 
-def placement(model: Network, compute_units: str) -> str:
-    """Return the planned share of cost and number of operations by unit; "not told" where macOS (before 14.4) does not.
+
+def placement_doubts(planned: Placement, compute_units: str, dtype: str, failed_to_compile: bool) -> tuple[str, ...]:
+    """Return what makes "on the Neural Engine" doubtful; nothing where the units asked for claim no such thing."""
+    if compute_units != "CPU_AND_NE":
+        return ()
+    advice = "next: compare with --set compute_units=CPU_ONLY"
+    if dtype != "float16":
+        return (f"the encoder's times are the CPU's: the Neural Engine has no {dtype}; next: --dtype float16",)
+    if failed_to_compile:
+        return (f"the Neural Engine's compiler gave the encoder up (ANECCompile): it ran elsewhere; {advice}",)
+    share = planned.share(NEURAL_ENGINE)
+    if share is None:
+        why = f" ({planned.untold})" if planned.untold else ""
+        return (f"whether the encoder ran on the Neural Engine is not known: Core ML tells no plan{why}; {advice}",)
+    if share < ITS_LEAST_SHARE:
+        return (f"the encoder was not all on the Neural Engine: Core ML planned {planned}; {advice}",)
+    return ()
+
+
+@contextmanager
+def overheard() -> Iterator[Callable[[], str]]:
+    """Listen to what native code writes to stderr meanwhile; it is passed on at the end, and returned by the call."""
+    told: list[bytes] = []
+    with tempfile.TemporaryFile() as heard:
+        stderr = os.dup(2)
+        try:
+            os.dup2(heard.fileno(), 2)
+            yield lambda: b"".join(told).decode(errors="replace")
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            heard.seek(0)
+            told.append(heard.read())
+            os.write(2, told[0])
+
+
+def placement(model: Network, compute_units: str) -> Placement:
+    """Return Core ML's plan; macOS before 14.4 tells none.
 
     A plan, not a measurement: Core ML may do otherwise. After the documentation of MLComputePlan; never run by us.
     """
@@ -198,30 +280,26 @@ def placement(model: Network, compute_units: str) -> str:
         )
         return summarise(plan)
     except Exception as error:  # noqa: BLE001 - a plan is good to have; its lack must not stop a measurement
-        return f"not told ({type(error).__name__})"
+        return Placement(untold=type(error).__name__)
 
 
-def summarise(plan: Network) -> str:
-    """Add up a compute plan by unit: "neural engine 99.1 % (253 operations), cpu 0.9 % (4 operations)"."""
-    cost: dict[str, float] = {}
-    count: dict[str, int] = {}
+def summarise(plan: Network) -> Placement:
+    """Add up a compute plan by unit."""
+    costs: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for operation in plan.model_structure.program.functions["main"].block.operations:
         usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
         if usage is None:  # constants run nowhere
             continue
         unit = UNITS.get(type(usage.preferred_compute_device).__name__, "unknown")
         estimate = plan.get_estimated_cost_for_mlprogram_operation(operation)
-        cost[unit] = cost.get(unit, 0.0) + (float(estimate.weight) if estimate else 0.0)
-        count[unit] = count.get(unit, 0) + 1
-    whole = sum(cost.values()) or 1.0
-    return ", ".join(
-        f"{unit} {100 * cost[unit] / whole:.1f} % ({count[unit]} operations)"
-        for unit in sorted(cost, key=lambda unit: -cost[unit])
-    )
+        costs[unit] = costs.get(unit, 0.0) + (float(estimate.weight) if estimate else 0.0)
+        counts[unit] = counts.get(unit, 0) + 1
+    return Placement(costs, counts)
 
 
 UNITS = {
-    "MLNeuralEngineComputeDevice": "neural engine",
+    "MLNeuralEngineComputeDevice": NEURAL_ENGINE,
     "MLGPUComputeDevice": "gpu",
     "MLCPUComputeDevice": "cpu",
 }

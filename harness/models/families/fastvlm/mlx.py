@@ -150,6 +150,11 @@ class FastVlmCoreMl(FastVlmMlx):
         """Return the effective settings for the log, with where Core ML plans to run the encoder."""
         return {**super().describe(), **(self.package.describe() if self.package else {"encoder_engine": "none"})}
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the log must doubt: of the answers, and of the encoder's place."""
+        return (*super().doubts, *(self.package.doubts(self.options.dtype) if self.package else ()))
+
     def close(self) -> None:
         """Free the weights and the package."""
         super().close()
