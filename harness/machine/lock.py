@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from harness import files
 from harness.errors import DeviceError
-from harness.machine import backend
+from harness.machine import awake, backend
 
 WAIT_S = 5.0
 """For a run that was just killed: it lets go of the device when its process has ended."""
@@ -51,7 +51,9 @@ def hold(device: str, wait: bool = False, notify: Callable[[str], None] = lambda
     try:
         if file is not None:
             HELD[name] = _take(file, device, path, wait, notify)
-        yield HELD[name]
+        with awake.keep() as sleepy:
+            HELD[name] = "; ".join(filter(None, [HELD[name], sleepy]))
+            yield HELD[name]
     finally:
         HELD.pop(name, None)
         if file is not None:

@@ -16,6 +16,8 @@ REASONS = {
     "contended": "other programs used the CPU",
     "other_process_on_device": "another process computes on the device",
     "thermal_pressure": "the system reports thermal pressure",
+    "memory_pressure": "macOS reports that memory is short: it compresses or swaps",
+    "slept": "the machine slept meanwhile, or since the sample before",
     "low_power_mode": "low power mode is on",
     "on_battery": "the machine runs on battery",
     "frequency_drop": "the CPU's frequency fell",
@@ -69,8 +71,11 @@ class Gate:
         self._refused_in_a_row = 0
 
     def before(self) -> Reading:
-        """Read the machine before a sample."""
-        parts = tuple(probe.read() for probe in self._probes)
+        """Read the machine before a sample, the CPU last of all: what the other readings cost is no foreign load.
+
+        It is the first probe, and read first after the sample: so its two readings have the sample alone between them.
+        """
+        parts = tuple(probe.read() for probe in reversed(self._probes))[::-1]
         return Reading(self._clock.now_ns(), self._clock.cpu_ns(), parts)
 
     def after(

@@ -1,17 +1,20 @@
 """Each thing that spoils a sample is caught by its name: recorded system outputs, and virtual time."""
 
 from collections.abc import Callable, Hashable, Sequence
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from harness.clock import Scripted
 from harness.machine import backend
 from harness.machine.devices import fake
 from harness.machine.devices.fake import Episode
-from harness.machine.probes import Probe, Span
+from harness.machine.probes import Probe, Span, cpu
 from harness.machine.probes.cpu import BatteryProbe, CpuProbe, CpuTimes, parse_stat
 from harness.machine.probes.mac import (
     MacProbe,
+    System,
     parse_low_power,
     parse_power_source,
     parse_speed_limit,
@@ -55,6 +58,37 @@ class Judge:
 
 def test_proc_stat_is_read_as_proc_5_says() -> None:
     assert parse_stat(STAT) == CpuTimes((22093 + 12 + 8381 + 3 + 149) / 100, 0.8)
+
+
+def test_what_the_gate_itself_costs_is_no_foreign_load() -> None:
+    """Other readings start programs: their CPU time lies outside the two readings of the CPU."""
+    judge, busy_s = Judge(), [0.0]
+
+    class Costly:
+        def read(self) -> dict[str, float | str | None]:
+            busy_s[0] += 0.5
+            judge.clock.advance(100 * MS, 0)
+            return {}
+
+        def judge(self, *_: object) -> tuple[list[str], dict[str, float | str | None]]:
+            return [], {}
+
+    judge.gate = Gate([CpuProbe(lambda: CpuTimes(busy_s[0], 0.0), cores=2), Costly()], judge.clock)
+    verdict = judge.sample(meanwhile=lambda: busy_s.__setitem__(0, busy_s[0] + 1.0))
+    assert verdict.valid
+    assert verdict.readings["foreign_cores"] == 0
+
+
+def test_without_proc_stat_each_core_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS answers what is asked of all cores at once from a cache that is up to a second old."""
+
+    def cpu_times(percpu: bool = False) -> list[SimpleNamespace]:
+        assert percpu
+        return [SimpleNamespace(user=1.0, nice=0.5, system=2.0, idle=9.0)] * 2
+
+    monkeypatch.setattr(psutil, "cpu_times", cpu_times)
+    monkeypatch.setattr(cpu, "parse_stat", lambda *_: int("no such file"))
+    assert cpu.cpu_times() == CpuTimes(7.0, 0.0)
 
 
 class FakeCpu:
@@ -187,6 +221,10 @@ Currently in use:
 """
 
 
+SILENT = System(SimpleNamespace())
+"""A library without an answer: the commands are asked."""
+
+
 def mac(level: str = "0", therm: str = THERM_QUIET, source: str = MAINS, low: str = "0") -> MacProbe:
     outputs = {
         (
@@ -198,7 +236,7 @@ def mac(level: str = "0", therm: str = THERM_QUIET, source: str = MAINS, low: st
         ("pmset", "-g", "batt"): source,
         ("pmset", "-g"): IN_USE.format(low),
     }
-    return MacProbe(lambda *command: outputs[command])
+    return MacProbe(lambda *command: outputs[command], system=SILENT)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +256,7 @@ def test_macs(state: dict[str, str], reasons: tuple[str, ...]) -> None:
 
 
 def test_mac_outputs_that_say_nothing() -> None:
-    probe = MacProbe(lambda *command: "")
+    probe = MacProbe(lambda *command: "", system=SILENT)
     verdict = Judge([probe]).sample()
     assert verdict.valid
     assert [parse_thermal_level(""), parse_speed_limit(THERM_QUIET), parse_power_source(""), parse_low_power("")] == [
@@ -235,7 +273,7 @@ def test_mac_settings_are_not_asked_around_every_sample() -> None:
         asked.append(command[0])
         return MAINS
 
-    judge = Judge([MacProbe(run, lambda: seconds[0])])
+    judge = Judge([MacProbe(run, lambda: seconds[0], SILENT)])
     for _ in range(5):
         judge.sample()
     assert asked.count("notifyutil") == 10

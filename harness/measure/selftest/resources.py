@@ -23,7 +23,8 @@ MOST_KEPT_RESIDENT = 96 * MB
 """Where only the process's resident set is known: allocators keep freed pages."""
 SAMPLES = 8
 MACHINES_OWN = (
-    "contended", "cpu_starved", "on_battery", "low_power_mode", "thermal_pressure", "other_process_on_device",
+    "contended", "cpu_starved", "on_battery", "low_power_mode", "thermal_pressure", "memory_pressure", "slept",
+    "other_process_on_device",
 )  # fmt: skip
 """Reasons that tell of this machine now, and not of a gate that is wrong."""
 
