@@ -74,7 +74,8 @@ def apple(session: nox.Session) -> None:
     install(session, "test")
     mlx = "mlx" if sys.platform == "darwin" else "mlx[cpu]"
     session.install(mlx, "mlx-lm", "coremltools", "numpy<2.4")  # coremltools 9 cannot convert with numpy 2.4
-    names = ("models/test_mlx", "models/test_coreml", "machine/test_devices_mps", "measure/test_gate")
+    names = ["models/test_mlx", "models/test_coreml", "measure/test_gate"]
+    names += [f"machine/test_{name}" for name in ("devices_mps", "devices_mlx", "probes_mac", "awake")]
     files = [f"tests/{name}.py" for name in names]
     session.run("pytest", "-q", *files, *session.posargs, env={"OMP_NUM_THREADS": "2"})
 

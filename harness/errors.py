@@ -96,7 +96,7 @@ class ExampleError(HarnessError):
     """One example that cannot be measured; the run goes on and the log keeps a failure record."""
 
 
-LESS_MEMORY = "--isolate-stages or a lower --res"
+LESS_MEMORY = "--isolate-stages (one part at a time), a lower --res or a smaller model"
 """What to try when memory does not suffice; `backend.less_memory` adds a precision that the device has."""
 
 

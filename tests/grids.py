@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import synthetic_logs
 
@@ -9,7 +10,7 @@ from harness.reports import accuracy, frame, measured
 from harness.stats import mean_interval_clustered
 
 
-def grid(folder: Path, models: int, growth: float) -> measured.Measured:
+def grid(folder: Path, models: int, growth: float, **about: Any) -> measured.Measured:
     """Return models at four sides each, slower and better from one to the next, with accuracies made up."""
     names = [f"model-{i:02d}-{'abcdefghij'[i % 10] * (i % 7)}" for i in range(models)]
     for i, name in enumerate(names):
@@ -23,6 +24,7 @@ def grid(folder: Path, models: int, growth: float) -> measured.Measured:
                 times_ms=times,
                 data="embedded",
                 noise=0.05,
+                **about,
             )
     data, accuracies = frame.load(folder), {}
     for cell in data.cells:

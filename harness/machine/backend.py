@@ -177,7 +177,7 @@ def less_memory(device: str) -> str:
         small = of(device).small_dtype()
     except HarnessError:
         small = ""
-    return f"{LESS_MEMORY} or --dtype {small}" if small else LESS_MEMORY
+    return f"--dtype {small}, {LESS_MEMORY}" if small else LESS_MEMORY
 
 
 def host_probes() -> list[Probe]:

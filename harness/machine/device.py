@@ -5,7 +5,10 @@ from typing import Protocol, runtime_checkable
 
 
 class Device(Protocol):
-    """One device, opened. What its kind answers for itself, opened or not, is `backend.Backend`."""
+    """One device, opened. What its kind answers for itself, opened or not, is `backend.Backend`.
+
+    It may have `doubts`, sentences as a model has them: what makes times doubtful once a model is on it.
+    """
 
     @property
     def name(self) -> str:

@@ -32,6 +32,8 @@ STEAL_SHARE = 0.01
 SPACE_BYTES = 20 << 30
 """FastVLM-7B's weights are 15 GB."""
 LOOK_S = 1.0
+GPU_BUSY_PERCENT = 10
+"""A desktop at rest shows a few per cent."""
 OPTIONAL = {
     "submitit": ("cells as Slurm jobs", "pip install 'vlm-pareto[slurm]'"),
     "mlx-lm": ("the MLX engine", "pip install 'vlm-pareto[apple]'"),
@@ -165,14 +167,25 @@ def power(source: str | None) -> Iterator[Finding]:
 
 
 def mac() -> Iterator[Finding]:
-    """Judge thermal pressure and low power mode, on a Mac."""
+    """Judge thermal and memory pressure, low power mode, and who else uses the GPU, on a Mac."""
     if sys.platform != "darwin":
         return
-    from harness.machine.probes.mac import MacProbe
+    from harness.machine.probes.mac import MacProbe, parse_gpu_use, run_text
 
     probe = MacProbe()
     reading = probe.read()
     yield from mac_reasons(probe.judge(reading, reading, Span(1, 0))[0])
+    yield from mac_gpu(parse_gpu_use(run_text("ioreg", "-r", "-c", "IOAccelerator", "-w", "0")))
+
+
+def mac_gpu(use_percent: int | None) -> Iterator[Finding]:
+    """Judge what others use of the GPU while we use nothing of it: no run sees that."""
+    if use_percent is not None and use_percent > GPU_BUSY_PERCENT:
+        yield Finding(
+            "doubt",
+            f"other programs use the GPU, {use_percent} % of it right now: no sample is refused for that",
+            "close them; Activity Monitor names them (column % GPU)",
+        )
 
 
 def mac_reasons(reasons: list[str]) -> Iterator[Finding]:
@@ -180,6 +193,7 @@ def mac_reasons(reasons: list[str]) -> Iterator[Finding]:
     said = {
         "thermal_pressure": ("macOS reports thermal pressure", "let it cool down"),
         "throttled": ("the CPU's speed is limited", "let it cool down; is the battery in?"),
+        "memory_pressure": ("macOS reports that memory is short", "close other programs, or take a smaller model"),
         "low_power_mode": ("low power mode is on", "sudo pmset -a lowpowermode 0"),
     }
     for reason in reasons:

@@ -17,6 +17,7 @@ UPDATES_NEEDED = 5
 LONGEST_LOOK_NS = 700_000_000
 """How long to wait for a counter to move; NVML's moves about every 20 to 100 ms, RAPL's every millisecond."""
 UPDATES_WATCHED = 5
+APPLE_PARTS = {"cpu_total_mj": "CPU", "gpu_mj": "GPU", "dram_mj": "memory", "ane_mj": "Neural Engine"}
 
 
 class Meter(Protocol):
@@ -132,9 +133,10 @@ def rapl_counter(folder: Path = Path("/sys/class/powercap")) -> Counter | None:
 
 
 def apple_counter(monitor: Any = None) -> Counter | None:
-    """Open macOS's energy model through zeus-apple-silicon: CPU, GPU, memory and neural engine together, without root.
+    """Open macOS's energy model through zeus-apple-silicon: what it tells of CPU, GPU, memory and Neural Engine.
 
-    Believed to be estimated from use, frequency and voltage, not sensed (its authors' note).
+    Without root. Believed to be estimated from use, frequency and voltage, not sensed (its authors' note). Which parts
+    it tells differs by chip: they are named as found here, and a reading of other parts is no reading.
     """
     if monitor is None:
         if sys.platform != "darwin":
@@ -146,13 +148,21 @@ def apple_counter(monitor: Any = None) -> Counter | None:
         except Exception:  # noqa: BLE001 - not installed, or a chip that it does not know: no figure
             return None
 
-    def read() -> float | None:
+    def told() -> dict[str, float]:
         try:
             now = monitor.get_cumulative_energy()
         except Exception:  # noqa: BLE001 - a private framework below: no figure rather than no run
-            return None
-        parts = [getattr(now, name, None) for name in ("cpu_total_mj", "gpu_mj", "dram_mj", "ane_mj")]
-        known = [float(part) for part in parts if part is not None]
-        return sum(known) if known else None
+            return {}
+        parts = {part: getattr(now, name, None) for name, part in APPLE_PARTS.items()}
+        return {part: float(value) for part, value in parts.items() if value is not None}
 
-    return Counter(read, "macOS energy model (CPU + GPU + memory + neural engine, estimated)", "1 mJ")
+    def read() -> float | None:
+        now = told()
+        return sum(now.values()) if now.keys() == first.keys() else None
+
+    first = told()
+    if not first:
+        return None
+    silent = [part for part in APPLE_PARTS.values() if part not in first]
+    without = f"; {' and '.join(silent)} not told" if silent else ""
+    return Counter(read, f"macOS energy model ({' + '.join(first)}, estimated{without})", "1 mJ")

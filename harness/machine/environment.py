@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 
 from harness import __version__
-from harness.machine import backend
+from harness.machine import awake, backend
 from harness.machine.devices.cpu import model_name, usable_cores
+from harness.machine.probes import mac
 
 PACKAGES = [
     "torch",
@@ -60,7 +61,16 @@ VARIABLES = [
     "PYTORCH_NO_CUDA_MEMORY_CACHING",
     "PYTORCH_ENABLE_MPS_FALLBACK",
     "PYTORCH_MPS_HIGH_WATERMARK_RATIO",
+    "PYTORCH_MPS_LOW_WATERMARK_RATIO",
     "PYTORCH_MPS_FAST_MATH",
+    "PYTORCH_MPS_PREFER_METAL",
+    "MLX_DISABLE_COMPILE",
+    "MLX_ENABLE_TF32",
+    "MLX_MAX_MB_PER_BUFFER",
+    "MLX_MAX_OPS_PER_BUFFER",
+    "MLX_METAL_FAST_SYNCH",
+    "MLX_METAL_GPU_ARCH",
+    "MLX_SDPA_BLOCKS",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "MALLOC_ARENA_MAX",
     "TOKENIZERS_PARALLELISM",
@@ -82,6 +92,8 @@ def describe(device: str) -> dict[str, str]:
         "architecture": platform.machine(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "cpu": model_name(),
+        "mac_model": mac.model_identifier() if sys.platform == "darwin" else None,
+        "kept_awake": awake.kept(),
         "cores": str(os.cpu_count()),
         "cores_physical": str(psutil.cpu_count(logical=False)),
         "cores_usable": str(usable_cores()),
@@ -102,7 +114,8 @@ def describe(device: str) -> dict[str, str]:
 
 @cache
 def machine_name(device: str) -> str:
-    """Return a short name for results folders: `linux-amd-epyc-9b45-2c`, `mac-m1-max`, `linux-xeon-8480c-26c-h200`.
+    """Return a short name for results folders: `linux-amd-epyc-9b45-2c`, `linux-xeon-8480c-26c-h200`,
+    `mac-m1-8c-7g`.
 
     The accelerator in it is the one that `device` is: what else is in the machine has no part in its times.
     """
@@ -133,8 +146,9 @@ def slug(system: str, cpu: str, cores: int, gpu: str | None) -> str:
         r"\((r|tm|c)\)|®|™|\b\d+-core\b|\b(cpu|processor|genuine|gold|platinum|silver|apple)\b", " ", text, flags=re.I
     )
     words = re.findall(r"[a-z0-9]+", text.lower())
-    if system == "mac":
-        return "-".join([system, *words])
+    if system == "mac":  # one name of a chip stands for several numbers of cores, of the CPU and of the GPU
+        of_gpu = re.match(r"(\d+)-core", gpu or "")
+        return "-".join([system, *words, f"{cores}c", *([f"{of_gpu[1]}g"] if of_gpu else [])])
     graphics = re.findall(r"[a-z0-9]+", re.sub(r"\b(nvidia|geforce|tesla|graphics|device)\b", " ", (gpu or "").lower()))
     return "-".join([system, *words, f"{cores}c", *graphics])
 
@@ -212,9 +226,7 @@ def in_container() -> bool:
 def power_source() -> str | None:
     """Return "mains" or "battery"; None where there is no battery."""
     if sys.platform == "darwin":
-        from harness.machine.probes.mac import parse_power_source, run_text
-
-        return parse_power_source(run_text("pmset", "-g", "batt"))
+        return mac.parse_power_source(mac.run_text("pmset", "-g", "batt"))
     from harness.machine.probes.cpu import plugged_in
 
     plugged = plugged_in()

@@ -104,7 +104,8 @@ def run_job(job: Job, notify: Notify, clock: Clock | None = None) -> Iterator[Me
             if left is None:
                 peak = peaks.measure(job.cell.device, job.cell.dtype) if job.asked.shard < 2 else None
                 header = _header(job, device, model, loading_s, peak, meter)
-                found = (unlocked, crowded(job.cell.threads, usable_cores()), *job.doubts, *told_doubts(model))
+                told = (*told_doubts(device), *told_doubts(model))
+                found = (unlocked, crowded(job.cell.threads, usable_cores()), *job.doubts, *told)
                 writer.append(with_doubts(header, *found))
             else:
                 check_same_server(left, model)
@@ -230,9 +231,9 @@ def with_doubts(header: Header, *found: str) -> Header:
     return msgspec.structs.replace(header, effective={**header.effective, "doubts": doubts}) if doubts else header
 
 
-def told_doubts(model: Model) -> tuple[str, ...]:
-    """Return what a server's probes doubt, or what a model of ours does of its own answers."""
-    return tuple(getattr(model, "doubts", ()))
+def told_doubts(loaded: Model | Device) -> tuple[str, ...]:
+    """Return what a server's probes doubt, a model of ours of its own answers, or a device of what was put on it."""
+    return tuple(getattr(loaded, "doubts", ()))
 
 
 def check_same_server(left: Log, model: Model) -> None:

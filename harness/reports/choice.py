@@ -228,7 +228,7 @@ def odds(costs: Array, merits: Array, drawn_in: Array, budget: Budget, allowed: 
 
 def _limits(one: CellSummary, budget: Budget) -> list[tuple[float | None, float]]:
     """Return what has no interval, with its limit: memory and energy."""
-    wanted = ((one.memory.peak_bytes, budget.memory_bytes), (_energy_mj(one), budget.energy_mj))
+    wanted = ((one.memory.whole_bytes, budget.memory_bytes), (_energy_mj(one), budget.energy_mj))
     return [(value, most) for value, most in wanted if most is not None]
 
 
@@ -249,7 +249,8 @@ def _fit(one: Candidate, share: float, budget: Budget) -> tuple[Fit, float]:
 
 def _why(one: Candidate, fit: Fit, budget: Budget) -> str:
     if fit == "unknown":
-        return one.apart or "its memory, or the energy of each of its stages, was not measured"
+        missing = f" ({one.cell.memory.not_told} share is not told)" if one.cell.memory.not_told else ""
+        return one.apart or f"its memory{missing}, or the energy of each of its stages, was not measured"
     if fit == "maybe" and one.point.unbounded:
         return "measured too few times for an interval"
     if fit == "not" and any(value is not None and value > most for value, most in _limits(one.cell, budget)):
@@ -268,7 +269,7 @@ def _nearest(everybody: Sequence[Candidate], budget: Budget) -> str:
     if budget.accuracy is not None:
         told.append(f"the best scores {best.point.merit / 100:.3f} ({best.point.name})")
     if budget.memory_bytes is not None:
-        known = [one.cell.memory.peak_bytes for one in found if one.cell.memory.peak_bytes is not None]
+        known = [one.cell.memory.whole_bytes for one in found if one.cell.memory.whole_bytes is not None]
         told.append(f"the smallest needs {size(min(known))}" if known else "no cell's memory was measured")
     if budget.energy_mj is not None and all(_energy_mj(one.cell) is None for one in found):
         told.append("no cell's energy was measured in each of its stages")

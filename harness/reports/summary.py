@@ -120,6 +120,13 @@ class Memory:
 
     peak_bytes: int | None
     of: str
+    not_told: str = ""
+    """Whose memory is not in it ("Core ML's"); nobody's."""
+
+    @property
+    def whole_bytes(self) -> int | None:
+        """The peak, where nothing is missing from it: only such a one is compared with a budget."""
+        return None if self.not_told else self.peak_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,11 +452,13 @@ def _basis(logs: Sequence[Log]) -> Basis | None:
 def _memory(logs: Sequence[Log]) -> Memory:
     samples = [sample for log in logs for sample in log.samples]
     peaks = [value for sample in samples if sample.stages for value in sample.stages.stage_peak_bytes.values()]
+    device = logs[0].header.device
+    not_told = device.get("memory_not_told", "")
     if peaks:
-        return Memory(max(peaks), str(logs[0].header.device.get("peak_memory") or "device allocator"))
+        return Memory(max(peaks), str(device.get("peak_memory") or "device allocator"), not_told)
     told = [sample.memory.get(name) for sample in samples for name in ("rss_bytes", "allocated_bytes")]
     whole = [value for value in told if value is not None]
-    return Memory(max(whole), "process") if whole else Memory(None, "")
+    return Memory(max(whole), "process", not_told) if whole else Memory(None, "", not_told)
 
 
 def _marks(about: Configuration, process: Process, times: Times) -> tuple[str, ...]:

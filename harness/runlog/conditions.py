@@ -10,13 +10,25 @@ POOL = "env_HARNESS_POOL"
 OF_A_MEMBER = (POOL, "env_CUDA_VISIBLE_DEVICES")
 """A pool decides anew for each cell which of its devices measures it: one is as good as another."""
 OTHERS = ("python", "cpu_quota_cores", "cores_usable", "preloaded")
-OF_THE_MACHINE = (*OTHERS, "os", "kernel", "cpu", "cpu_governor", "power")
+OF_THE_MACHINE = (*OTHERS, "os", "kernel", "cpu", "mac_model", "cpu_governor", "power")
 OF_TIMES = (
     "cpu_quota_cores", "cores_usable", "kernel", "cpu_governor", "power", "CUDA_VISIBLE_DEVICES",
-    "device's threads", "device's power_limit_w", "device's ecc", "device's mig",
+    "mac_model", "device's gpu_cores", "device's threads", "device's power_limit_w", "device's ecc", "device's mig",
 )  # fmt: skip
 """They say how fast something runs, or on which of several alike, and nothing of what a model answers."""
-OF_THE_DEVICE = ("model", "driver", "cuda", "cudnn", "metal", "isa", "threads", "power_limit_w", "ecc", "mig")
+OF_THE_DEVICE = (
+    "model",
+    "gpu_cores",
+    "driver",
+    "cuda",
+    "cudnn",
+    "metal",
+    "isa",
+    "threads",
+    "power_limit_w",
+    "ecc",
+    "mig",
+)
 
 
 def of(log: Log) -> dict[str, str]:

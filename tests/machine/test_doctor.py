@@ -111,6 +111,11 @@ def test_gpus_and_macs() -> None:
     assert list(doctor.nvml(GPU, True, "13")) == list(doctor.nvml(None, False, None)) == []
 
 
+def test_others_on_a_macs_gpu_are_said_for_no_sample_shows_them() -> None:
+    assert "31 % of it right now" in one(doctor.mac_gpu(31), "doubt").text
+    assert list(doctor.mac_gpu(3)) == list(doctor.mac_gpu(None)) == []
+
+
 def test_optional_packages_for_macs_are_named_on_macs() -> None:
     nothing = dict.fromkeys(doctor.OPTIONAL)
     assert "mlx-lm" not in texts(doctor.extras(nothing, "linux"))

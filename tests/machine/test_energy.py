@@ -68,11 +68,16 @@ def test_apple_counter_adds_what_the_chip_tells() -> None:
     now = SimpleNamespace(cpu_total_mj=10, gpu_mj=20, dram_mj=None, ane_mj=1, efficiency_cores_mj=[1, 2])
     counter = energy.apple_counter(SimpleNamespace(get_cumulative_energy=lambda: now))
     assert counter.read_mj() == 31
+    assert counter.method == "macOS energy model (CPU + GPU + Neural Engine, estimated; memory not told)"
+    now.dram_mj = 5  # a sum of other parts is no later reading of the same
+    assert counter.read_mj() is None
+    now.dram_mj = now.ane_mj = None
+    assert counter.read_mj() is None
 
     def broken() -> None:
         raise RuntimeError("IOReport")
 
-    assert energy.apple_counter(SimpleNamespace(get_cumulative_energy=broken)).read_mj() is None
+    assert energy.apple_counter(SimpleNamespace(get_cumulative_energy=broken)) is None
 
 
 def test_devices_without_a_counter() -> None:

@@ -22,7 +22,9 @@ from harness.machine import environment
         ("linux", "Intel(R) Xeon(R) CPU @ 2.20GHz", 4, "Tesla T4", "linux-intel-xeon-4c-t4"),
         ("linux", "Intel(R) Core(TM) i7-9700", 8, "NVIDIA GeForce RTX 4090", "linux-intel-core-i7-9700-8c-rtx-4090"),
         ("linux", "AMD Ryzen 7 7840U with Radeon 780M Graphics", 16, None, "linux-amd-ryzen-7-7840u-16c"),
-        ("mac", "Apple M1 Max", 10, None, "mac-m1-max"),
+        ("mac", "Apple M1 Max", 10, None, "mac-m1-max-10c"),
+        ("mac", "Apple M1 Max", 10, "24-core GPU", "mac-m1-max-10c-24g"),
+        ("mac", "Apple M1", 8, "7-core GPU", "mac-m1-8c-7g"),
     ],
 )  # fmt: skip
 def test_machines_have_short_names(system: str, cpu: str, cores: int, gpu: str | None, name: str) -> None:
@@ -67,6 +69,12 @@ def test_nothing_private_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert private not in text
     if len(getpass.getuser()) > 4:
         assert getpass.getuser() not in text
+
+
+@pytest.mark.parametrize("name", ["MLX_ENABLE_TF32", "MLX_MAX_OPS_PER_BUFFER", "PYTORCH_MPS_PREFER_METAL"])
+def test_variables_that_change_a_macs_times_are_logged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert environment.describe("cpu")[f"env_{name}"] == "1"
 
 
 def test_it_needs_no_torch() -> None:

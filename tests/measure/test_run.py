@@ -216,3 +216,14 @@ def test_a_card_of_ones_own_under_a_known_name_is_a_doubt(asked: Asked, tmp_path
     other = own.rename(tmp_path / "mine.toml")
     other.write_text(known.replace("encode_ms = 10.0", "encode_ms = 5.0"), encoding="utf-8")
     assert prepare(replace(asked, model=str(other))).doubts == ()
+
+
+def test_a_device_that_doubts_what_was_put_on_it_says_so_in_the_log(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a Mac's GPU does with more than Metal recommends: it swaps, and refuses nothing."""
+    monkeypatch.setattr(fake.Fake, "doubts", ["the model takes 15 GB"], raising=False)
+    job = prepare(asked)
+    for _ in run.run_job(job, lambda _: None, Scripted()):
+        pass
+    assert "the model takes 15 GB" in runlog.read(job.path).header.effective["doubts"]

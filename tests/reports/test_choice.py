@@ -112,3 +112,11 @@ def test_the_command(tmp_path: Path) -> None:
     done = nursery.opened().run([*command, "--ttft", "20ms"], tmp_path, environment)
     assert done.returncode == 1
     assert "no cell fits: the fastest takes" in done.stdout
+
+
+def test_a_memory_from_which_a_part_is_missing_fits_no_budget(tmp_path: Path) -> None:
+    """Core ML tells nothing of its own: MLX's share alone would always win a budget for memory."""
+    cells = grids.grid(tmp_path, 2, 1.6, of_device={"peak_memory": "MLX's allocator", "memory_not_told": "Core ML's"})
+    (answer,) = choice.choose(cells, choice.parse(memory="1TB"))
+    assert answer.winner is None
+    assert "Core ML's share is not told" in choice.text([answer])

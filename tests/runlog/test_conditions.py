@@ -23,6 +23,12 @@ def differing(folder: Path, before: dict[str, object], after: dict[str, object])
         ({"environment": {"package_torch": "1"}}, {"environment": {"package_torch": "2"}}, {"torch": ("1", "2")}),
         ({"environment": {"env_OMP_NUM_THREADS": "1"}}, {}, {"OMP_NUM_THREADS": ("1", "not set")}),
         ({"of_device": {"driver": "550"}}, {"of_device": {"driver": "560"}}, {"device's driver": ("550", "560")}),
+        ({"of_device": {"gpu_cores": "7"}}, {"of_device": {"gpu_cores": "8"}}, {"device's gpu_cores": ("7", "8")}),
+        (
+            {"environment": {"mac_model": "MacBookAir10,1"}},
+            {"environment": {"mac_model": "Macmini9,1"}},
+            {"mac_model": ("MacBookAir10,1", "Macmini9,1")},
+        ),
         ({"environment": {"package_torch": "1"}}, {}, {}),
         ({"environment": {"env_HF_HUB_OFFLINE": "1"}}, {}, {}),
         ({"environment": {"memory_bytes": "1"}}, {"environment": {"memory_bytes": "2"}}, {}),

@@ -33,6 +33,7 @@ class Mlx:
             mx.set_default_device(mx.cpu)
         self.torch_name = "mps" if name == "mlx" and torch.backends.mps.is_available() else "cpu"
         self._process = psutil.Process()
+        self._kept_bytes = 0
 
     def sync(self) -> None:
         if self.torch_name == "mps":
@@ -46,8 +47,12 @@ class Mlx:
         return None
 
     def peak_bytes(self) -> int | None:
-        """Return the highest use of MLX's allocator since `reset_peak`, and what Metal holds for torch's encoder."""
-        return int(self._mx.get_peak_memory()) + self._torch_bytes()
+        """Return the highest use of MLX's allocator since `reset_peak`, and what Metal holds for torch's encoder.
+
+        MLX's own peak begins at 0 when it is reset, whatever is held then: a stage that allocates nothing has none.
+        """
+        active_bytes = int(self._mx.get_active_memory())
+        return max(int(self._mx.get_peak_memory()), self._kept_bytes, active_bytes) + self._torch_bytes()
 
     def memory(self) -> Mapping[str, int | None]:
         allocated = int(self._mx.get_active_memory())
@@ -61,7 +66,17 @@ class Mlx:
         return int(self._torch.mps.driver_allocated_memory()) if self.torch_name == "mps" else 0
 
     def reset_peak(self) -> None:
+        self._kept_bytes = int(self._mx.get_active_memory())
         self._mx.reset_peak_memory()
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is held beyond what Metal recommends; MLX refuses nothing before that either."""
+        if self.name == "mlx:cpu":
+            return []
+        about = getattr(self._mx, "device_info", None) or self._mx.metal.device_info
+        recommended_bytes = int(about().get("max_recommended_working_set_size", 0))
+        return mps.crowded(int(self._mx.get_active_memory()) + self._torch_bytes(), recommended_bytes)
 
     def describe(self) -> Mapping[str, str]:
         from harness.machine.devices.cpu import model_name
@@ -72,10 +87,12 @@ class Mlx:
             "memory_bytes": str(psutil.virtual_memory().total),
             "mlx": str(self._mx.__version__),
             "mlx_device": str(self._mx.default_device()),
+            **({} if self.name == "mlx:cpu" else mps.gpu()),
             "encoder_device": self.torch_name,
             "clock": f"{self._clock.name} after synchronize",
             "sync": "mlx.core.synchronize" + (" and torch.mps.synchronize" if self.torch_name == "mps" else ""),
-            "peak_memory": "MLX's allocator, reset per interval",
+            "peak_memory": "MLX's allocator, reset per interval"
+            + ("; with what the driver holds for torch, a high mark of the run" if self.torch_name == "mps" else ""),
         }
 
 
@@ -129,9 +146,19 @@ def dtype(name: str) -> str:
     return "float16"
 
 
+def doubts(name: str, dtype: str) -> list[str]:
+    """Doubt what torch's name of the same GPU does; MLX's CPU is for checks alone."""
+    return [] if name == "mlx:cpu" else mps.doubts(name, dtype)
+
+
 def small_dtype(name: str) -> str:
     """Return float16."""
     return "float16"
+
+
+def card(name: str) -> str | None:
+    """Return the GPU's, whose cores the chip's name does not tell."""
+    return None if name == "mlx:cpu" else mps.card(name)
 
 
 def probes(name: str) -> list[Probe]:

@@ -23,6 +23,8 @@ from harness.machine.backend import host_probes
 from harness.machine.device import Unclocked
 from harness.machine.energy import Counter, apple_counter
 from harness.machine.probes import Probe, Readings, Span
+from harness.machine.probes.mac import gpu_cores
+from harness.units import size
 
 RANK = 10
 PEAK_COPY_BYTES = 1 << 28
@@ -87,6 +89,12 @@ class Mps(Unclocked):
     def reset_peak(self) -> None:
         """Nothing to reset; emptying the cache here would make the next stage pay for its allocations."""
 
+    @property
+    def doubts(self) -> list[str]:
+        """What is held beyond what Metal recommends: torch refuses only far beyond that (1.7 times, its default)."""
+        held_bytes = int(self._torch.mps.driver_allocated_memory())
+        return crowded(held_bytes, int(self._torch.mps.recommended_max_memory()))
+
     def describe(self) -> Mapping[str, str]:
         from harness.machine.devices.cpu import model_name
 
@@ -95,11 +103,28 @@ class Mps(Unclocked):
             "model": model_name(),
             "memory_bytes": str(psutil.virtual_memory().total),
             "recommended_bytes": str(self._torch.mps.recommended_max_memory()),
+            **gpu(),
             "clock": f"{self._clock.name} after synchronize",
             "sync": "torch.mps.synchronize",
             "cpu_fallback": "allowed, noted by operator" if fallback_allowed() else "an error",
             "peak_memory": "driver_allocated_memory at the end of the stage (a high mark of the run, not of the stage)",
         }
+
+
+def gpu() -> dict[str, str]:
+    """Return how many cores the GPU has, where that is told: chips of one name differ in it."""
+    cores = gpu_cores()
+    return {"gpu_cores": str(cores)} if cores else {}
+
+
+def crowded(held_bytes: int, recommended_bytes: int) -> list[str]:
+    """Doubt times of a model that the GPU can hold only by swapping: nothing refuses it."""
+    if not recommended_bytes or held_bytes <= recommended_bytes:
+        return []
+    return [
+        f"the model takes {size(held_bytes)} where Metal recommends {size(recommended_bytes)} at most: macOS may "
+        "compress or swap it, and these times tell nothing of a Mac that holds it; next: a smaller model"
+    ]
 
 
 def fallback_allowed() -> bool:
@@ -149,6 +174,12 @@ def doubts(name: str, dtype: str) -> list[str]:
 def small_dtype(name: str) -> str:
     """Return float16."""
     return "float16"
+
+
+def card(name: str) -> str | None:
+    """Return the GPU by its cores, for the machine's name: the chip's name does not tell them."""
+    cores = gpu_cores()
+    return f"{cores}-core GPU" if cores else None
 
 
 def probes(name: str) -> list[Probe]:
