@@ -8,6 +8,9 @@ encoder, `channels_last`, each from a PNG file's bytes to the first token on the
 other pixels, so its logits may differ), `all` (compiled, and torchvision's resize). Every round runs all, in changing
 order; what slowed a round cancels in its ratio. Before anything is timed, the arms' first logits are compared. Needs a
 quiet machine.
+
+Each round also times one large matrix product. `least_possible` is what all floating-point operations of an answer
+would take at its speed, over transformers: no arm that does these operations in this precision can be much below it.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import permutations
 from typing import Any
@@ -29,7 +32,7 @@ from harness.machine.device import Device
 from harness.models import deployment
 from harness.models.card import ModelCard, load_model_card
 from harness.models.engines import torch as engine
-from harness.models.protocol import Options, Piece, Request
+from harness.models.protocol import Options, Piece, Request, Seen
 from harness.models.weights import Source
 from harness.suites import examples
 from harness.suites.card import load_suite_card
@@ -43,6 +46,7 @@ ARMS: dict[str, dict[str, str | bool]] = {
     "torchvision": {"image_backend": "torchvision"},
     "all": {"compile": True, "image_backend": "torchvision"},
 }
+PRODUCT = "matrix product"
 WARM = 2
 BEGAN_S = time.perf_counter()
 
@@ -55,12 +59,16 @@ def main() -> None:
     device = backend.of(asked.device).open(Monotonic())
     card = load_model_card(asked.model)
     request = page(asked.question)
-    arms, differences = build(card, asked, device.torch_name, request)
+    arms, differences, flops = build(card, asked, device.torch_name, request)
+    side = 2048 if device.torch_name == "cpu" else 8192
+    left, right = (torch.randn(side, side).to(device.torch_name, getattr(torch, asked.dtype)) for _ in range(2))
+    arms[PRODUCT] = partial(torch.matmul, left, right)
     for _ in range(WARM):
         for run in arms.values():
             run()
     say("warm")
     times = rounds(arms, asked.pairs, device, asked.seconds)
+    floor = [ns * flops / (2 * side**3) for ns in times.pop(PRODUCT)]
     told = {
         "machine": environment.machine_name(asked.device),
         "threads": torch.get_num_threads(),
@@ -72,6 +80,7 @@ def main() -> None:
         "ratio_to_transformers": {
             name: ratio(times[name], times["transformers"]) for name in arms if name in differences
         },
+        "least_possible": f"{ratio(floor, times['transformers'])}: {flops / 1e9:,.0f} GFLOP as one matrix product runs",
     }
     sys.stdout.write(json.dumps(told) + "\n" if asked.json else "".join(f"{k:24}{v}\n" for k, v in told.items()))
 
@@ -100,8 +109,11 @@ def page(question: str) -> Request:
 
 def build(
     card: ModelCard, asked: argparse.Namespace, device: str, request: Request
-) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
-    """Return what each arm runs, and how far our first logits lie from those of transformers; refuses where too far."""
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float], int]:
+    """Return what each arm runs, how far our first logits lie from those of transformers, and an answer's FLOPs.
+
+    Exits where the logits lie too far apart.
+    """
 
     def model(**settings: str | bool) -> Any:
         options = Options(asked.res, device, asked.dtype, settings={**card.settings, **settings})
@@ -150,7 +162,10 @@ def build(
         other_pixels = "image_backend" in ARMS.get(name, {})
         if not other_pixels and not differences[name] <= CLOSE.get(asked.dtype, CLOSE_OF_HALVES):
             sys.exit(f"{name}: the first logits differ from transformers' by {differences[name]:.1e} of the largest")
-    return {"transformers": generate, **{name: partial(first, one) for name, one in mine.items()}}, differences
+    seen_of_it = next(event for event in ours.answer(request) if isinstance(event, Seen))
+    work = ours.work(seen_of_it)
+    flops = sum(work[stage].flops for stage in ("encode", "project", "prefill") if stage in work)
+    return {"transformers": generate, **{name: partial(first, one) for name, one in mine.items()}}, differences, flops
 
 
 def in_channels_last(ours: Any) -> Any:
@@ -195,10 +210,11 @@ def say(text: str) -> None:
 def rounds(arms: dict[str, Callable[[], Any]], pairs: int, device: Device, seconds: float) -> dict[str, list[int]]:
     """Time every arm once a round, in all orders one after another; nanoseconds. Stop early when time is up."""
     orders, times = list(permutations(arms)), {name: list[int]() for name in arms}
+    step = len(orders) // pairs or 1  # neighbours in the list differ in their last arms alone
     for number in range(pairs):
         if time.perf_counter() - BEGAN_S > seconds:
             break
-        for name in orders[number % len(orders)]:
+        for name in orders[number * step % len(orders)]:
             device.sync()
             start_ns = time.perf_counter_ns()
             arms[name]()
@@ -207,7 +223,7 @@ def rounds(arms: dict[str, Callable[[], Any]], pairs: int, device: Device, secon
     return times
 
 
-def ratio(top: list[int], bottom: list[int]) -> str:
+def ratio(top: Sequence[float], bottom: Sequence[float]) -> str:
     """Return the median of the pairs' ratios with its interval."""
     found = stats.ratio_of_medians(top, bottom, pairs=True)
     interval = (

@@ -27,7 +27,9 @@ def main() -> NoReturn:
 
 
 def _early(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"harness: interrupted before anything was measured; next: the same command\n")
+    followed = getattr(sys.modules.get("harness.parent"), "followed", False)
+    if not followed and "HARNESS_PARENT" not in os.environ:  # else the line of the process that started this one tells
+        os.write(2, b"harness: interrupted before anything was measured; next: the same command\n")
     os._exit(130)
 
 

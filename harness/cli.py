@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import click
 
-from harness import __version__, completion
+from harness import __version__, completion, parent
 from harness.errors import LESS_MEMORY, HarnessError, SettingError, cleaned, out_of_memory
 from harness.measure.asked import PROTOCOLS
 from harness.measure.command import Share, option
@@ -88,6 +88,8 @@ def _in_words(error: BaseException) -> tuple[str, int]:
     if isinstance(error, HarnessError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
+        if parent.followed:
+            return "", 130
         return f"interrupted; {kept}; next: the same command resumes", 130
     if isinstance(error, ReaderGoneError):
         return "the reader of stdout has gone; the run log is complete; next: `harness show LOG`", 141
@@ -125,7 +127,8 @@ def _say_error(text: str, code: int) -> int:
     if os.environ.get("HARNESS_TRACEBACK"):
         traceback.print_exc()
     with suppress(OSError):  # stderr may have gone as well
-        click.echo(f"harness: {cleaned(text)}", err=True)
+        if text:
+            click.echo(f"harness: {cleaned(text)}", err=True)
     return code
 
 
@@ -245,8 +248,14 @@ def sweep(plan: Path | None, again: bool, dry_run: bool, status: bool, **options
         click.echo(f"left out: {one.reason}", err=True)
     if not wanted:
         raise SettingError("no cell of this grid can be measured; next: `harness list models` names the sides of each")
-    if dry_run or status:
-        say(console.plan(wanted, by.elsewhere) if dry_run else console.queued(wanted, by))
+    if status and not dry_run:
+        say(console.queued(wanted, by))
+        return 0
+    if dry_run:
+        with console.Progress() as progress:
+            progress.wait(f"counting what {len(wanted)} cells amount to")
+            listed = console.plan(wanted, by.elsewhere)
+        say(listed)
         return 0
     total = shards.count(wanted)
     with console.Progress() as progress:

@@ -14,6 +14,10 @@ PR_SET_PDEATHSIG = 1
 SIGKILL = 9
 
 
+followed = False
+"""Whether this process is such a child: what interrupts both, as Ctrl-C in a terminal does, the parent alone says."""
+
+
 def environment() -> dict[str, str]:
     """Return the environment of a child that is to end with this process."""
     return {**os.environ, NAME: str(os.getpid())}
@@ -21,9 +25,11 @@ def environment() -> dict[str, str]:
 
 def follow() -> None:
     """End with the process that started this one, if it asked for that."""
+    global followed
     number = os.environ.pop(NAME, "")
     if not number.isdecimal():
         return
+    followed = True
     if sys.platform == "linux":
         import ctypes
 

@@ -165,6 +165,30 @@ def test_an_interrupted_run_says_so_and_keeps_its_samples(tmp_path: Path, enviro
     assert len(runlog.read(only_log(tmp_path / "results")).samples) >= 3
 
 
+def test_ctrl_c_reaches_a_sweep_and_its_child_and_is_said_once(tmp_path: Path, environment: dict[str, str]) -> None:
+    arguments = ["sweep", *FAKE[1:], "--precision", "0", "--set", "prefill_ms=60"]
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "harness", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as in a terminal, whose Ctrl-C goes to the whole group
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        part = list(tmp_path.rglob("*.part"))
+        if part and part[0].read_bytes().count(b'"phase":"timed"') >= 3:
+            break
+        time.sleep(0.05)
+    os.killpg(sweep.pid, signal.SIGINT)
+    _, stderr = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
+    assert [line for line in stderr.splitlines() if "interrupted" in line] == [
+        "harness: interrupted; what was measured is kept; next: the same command resumes"
+    ]
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(harness: Run, tmp_path: Path) -> None:
     def small_disk() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

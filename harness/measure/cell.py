@@ -141,6 +141,7 @@ def settle(asked: Asked, here: bool = True) -> Settled:
     _check_part(card, asked.part)
     device = runner.place(asked.device)
     dtype = asked.dtype or (backend.of(device).dtype() if here else "")
+    notices += backend.of(device).doubts(dtype) if here else ()  # before hours are spent, not only in the log
     wishes = _changed(card, runner, asked.settings)
     settings, decisions = wishes, tuple[str, ...]()
     if here and hasattr(runner, "decide"):  # the key names what takes effect, never "auto"

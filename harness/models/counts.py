@@ -13,7 +13,7 @@ import torch
 
 from harness import cards, images, plugins
 from harness.errors import HarnessError
-from harness.models import pipeline
+from harness.models import counts_cache, pipeline
 from harness.models.card import ModelCard
 from harness.models.protocol import Options, Seen
 from harness.models.synthesis import model_card
@@ -68,7 +68,14 @@ def rows(card: ModelCard) -> list[Row]:
 
 
 def row(card: ModelCard, side: int) -> Row:
-    """Count `card` at `side` with a square image of that size; raise `HarnessError` if it cannot be built."""
+    """Return what `card` amounts to at `side` with a square image of that size, counted now or earlier.
+
+    Raises `HarnessError` if it cannot be built.
+    """
+    return counts_cache.remembered(card, side, Row, lambda: _count(card, side))
+
+
+def _count(card: ModelCard, side: int) -> Row:
     adapter = plugins.load("adapters", card.adapter)
     settings = card.settings
     model = adapter.load(card, Source("random"), Options(side, device="meta", dtype="bfloat16", settings=settings))

@@ -1,7 +1,7 @@
 """How weights get into modules: every tensor by name, checked, one at a time; or random ones of sensible scale."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +12,38 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+FILLING = {
+    "uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "constant_", "kaiming_uniform_",
+}  # fmt: skip
+"""What initialisers do to a tensor in place; the last two are functions of `torch.nn.init`."""
+
 Target = str | None | list[tuple[str, Callable[["torch.Tensor"], "torch.Tensor"]]]
 """What becomes of a checkpoint's tensor: a name in our modules, None (known and not used), or several made of it."""
 
 
-def empty() -> AbstractContextManager[None]:
+@contextmanager
+def empty() -> Iterator[None]:
     """Build modules inside this: parameters take no memory until they are filled, buffers are real."""
     from accelerate import init_empty_weights
+    from torch.overrides import TorchFunctionMode
 
-    context: AbstractContextManager[None] = init_empty_weights(include_buffers=False)
-    return context
+    class NoDrawing(TorchFunctionMode):
+        """Leaves out what fills a parameter without memory: half of the time that a network takes to build."""
+
+        def __torch_function__(
+            self,
+            function: Callable[..., object],
+            types: object,
+            given: Sequence[object] = (),
+            named: Mapping[str, object] | None = None,
+        ) -> object:
+            filled = given[0] if given else (named or {}).get("tensor")
+            if getattr(function, "__name__", "") in FILLING and getattr(filled, "is_meta", False):
+                return filled
+            return function(*given, **(named or {}))
+
+    with init_empty_weights(include_buffers=False), NoDrawing():
+        yield
 
 
 def fill(

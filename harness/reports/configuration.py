@@ -141,13 +141,18 @@ def of(log: Log) -> Configuration:
         protocol=text("protocol"),
         seed=number("seed"),
         settings=" ".join(f"{k}={v}" for k, v in sorted(settings.items())) if isinstance(settings, dict) else "",
-        limit=number("limit"),
+        limit=_limit(number("limit"), log.header.data.get("examples")),
         isolate=bool(cell.get("isolate")),
         decode_tokens=number("decode_tokens"),
         threads=number("threads"),
         endpoint=text("endpoint"),
         concurrency=number("concurrency") or 1,
     )
+
+
+def _limit(limit: int | None, examples: object) -> int | None:
+    """Return the limit where it cut the suite short, so far as the log says: one beyond the suite's end is none."""
+    return None if limit is not None and str(examples).isdigit() and int(str(examples)) < limit else limit
 
 
 def machine(log: Log) -> str:

@@ -122,3 +122,11 @@ def test_a_long_setting_leaves_a_name_that_a_file_can_have() -> None:
 def test_a_part_that_the_model_has_not_is_refused_before_anything_is_loaded() -> None:
     with pytest.raises(UnknownName, match=r"unknown part of fastvlm-0\.5b 'nonsense'; known: fastvithd, llm"):
         cell.settle(Asked(part="nonsense"))
+
+
+def test_a_precision_that_the_device_emulates_is_said_before_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.machine.devices.cpu.cpu_flags", lambda: {"avx2"})
+    asked = Asked(model="encoder-fastvithd", suite="pages", device="cpu")
+    told = cell.settle(replace(asked, dtype="bfloat16")).notices
+    assert [notice for notice in told if notice.startswith("bfloat16 is emulated") and "--dtype float32" in notice]
+    assert not cell.settle(replace(asked, dtype="float32")).notices

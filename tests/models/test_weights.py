@@ -56,6 +56,15 @@ def parts() -> nn.ModuleDict:
         return nn.ModuleDict({"net": Net()})
 
 
+def test_what_has_no_memory_is_not_drawn_and_buffers_are_as_their_module_made_them() -> None:
+    built = parts()
+    assert all(parameter.is_meta for parameter in built.parameters())
+    assert built["net"].norm.running_var.tolist() == [1.0] * 4  # filled with ones, in place
+    with loading.empty():
+        assert torch.zeros(2).fill_(3).mul_(2).tolist() == [6.0, 6.0]
+        assert nn.init.constant_(torch.zeros(1), 5.0).item() == 5.0
+
+
 def filled(folder: Path, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
     built = parts()
     loading.fill(built, Tensors(folder), lambda name: name, "cpu", dtype)

@@ -47,3 +47,9 @@ def test_another_metric_or_length_of_answer_is_another_cell(tmp_path: Path, name
     synthetic_logs.write(tmp_path / "b.jsonl", seed=1, of_cell={name: "another"})
     first, second = frame.load(tmp_path).cells
     assert first.configuration.name != second.configuration.name
+
+
+@pytest.mark.parametrize(("limit", "told"), [(11, 11), (12, 12), (13, None)])
+def test_a_limit_beyond_the_suite_is_none(tmp_path: Path, limit: int, told: int | None) -> None:
+    """Of twelve examples: the whole suite is called by no limit, and may stand beside a published score."""
+    assert configuration.of(log.read(synthetic_logs.write(tmp_path / "a.jsonl", n=12, limit=limit))).limit == told
