@@ -164,7 +164,7 @@ def serving(command: Callable[..., object]) -> Callable[..., object]:
 MEASURING = (
     "device", "dtype", "weights", "data", "limit", "engine", "settings", "isolate", "seed", "threads", "decode_tokens",
     "precision", "minimum_samples", "minimum_seconds", "maximum_samples", "maximum_seconds", "skip_energy", "offline",
-    "wait", "out",
+    "no_stand_in", "wait", "out",
 )  # fmt: skip
 
 
@@ -688,6 +688,8 @@ def _model_for(options: dict[str, Any]) -> str:
         from harness.models.engines import openai
 
         return openai.only_model(options["endpoint"])
+    if options["no_stand_in"]:
+        return catalogue.DEFAULT_MODEL
     model, notice = catalogue.default_model(options["weights"], options["offline"])
     if notice:
         click.echo(f"note: {notice}", err=True)

@@ -59,6 +59,7 @@ class Asked:
     maximum_seconds: float = wish(RULE.maximum_seconds, "Maximum time of measuring, in seconds.", "max-seconds")
     precision: float = wish(RULE.precision, "Stop when the 95 % interval of the median is within ± this fraction.")
     offline: bool = wish(False, "Do not ask the Hub.")
+    no_stand_in: bool = wish(False, "Refuse random weights, or generated pages, in place of what cannot be had.")
     wait: bool = wish(False, "Wait for a device that another run holds.")
     endpoint: str | None = wish(
         None, "URL of a server that speaks OpenAI's API, as http://localhost:8000/v1; --model is its name there."

@@ -143,7 +143,11 @@ def prepare(asked: Asked) -> Job:
     # The device first: who asked for one that is not here should not wait for data and weights to learn it.
     backend.of(settled.device).open(Monotonic())
     source = _source(settled)
+    if asked.no_stand_in and source.kind == "random" and asked.weights != "random" and card.adapter != "fake":
+        raise SettingError(f"--no-stand-in: {source.notice}; next: --weights FOLDER, or `--weights random`")
     suite = examples.open_suite(settled.suite, asked.data, asked.limit, asked.offline)
+    if asked.no_stand_in and suite.name != settled.suite.name:
+        raise SettingError(f"--no-stand-in: {suite.notice}")
     notices = (*settled.notices, *settled.decisions, *(text for text in (source.notice, suite.notice) if text))
     named = Cell(
         model=card.name,

@@ -29,7 +29,7 @@ Made = TypeVar("Made")
 
 JOBS = "jobs"
 """The folder beside the logs with what belongs to jobs."""
-PLACES = ("out", "wait", "offline")
+PLACES = ("out", "wait", "offline", "no_stand_in")
 """Wishes that say where and how to go about it, and nothing of the number."""
 
 

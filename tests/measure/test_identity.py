@@ -234,7 +234,7 @@ WISHES: dict[str, object] = {
     "minimum_seconds": 1.0, "maximum_samples": 90, "maximum_seconds": 7.0, "precision": 0.5,
 }  # fmt: skip
 SERVED: dict[str, object] = {"endpoint": "http://localhost:2/v1", "concurrency": 2, "load": "1,2", "weights": "weights"}
-NO_NUMBER = {"offline", "wait", "out", "shards", "shard", "skip_energy"}
+NO_NUMBER = {"offline", "wait", "out", "shards", "shard", "skip_energy", "no_stand_in"}
 """Where files come from and go to, whether to wait, who answers what is only scored, what is left out after timing."""
 ELSEWHERE = {"engine"}
 """The others need a Mac: that this field of a cell is in the key is shown in test_cell.py."""

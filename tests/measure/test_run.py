@@ -50,6 +50,30 @@ def test_a_cells_command_asks_for_this_very_cell_on_any_machine(best: str, monke
     assert cli._asked(given) == asked
 
 
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"model": "fastvlm-0.5b"}, "--no-stand-in: .*random weights of the exact .*; next: --weights FOLDER, or `--w"),
+        ({"suite": "docvqa"}, "--no-stand-in: docvqa: .* the embedded suite `pages` stands in for it, .*--data PATH"),
+        ({"model": "fastvlm-0.5b", "weights": "random"}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_stands_in_is_refused_where_that_was_asked_for(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, str], told: str
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    device = "cpu" if "model" in wanted else "fake"
+    asked = replace(asked, device=device, **wanted)  # type: ignore[arg-type]
+    assert prepare(asked).cell.model == asked.model  # without the wish it stands in, and says so in a note
+    if not told:
+        assert prepare(replace(asked, no_stand_in=True)).cell.model == asked.model
+        return
+    with pytest.raises(SettingError, match=told):
+        prepare(replace(asked, no_stand_in=True))
+
+
 def test_a_resumed_log_reads_as_one(asked: Asked) -> None:
     fake.reset()
     fake.EPISODES[:] = [Episode(0, 400_000_000, 1.0, "throttled")]
