@@ -220,7 +220,8 @@ def _changed(card: ModelCard, runner: ModuleType, given: Mapping[str, Setting]) 
     own = {name: value for name, value in given.items() if name in runner.SETTINGS}
     settings = check_settings(card, {name: value for name, value in given.items() if name not in own})
     changed = {name: value for name, value in settings.items() if card.settings[name] != value}
-    return changed | {name: value for name, value in own.items() if runner.SETTINGS[name] != value}
+    changed |= {name: value for name, value in own.items() if runner.SETTINGS[name] != value}
+    return runner.distinct(card, changed) if hasattr(runner, "distinct") else changed
 
 
 def engine(name: str) -> ModuleType:

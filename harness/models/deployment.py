@@ -26,12 +26,13 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "decode_ahead": False,
     "tf32": "default",
     "sdpa": "default",
-    "image_backend": "pil",
+    "image_backend": "default",
 }
 """`compile`: encoders and projector through torch.compile, shapes static. `graphs`: CUDA graphs of the encoders and of
 one decode step (with `static_cache`). `static_cache`: keys and values in one place of fixed length. `decode_ahead`: the
 next step is asked for before a token is read, from the second token on. `tf32`: true, false. `sdpa`: one kernel.
-`image_backend`: torchvision resizes faster than PIL, to other pixels; by how much is measured at each load."""
+`image_backend`: torchvision resizes faster than PIL, to other pixels; by how much is measured at each load. By default
+our own families take PIL, and route `auto` what transformers takes: torchvision where it is installed."""
 
 FLAGS = ("compile", "graphs", "static_cache", "decode_ahead")
 OF_LANGUAGE_MODELS = ("static_cache", "decode_ahead")
@@ -58,7 +59,7 @@ def check(settings: Mapping[str, str | int | float | bool], device: str) -> None
         raise SettingError(f"tf32={settings['tf32']}: known: true, false")
     if settings.get("tf32", "default") != "default" and not device.startswith("cuda"):
         raise SettingError(f"tf32={settings['tf32']}: TF32 is CUDA's, {device} has none; next: leave it out")
-    if settings.get("image_backend", "pil") not in IMAGE_BACKENDS:
+    if settings.get("image_backend", "default") not in ("default", *IMAGE_BACKENDS):
         raise SettingError(f"image_backend={settings['image_backend']}: known: {', '.join(IMAGE_BACKENDS)}")
     if settings.get("sdpa", "default") not in ("default", *SDPA):
         raise SettingError(f"sdpa={settings['sdpa']}: known: {', '.join(SDPA)}")
@@ -138,7 +139,7 @@ def deploy(model: "VisionLanguageModel", settings: Mapping[str, str | int | floa
     model.static_cache = bool(settings.get("static_cache", False)) or bool(settings.get("graphs", False))
     model.decode_ahead = bool(settings.get("decode_ahead", False))
     found: dict[str, str] = {}
-    if settings.get("image_backend", "pil") == "torchvision":
+    if settings.get("image_backend", "default") == "torchvision":
         model.scaler = by_torchvision
         found["image_backend"] = f"torchvision bicubic, antialiased; {off_by(by_torchvision)}"
     if model.static_cache and "llm" in model.parts:

@@ -112,6 +112,25 @@ def test_an_encoder_alone_has_no_stages_to_isolate() -> None:
     assert "--isolate-stages changes nothing" in settled.notices[-1]
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "kept"),
+    [
+        ("fastvlm-0.5b", {"image_backend": "pil"}, {}),  # what it does anyway: the very cell that is there already
+        ("fastvlm-0.5b", {"image_backend": "torchvision"}, {"image_backend": "torchvision"}),
+        ("fastvlm-0.5b", {"image_backend": "pil", "route": "auto"}, {"image_backend": "pil", "route": "auto"}),
+        ("qwen2.5-vl-3b", {"image_backend": "pil"}, {"image_backend": "pil"}),
+        ("qwen2.5-vl-3b", {"image_backend": "torchvision"}, {"image_backend": "torchvision"}),
+        ("qwen2.5-vl-3b", {}, {}),
+    ],
+)
+def test_the_library_that_resizes_is_in_the_key_where_it_is_not_the_familys_own(
+    model: str, given: dict[str, str], kept: dict[str, str]
+) -> None:
+    settled = cell.settle(Asked(model=model, suite="pages", settings=given))
+    assert settled.settings == kept
+    assert cell.settle(settled.asked).settings == kept, "a child process is asked for the same cell"
+
+
 def test_a_long_setting_leaves_a_name_that_a_file_can_have() -> None:
     names = [replace(CELL, settings={"answer": letter * 300}).path(Path("out"), "box").name for letter in "xy"]
     assert all(len(f"{name}.part") == 255 for name in names)

@@ -20,6 +20,7 @@ from harness.measure import passes
 from harness.measure.passes import Bench, failed_stage, time_stages, time_whole
 from harness.models import pipeline
 from harness.models.card import Encoder, Llm, ModelCard, Resolution, load_model_card
+from harness.models.engines import torch as torch_engine
 from harness.models.families import auto
 from harness.models.families.auto import kinds, loading, parts, resolution, stand_in
 from harness.models.families.auto.answering import SETTINGS, AnyModel
@@ -313,6 +314,71 @@ def test_a_side_means_the_same_in_every_family(name: str) -> None:
 def test_a_processor_that_lacks_a_package_names_it() -> None:
     told = loading.stand_in.missing(ImportError("... requires num2words ..."), "smolvlm")
     assert "pip install num2words" in str(told)
+
+
+def pixels(one: AnyModel) -> torch.Tensor:
+    inputs, _ = one.prepare(request(page(1)))
+    return torch.as_tensor(inputs["pixel_values"])
+
+
+def test_images_are_resized_by_the_library_that_is_asked_for_and_the_log_names_it(checkpoints: Any) -> None:
+    """Our families take PIL, transformers takes torchvision: whoever compares the two must be able to ask for one."""
+    folder = checkpoints("qwen2_5_vl")
+    usual, pil, other = (model(folder, "qwen2_5_vl", **more) for more in ({}, PIL, TORCHVISION))
+    assert usual.describe()["image_backend"] == "torchvision, by Qwen2VLImageProcessor"
+    assert other.describe()["image_backend"] == "torchvision, by Qwen2VLImageProcessor"
+    assert pil.describe()["image_backend"] == "PIL, by Qwen2VLImageProcessorPil"
+    assert type(pil.processor.tokenizer) is type(usual.processor.tokenizer)
+    assert torch.equal(pixels(usual), pixels(other))
+    apart = (pixels(usual) - pixels(pil)).abs()
+    assert 0 < float(apart.mean()) < 0.05, "the same image, not to the bit"
+
+
+PIL, TORCHVISION = {"image_backend": "pil"}, {"image_backend": "torchvision"}
+
+
+def test_a_stand_in_is_resized_by_the_library_that_is_asked_for() -> None:
+    tiny = tiny_vlms.FAMILIES["qwen2_5_vl"]
+    fields = {"config": {"model_type": "qwen2_5_vl", **tiny.config}, "processor": {"images": tiny.images}}
+    one = auto.load(card("qwen2_5_vl", **fields), Source("random"), Options(56, settings=PIL))
+    assert one.describe()["image_backend"] == "PIL, by Qwen2VLImageProcessorPil"
+
+
+def test_what_we_resize_before_the_processor_is_by_the_same_library(checkpoints: Any) -> None:
+    """Families of rule `caller` get their longer side from us: by default that is PIL, before their torchvision."""
+    folder = checkpoints("llava_next")
+    told = {
+        name: model(folder, "llava_next", 64, **more).describe()["image_backend"]
+        for name, more in (("usual", {}), ("pil", PIL), ("torchvision", TORCHVISION))
+    }
+    assert told == {
+        "usual": "PIL, then torchvision, by LlavaNextImageProcessor",
+        "pil": "PIL, by LlavaNextImageProcessorPil",
+        "torchvision": "torchvision, by LlavaNextImageProcessor",
+    }
+    one = model(folder, "llava_next", 64, **TORCHVISION)
+    before = one.asked.prepared(images.decode(page(1)).image)
+    with images.scaled_by(one.scaler):
+        assert one.asked.prepared(images.decode(page(1)).image).tobytes() != before.tobytes()
+
+
+def test_a_library_that_the_family_has_not_is_refused(checkpoints: Any) -> None:
+    """Never torchvision's times under the name of PIL."""
+    said = r"image_backend=pil: transformers has no such image processor for lfm2_vl: it gives Lfm2VlImageProcessor"
+    with pytest.raises(SettingError, match=said):
+        model(checkpoints("lfm2_vl"), "lfm2_vl", **PIL)
+    tiny = tiny_vlms.FAMILIES["lfm2_vl"]
+    fields = {"config": {"model_type": "lfm2_vl", **tiny.config}, "processor": {"images": tiny.images}}
+    with pytest.raises(SettingError, match=said):
+        auto.load(card("lfm2_vl", **fields), Source("random"), Options(tiny.side, settings=PIL))
+
+
+def test_the_engine_hands_the_library_to_family_auto_alone(checkpoints: Any) -> None:
+    source, settings = Source("local", checkpoints("qwen2_5_vl")), {**SETTINGS, **torch_engine.SETTINGS}
+    one = torch_engine.load(card("qwen2_5_vl"), source, Options(56, settings={**settings, **PIL}))
+    assert one.describe()["image_backend"] == "PIL, by Qwen2VLImageProcessorPil"
+    one = torch_engine.load(card("qwen2_5_vl"), source, Options(56, settings=settings))
+    assert one.describe()["image_backend"] == "torchvision, by Qwen2VLImageProcessor"
 
 
 def test_both_routes_give_the_same_logits_of_onevision(checkpoints: Any) -> None:

@@ -30,6 +30,8 @@ The others are `deployment`'s."""
 LARGEST_BUCKET = 4096
 
 ROUTES = ("own", "auto")
+OF_AUTO = ("image_backend",)
+"""Settings of this engine that family `auto` obeys by itself, in transformers' own words."""
 
 
 def place(device: str) -> str:
@@ -60,6 +62,16 @@ def decide(
     return (decided | {"channels_last": True} if found.channels_last else decided), (notice,)
 
 
+def distinct(card: ModelCard, settings: Mapping[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    """Return the settings without what the family does anyway: ours resize with PIL, whether asked to or not."""
+    usual = "default" if _family(card, settings) == "auto" else "pil"
+    return {name: value for name, value in settings.items() if (name, value) != ("image_backend", usual)}
+
+
+def _family(card: ModelCard, settings: Mapping[str, str | int | float | bool]) -> str:
+    return "auto" if settings.get("route") == "auto" else card.adapter
+
+
 def load(card: ModelCard, source: Source, options: Options) -> Model:
     """Return the model that the card's adapter builds."""
     route = options.settings.get("route", "own")
@@ -67,8 +79,9 @@ def load(card: ModelCard, source: Source, options: Options) -> Model:
         raise SettingError(f"route={route}: known: {', '.join(ROUTES)}; next: --route auto")
     deployment.check(options.settings, options.device)
     deployment.SWITCHES.turn(options.settings)
-    own = {name: value for name, value in options.settings.items() if name not in SETTINGS}
-    family = "auto" if route == "auto" else card.adapter
+    family = _family(card, options.settings)
+    known = OF_AUTO if family == "auto" else ()
+    own = {name: value for name, value in options.settings.items() if name not in SETTINGS or name in known}
     model: Model = plugins.load("adapters", family).load(card, source, replace(options, settings=own))
     try:
         _lay_channels_last(card, model, options)
@@ -102,7 +115,8 @@ def _deploy(card: ModelCard, model: Model, options: Options) -> None:
     from harness.models.pipeline import VisionLanguageModel
 
     asked = [name for name in deployment.FLAGS if options.settings.get(name)]
-    asked += [name for name in ("image_backend",) if options.settings.get(name, "pil") != "pil"]
+    if _family(card, options.settings) != "auto" and options.settings.get("image_backend") == "torchvision":
+        asked.append("image_backend")
     if asked:
         _own(card, model, asked[0])
     switches = deployment.told() if card.adapter != "fake" else {}

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import images
 from harness.errors import ExampleError, OutputError, SettingError
-from harness.models import configuration, tokenizers
+from harness.models import configuration, deployment, tokenizers
 from harness.models.card import ModelCard, check_settings, check_side
 from harness.models.families.auto import loading, parts, resolution, shown
 from harness.models.families.auto.kinds import family, kind_of
@@ -41,6 +41,7 @@ class AnyModel:
         self.image_processor = self.processor.image_processor
         self.family = family(self.config)
         self.kind = kind_of(self.family)
+        self.scaler = deployment.by_torchvision if options.settings.get("image_backend") == "torchvision" else None
         self.asked = resolution.asked(options.side, self.family, self.config, self.image_processor)
         self.seam = Seam(self.model, self._tell, str(self.settings.get("projector", "")))
         self.image_token_id = parts.image_token_id(self.config)
@@ -62,7 +63,8 @@ class AnyModel:
         if self.kind.one_image and len(request.images) != 1:
             raise ExampleError(f"{len(request.images)} images: {self.card.name} was made for one; next: another suite")
         pictures = [images.decode(data) for data in request.images]
-        given = [self.asked.prepared(picture.image) for picture in pictures]
+        with images.scaled_by(self.scaler):
+            given = [self.asked.prepared(picture.image) for picture in pictures]
         text = self._prompt(len(given), "" if request.visual_only else request.question, request.visual_only)
         try:
             batch = self._process(text, given, bare=request.visual_only)
@@ -215,7 +217,7 @@ class AnyModel:
             "route": "auto",
             "family": self.family,
             "attention": _attention(self.config),
-            "image_backend": type(self.image_processor).__name__,
+            "image_backend": self._image_backend(),
             "template": "stand-in" if self.loaded.stands_in else self._template(),
             "tokenizer": self.tokenizer.name,
             "parts": "all",
@@ -232,6 +234,14 @@ class AnyModel:
         if not self.seam.clean:
             told["boundary"] = "encode and project alternate in this family: they are given as one"
         return told
+
+    def _image_backend(self) -> str:
+        """Say which libraries resize an image: ours before the processor, where the family's rule asks for it."""
+        library = loading.library(self.image_processor)
+        last = {"pil": "PIL"}.get(library, library or "a library that transformers does not name")
+        first = "torchvision" if self.scaler else "PIL"
+        both = f"{first}, then {last}" if self.asked.longest is not None and first != last else last
+        return f"{both}, by {type(self.image_processor).__name__}"
 
     def _template(self) -> str:
         own = getattr(self.processor, "chat_template", None)

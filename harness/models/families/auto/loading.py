@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForMultimodalLM, AutoProcessor
 
 from harness.errors import HarnessError, SettingError, WeightsError, out_of_memory
 from harness.models import loading
@@ -46,7 +46,7 @@ def load(card: ModelCard, source: Source, options: Options) -> Loaded:
             "made from, or --weights random"
         )
     with _quietly():
-        processor, stands_in = _processor(card, source, config)
+        processor, stands_in = _processor(card, source, config, str(options.settings.get("image_backend", "default")))
         if source.trained and options.device != "meta":
             model, notes = _trained(source, config, options)
         else:
@@ -72,11 +72,35 @@ def configuration(card: ModelCard, source: Source) -> "PreTrainedConfig":
         raise SettingError(f"{card.name}: [config]: {_first(error)}; next: mend the card") from error
 
 
-def _processor(card: ModelCard, source: Source, config: "PreTrainedConfig") -> tuple[Processor, bool]:
+def library(image_processor: Processor) -> str:
+    """Return by which library an image processor resizes: `pil`, `torchvision`, or nothing where it does not say."""
+    return str(getattr(image_processor, "backend", "") or "")
+
+
+def _processor(card: ModelCard, source: Source, config: "PreTrainedConfig", resizer: str) -> tuple[Processor, bool]:
+    """Return the processor, whose images are resized by `resizer` unless that is "default"; and if it stands in."""
+    found, stands_in = _found_processor(card, source, config, resizer)
+    given = library(found.image_processor)
+    if resizer not in ("default", given):
+        raise SettingError(
+            f"image_backend={resizer}: transformers has no such image processor for {family(config)}: it gives "
+            f"{type(found.image_processor).__name__} ({given or 'which names no library'}); next: leave it out"
+        )
+    return found, stands_in
+
+
+def _found_processor(
+    card: ModelCard, source: Source, config: "PreTrainedConfig", resizer: str
+) -> tuple[Processor, bool]:
     folder = source.folder
     if folder and any((folder / name).is_file() for name in PROCESSOR_FILES):
         try:
-            return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False), False
+            found = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            if resizer not in ("default", library(found.image_processor)):  # the tokenizer has a `backend` of its own
+                found.image_processor = AutoImageProcessor.from_pretrained(
+                    folder, backend=resizer, local_files_only=True, trust_remote_code=False
+                )
+            return found, False
         except ImportError as error:
             raise stand_in.missing(error, config.model_type) from error
         except Exception as error:
@@ -90,7 +114,7 @@ def _processor(card: ModelCard, source: Source, config: "PreTrainedConfig") -> t
         )
     settings = known(card).processor
     own = {name: value for name, value in settings.items() if name != "images"}
-    return stand_in.processor(family(config), config, settings.get("images", {}), own), True
+    return stand_in.processor(family(config), config, settings.get("images", {}), own, resizer), True
 
 
 def _trained(source: Source, config: "PreTrainedConfig", options: Options) -> "tuple[PreTrainedModel, dict[str, str]]":

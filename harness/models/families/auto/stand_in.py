@@ -37,8 +37,12 @@ VIDEO_PROCESSORS: Mapping[str, object] = video_processing_auto.VIDEO_PROCESSOR_M
 AUDIO_PROCESSORS: Mapping[str, object] = feature_extraction_auto.FEATURE_EXTRACTOR_MAPPING_NAMES  # type: ignore[attr-defined]
 """transformers' tables of processors by `model_type`: a name, or names by backend."""
 
+BY_PIL: list[str] = image_processing_auto.DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS
+"""Those that transformers runs by PIL unless asked otherwise: this torchvision lacks their filter."""
+
 LIKE_LLAVA = {"fast_vlm": "LlavaProcessor"}
 """Families that transformers' tables of processors leave out: they are released with LLaVA's and CLIP's."""
+CLIP = {"torchvision": "CLIPImageProcessor", "pil": "CLIPImageProcessorPil"}
 
 
 def tokenizer(kind: Kind, config: "PreTrainedConfig") -> PreTrainedTokenizerFast:
@@ -66,10 +70,15 @@ def tokenizer(kind: Kind, config: "PreTrainedConfig") -> PreTrainedTokenizerFast
 
 
 def processor(
-    name: str, config: "PreTrainedConfig", images: Mapping[str, object], own: Mapping[str, object]
+    name: str,
+    config: "PreTrainedConfig",
+    images: Mapping[str, object],
+    own: Mapping[str, object],
+    resizer: str = "default",
 ) -> Processor:
     """Return the family's processor with image settings `images`, its own settings `own`, and the stand-in tokenizer.
 
+    Images are resized by `resizer`, or where that is "default" by the library that transformers takes.
     Raises `SettingError` for a family that has none, and `MissingPackage` for one that needs another package.
     """
     found = PROCESSORS.get(name) or LIKE_LLAVA.get(name)
@@ -78,7 +87,7 @@ def processor(
     maker = getattr(transformers, str(found))
     wanted = signature(maker.__init__).parameters
     given: dict[str, object] = {"tokenizer": tokenizer(kind_of(name), config), **own}
-    given["image_processor"] = image_processor(name, images)
+    given["image_processor"] = image_processor(name, images, resizer)
     if "video_processor" in wanted:
         video = VIDEO_PROCESSORS.get(name)
         given["video_processor"] = _named(video)() if video else None
@@ -97,16 +106,20 @@ def missing(error: ImportError, model_type: str) -> MissingPackage:
     return MissingPackage(package, f"the processor of {model_type}")
 
 
-def image_processor(model_type: str, settings: Mapping[str, object]) -> Processor:
-    """Return the family's own image processor with these settings."""
-    names = IMAGE_PROCESSORS.get(model_type) or ("CLIPImageProcessor" if model_type in LIKE_LLAVA else None)
+def image_processor(model_type: str, settings: Mapping[str, object], resizer: str = "default") -> Processor:
+    """Return the family's own image processor with these settings, by `resizer` where the family has it."""
+    names = IMAGE_PROCESSORS.get(model_type) or (CLIP if model_type in LIKE_LLAVA else None)
     if not names:
         raise SettingError(f"{model_type}: transformers has no image processor for it; next: --weights FOLDER")
-    return _named(names)(**settings)
+    first = resizer
+    if resizer == "default":
+        by_torchvision = names.get("torchvision") if isinstance(names, dict) else names
+        first = "pil" if by_torchvision in BY_PIL else "torchvision"
+    return _named(names, first)(**settings)
 
 
-def _named(names: object) -> Processor:
-    """Return the class of a mapping's entry: its name, or names by backend."""
-    return getattr(
-        transformers, str(names.get("torchvision") or names.get("pil") if isinstance(names, dict) else names)
-    )
+def _named(names: object, first: str = "torchvision") -> Processor:
+    """Return the class of a mapping's entry: its name, or of names by backend the first one's, else any."""
+    if isinstance(names, dict):
+        names = names.get(first) or names.get("torchvision") or names.get("pil")
+    return getattr(transformers, str(names))
