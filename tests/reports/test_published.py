@@ -285,6 +285,33 @@ def test_a_claim_is_measured_per_platform_and_protocol(tmp_path: Path) -> None:
         assert finding.encode.value == pytest.approx(23.4, rel=0.03)
 
 
+def test_what_is_to_be_run_pairs_with_what_is_there(tmp_path: Path) -> None:
+    """Without the other side's suite, limit, precision and protocol the row stayed unpaired after the run."""
+    about = {"device": "cuda", "protocol": "paper", "dtype": "bfloat16", "threads": 4}
+    data = timed(tmp_path, ("llava-onevision-0.5b", 1152, 900.0, 4000.0), limit=12, **about)
+    (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x"]
+    command = (
+        "harness run --model fastvlm-0.5b --res 1024 --suite pages --data THE-SAME-FILE --limit 12 --device cuda "
+        "--dtype bfloat16 --threads 4 --protocol paper"
+    )
+    assert finding.why_not == f"not measured; next, on box: `{command}`"
+    data = timed(tmp_path, ("fastvlm-0.5b", 1024, 100.0, 50.0), limit=12, **about)  # as that command measures
+    (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x"]
+    assert finding.measured is not None
+
+
+def test_sides_that_do_not_pair_are_told_what_would(tmp_path: Path) -> None:
+    timed(tmp_path, ("llava-onevision-0.5b", 1152, 900.0, 4000.0), dtype="bfloat16", data="embedded")
+    data = timed(tmp_path, ("fastvlm-0.5b", 1024, 100.0, 50.0), data="embedded")
+    (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x"]
+    assert finding.why_not == (
+        "both sides were measured, but never on the same machine, device and precision by the same protocol; next, on "
+        "box: `harness run --model llava-onevision-0.5b --res 1152 --suite pages --device cpu --dtype float32`"
+    )
+    (finding,) = [f for f in findings(load_report_card("claims"), Evidence(NOTHING)) if f.claim.name == "85x"]
+    assert finding.why_not.count("--suite pages --protocol paper`") == 2, "no log says how: the two pair all the same"
+
+
 def test_a_saving_is_compared_in_percentage_points(tmp_path: Path) -> None:
     data = timed(tmp_path, ("convllava-7b-768", 768, 200.0, 300.0), ("fastvlm-vicuna-7b", 768, 150.0, 300.0))
     (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "22 %"]

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from harness.errors import CardError
 from harness.reports import marks
 from harness.reports.card import Claim, ReportCard, Side
-from harness.reports.configuration import Platform
+from harness.reports.configuration import Configuration, Platform
 from harness.reports.paper.evidence import APART, PAPER, Evidence, fits
 from harness.reports.paper.published import cite
+from harness.reports.summary import CellSummary
 from harness.stats import Estimate
 
 
@@ -162,13 +163,44 @@ def _missing(evidence: Evidence, *sides: Side) -> str:
     if never:
         return "; ".join(f"no card of this harness is {side.title}" for side in never)
     absent = [side for side in sides if not evidence.platforms([side])]
+    there = [one for side in sides if side not in absent and (one := _measured(evidence, side)) is not None]
     if not absent:
         places = [(where, protocol) for where in evidence.platforms(sides) for protocol in PAPER]
-        if any(all(evidence.cells(side, *place) for side in sides) for place in places):
-            return f"both sides were {APART}"
-        return "both sides were measured, but never on the same machine, device and precision by the same protocol"
-    runs = (f"`harness run --model {s.model}{f' --res {s.resolution}' if s.resolution else ''}`" for s in absent)
-    return "not measured; next: " + " and ".join(runs)
+        same = any(all(evidence.cells(side, *place) for side in sides) for place in places)
+        other = "measured, but never on the same machine, device and precision by the same protocol"
+        return f"both sides were {APART if same else other}" + _next(sides[:1], there[1:])
+    return "not measured" + _next(absent, there)
+
+
+def _measured(evidence: Evidence, side: Side) -> CellSummary | None:
+    """Return the cell of a side that another one is best measured to go with: by the paper's protocol, where it was."""
+    places = [(where, protocol) for where in evidence.platforms([side]) for protocol in reversed(PAPER)]
+    return next((one for place in places for one in evidence.cells(side, *place)), None)
+
+
+def _next(wanted: Sequence[Side], there: Sequence[CellSummary]) -> str:
+    """Return how to measure these sides so that they pair with what is there already, or else with each other."""
+    like = there[0].cell if there else None
+    said = _flags(like) if like else "--suite pages --protocol paper"
+    where = f" on {like.machine}" if like else ""
+    runs = []
+    for side in wanted:
+        given = [f"--model {side.model}", f"--res {side.resolution}" if side.resolution else "", said]
+        given += [f"--set {setting}" for setting in side.settings.split()]
+        runs.append(f"`harness run {' '.join(filter(None, given))}`")
+    return f"; next{where}: " + " and ".join(runs)
+
+
+def _flags(cell: Configuration) -> str:
+    """Return the flags of `harness run` by which another model's times are comparable with this cell's."""
+    data = "--data THE-SAME-FILE" if cell.data == "local" else ""
+    limit = f"--limit {cell.limit}" if cell.limit is not None else ""
+    engine = "" if cell.engine == "torch" else f"--engine {cell.engine}"
+    threads = f"--threads {cell.threads}" if cell.threads is not None else ""
+    protocol = "" if cell.protocol == "ttft" else f"--protocol {cell.protocol}"
+    whole = "--isolate-stages" if cell.isolate else ""
+    flags = (f"--suite {cell.suite}", data, limit, f"--device {cell.device}", engine, f"--dtype {cell.dtype}", threads)
+    return " ".join(filter(None, (*flags, protocol, whole)))
 
 
 def _over(upper: float | None, lower: float | None) -> float | None:
