@@ -457,7 +457,10 @@ def report(
 
     names = render.names() if every or not name else [name]
     chosen = ([part.strip() for part in text.split(",") if part.strip()] for text in (columns, rows))
-    for path in render.render_all(names, logs, out, formats or render.FORMATS, *chosen):
+    made = render.render_all(names, logs, out, formats or render.FORMATS, *chosen)
+    for line in made.told:
+        click.echo(f"harness: {cleaned(line)}", err=True)
+    for path in made.files:
         say(str(path))
 
 

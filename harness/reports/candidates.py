@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from harness import stats
-from harness.reports import marks, wording
+from harness.reports import marks, resizing, wording
 from harness.reports.accuracy import Accuracy
 from harness.reports.configuration import Configuration
 from harness.reports.measured import Measured
@@ -77,14 +77,14 @@ def _series(cells: Sequence[Configuration]) -> dict[Configuration, str]:
 
 
 def notes(found: Sequence[Candidate]) -> tuple[str, ...]:
-    """Say on which questions the scores are compared where that is not on all that each cell answered."""
+    """Say what the cells of one comparison differ in: the questions that they answered, the library that resized."""
     compared = {one.questions for one in found if not one.apart}
     most = max((one.accuracy.n for one in found), default=0)
     told = []
     if any(one.questions != one.accuracy.n for one in found):
         told.append(f"scores are compared on the {min(compared)} questions, of {most}, that all of them answered")
     named = (f"{one.point.name} is compared with none: {one.apart}" for one in found if one.apart)
-    return (*told, *named)
+    return (*told, *named, *resizing.notes([one.cell for one in found]))
 
 
 FEWEST = 0.5
@@ -172,7 +172,7 @@ def _point(one: CellSummary, twin: CellSummary, cost: str, accuracy: Accuracy, a
         label=str(about.resolution),
         hover=f"{about.model}{own} at {about.resolution} px, {tokens} visual tokens: {title} "
         f"{wording.estimate(found, scale)} {unit}, {accuracy.metric} {wording.estimate(accuracy.estimate, 100)}{whose}",
-        marks=marks.of_all((one.marks, twin.marks)),
+        marks=marks.of_all((one.marks, twin.marks, ("doubted",) if one.doubts or twin.doubts else ())),
         best=100.0,
         unbounded=apart or (timed and found.low is None) or accuracy.low is None,
     )

@@ -65,6 +65,12 @@ def saying(drawn: Picture, cells: Iterable[CellSummary], left_out: Mapping[str, 
     return replace(drawn, caption=drawn.caption + SOME, numbers=replace(drawn.numbers, notes=notes)) if notes else drawn
 
 
+def noted(drawn: Picture, told: Iterable[str]) -> Picture:
+    """Return a picture with these notes below its numbers."""
+    notes = (*drawn.numbers.notes, *(("Note:", f"{text}.") for text in told))
+    return replace(drawn, numbers=replace(drawn.numbers, notes=notes))
+
+
 @contextmanager
 def canvas(
     height_in: float, carriers: Mapping[str, Mapping[str, Iterable[str]]], rows: int = 1, heights: Sequence[int] = ()

@@ -153,8 +153,8 @@ def choose(data: Measured, budget: Budget, suite: str | None = None, seed: int =
     """Return the choice for each platform and suite that was measured end to end, the one with most cells first."""
     cells = [one for one in data.cells if one.cell.protocol == "ttft" and suite in (None, one.cell.suite)]
     answers = []
-    for where, _, mine in measured.by_platform(cells, suites=True):
-        about = f"{mine[0].cell.suite} on {wording.platform(where)}"
+    groups = measured.by_platform(cells, suites=True)
+    for about, (_, _, mine) in zip(wording.abouts(groups), groups, strict=True):
         found = candidates.of(data, [one for one in mine if not one.cell.isolate], "ttft")
         answers.append(answer(about, found, budget, seed) if found else _unanswered(about, mine, budget))
     return sorted(answers, key=lambda one: (bool(one.nothing), -len(one.contenders)))
@@ -322,10 +322,11 @@ def text(answers: Sequence[Answer]) -> str:
                 lines += [f"  {word:6}  {each.text}"]
                 lines += [f"          {aim} that fits, {_sure(each)}"]
                 lines += [f"          accuracy: {said}" for said in each.candidate.accuracy.remarks]
+                lines += [f"          doubt: {said}" for said in each.candidate.doubts]
         lines += [f"  to decide: {said}" for said in one.advice]
         for fit, words in (("surely", "fit surely"), ("maybe", "fit maybe"), ("unknown", "not known")):
             named = [
-                f"{c.candidate.point.series} {c.cell.cell.resolution} px{_odds(c)}"
+                f"{c.candidate.point.series} {c.cell.cell.resolution} px{'?' if c.candidate.doubts else ''}{_odds(c)}"
                 for c in one.contenders
                 if c.fit == fit
             ]

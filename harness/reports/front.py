@@ -61,11 +61,12 @@ def _row(ms: float, answer: Answer) -> tuple[Entry, ...]:
     if answer.winner is None:
         return (head, Entry("none fits", None, answer.nothing, (), "absent"), *[Entry("–", tone="absent")] * 3)
     one, carried = answer.winner.cell, answer.winner.candidate.point.marks
+    hover = "; doubt: ".join([one.cell.name, *answer.winner.candidate.doubts])
     rival = answer.runner_up
     second = f"next: {rival.cell.cell.label} at {rival.cell.cell.resolution} px" if rival else "no rival"
     return (
         head,
-        Entry(f"{one.cell.label} at {one.cell.resolution} px", one.cell.label, one.cell.name, carried),
+        Entry(f"{one.cell.label} at {one.cell.resolution} px", one.cell.label, hover, carried),
         wording.milliseconds(one, "ttft"),
         wording.accuracy(replace(one, accuracy=answer.winner.candidate.accuracy)),
         Entry(choice.probability(answer.winner.probability), answer.winner.probability, second),

@@ -40,9 +40,12 @@ MARKS = {
     "refused": Mark(
         "!", "the validity gate refused every sample: shown, but not to be quoted", "every sample refused by the gate"
     ),
+    "doubted": Mark(
+        "?", "there are doubts about it: a report lists them at its end, `harness show --long` too", "there are doubts"
+    ),
     "published": Mark("*", "as printed by others, not measured here", "published, not measured here"),
 }
-"""By name, in the order they are printed."""
+"""By name, in the order they are printed; `doubted` is a point's in a choice or a figure, tables list doubts below."""
 
 
 def symbols(marks: Iterable[str]) -> str:

@@ -5,7 +5,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,14 @@ NAMES = {"markdown": "md", "latex": "tex"}
 """What people call two of them."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a rendering wrote, and what whoever looks at the pictures alone must be told of them."""
+
+    files: tuple[Path, ...]
+    told: tuple[str, ...]
+
+
 def names() -> list[str]:
     """Return the names of all report cards."""
     return cards.names("reports")
@@ -34,7 +42,7 @@ def render(name: str, logs: Path, out: Path, formats: Sequence[str] = FORMATS) -
     Files of an earlier rendering that this one no longer has (a second platform's figure) are removed. Raises
     `UnknownName`, `CardError`, `LogError` or `SettingError`.
     """
-    return render_all([name], logs, out, formats)
+    return [*render_all([name], logs, out, formats).files]
 
 
 def render_all(
@@ -44,7 +52,7 @@ def render_all(
     formats: Sequence[str] = FORMATS,
     columns: Sequence[str] = (),
     rows: Sequence[str] = (),
-) -> list[Path]:
+) -> Rendered:
     """Render several reports from one reading of the logs, their tables with these columns and rows alone."""
     formats = [NAMES.get(kind, kind) for kind in formats]
     for kind in formats:
@@ -52,15 +60,37 @@ def render_all(
             raise SettingError(f"--format {kind}: known: {', '.join((*FORMATS, *NAMES))}")
     reports = [load_report_card(name) for name in wanted]
     data = measured.of(logs)
-    written = []
+    written, told = [], [str(skipped) for skipped in data.frame.skipped]
+    told += [] if data.cells else [f"{logs}: no run log that can be used; next: `harness run` or `harness sweep`"]
     for card in reports:
-        files = contents(_only(build(card, data), columns, rows), card, formats)
-        _remove_stale(out, card, formats, files)
+        made = _only(build(card, data), columns, rows)
+        files = contents(made, card, formats)
+        told += remarks(made, {Path(file).suffix for file in files})
+        told += [
+            f"{out / file}: removed: it was of an earlier rendering" for file in _cleared(out, card, formats, files)
+        ]
         for file, content in files.items():
             out.mkdir(parents=True, exist_ok=True)
             (out / file).write_bytes(content)
             written.append(out / file)
-    return written
+    return Rendered(tuple(written), tuple(told))
+
+
+TOGETHER = (
+    "only cells of one machine, device, engine, precision and protocol (of a served model: of one URL) are drawn "
+    "together, and scores only over the same questions"
+)
+
+
+def remarks(report: Report, suffixes: Collection[str]) -> list[str]:
+    """Say of each picture what it shows and notes, of each block what it lacks, and why there are several pictures."""
+    drawn = [block for block in report.blocks if isinstance(block, Picture) and block.figure is not None]
+    suffix = next((one for one in (".png", ".svg", ".pdf") if one in suffixes), "")
+    told = [f"{report.name}: nothing to show: {one.empty}" for one in report.tables if not one.rows]
+    for one in drawn:
+        told += [f"{one.name}{suffix}: {one.title}"]
+        told += [f"{one.name}{suffix}: note: {text}" for label, text in one.numbers.notes if label == "Note:"]
+    return [*told, f"{report.name}: {len(drawn)} figures: {TOGETHER}"] if len(drawn) > 1 else told
 
 
 def build(card: ReportCard, data: Measured, above: tuple[str, ...] = ()) -> Report:
@@ -139,10 +169,14 @@ def contents(report: Report, card: ReportCard, formats: Sequence[str]) -> dict[s
     return files
 
 
-def _remove_stale(out: Path, card: ReportCard, formats: Sequence[str], files: dict[str, bytes]) -> None:
+def _cleared(out: Path, card: ReportCard, formats: Sequence[str], files: dict[str, bytes]) -> list[str]:
+    """Remove the files of an earlier rendering that this one no longer has; return their names."""
+    removed = []
     parts = "|".join(["", *(f"-{figure}" for figure in card.figures[1:])])
     mine = re.compile(rf"{re.escape(card.name)}({parts})(-\d+)?\.({'|'.join(formats)})")
     if out.is_dir():
-        for path in out.iterdir():
+        for path in sorted(out.iterdir()):
             if mine.fullmatch(path.name) and path.name not in files:
                 path.unlink()
+                removed.append(path.name)
+    return removed

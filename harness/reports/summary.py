@@ -54,6 +54,8 @@ class Process:
     clock: str
     sync: str
     started_at: str
+    image_backend: str
+    """By which library images were resized, in the log's words; nothing where it does not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -408,6 +410,7 @@ def _process(logs: Sequence[Log]) -> Process:
         clock=str(first.device.get("clock") or ""),
         sync=str(first.device.get("sync") or ""),
         started_at=min(log.header.started_at for log in logs),
+        image_backend=str(first.effective.get("image_backend") or ""),
     )
 
 

@@ -1,10 +1,10 @@
 """How numbers and cells are worded in every report: three significant digits, intervals in brackets, `–` for none."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from harness.reports.accuracy import Accuracy
-from harness.reports.configuration import FIELDS, Platform, told_apart_by
+from harness.reports.configuration import FIELDS, Configuration, Platform, told_apart_by
 from harness.reports.document import Entry, Heading, Table
 from harness.reports.summary import CellSummary
 from harness.stats import Estimate
@@ -15,6 +15,27 @@ NO_TIME = Entry("–", None, "not measured", (), "absent")
 def platform(where: Platform, protocol: str = "ttft") -> str:
     """Return a platform in words, with the protocol where it is not the usual one."""
     return ", ".join(where) + ("" if protocol == "ttft" else f", protocol {protocol}")
+
+
+QUESTIONS: dict[str, Callable[[Configuration], str]] = {
+    "limit": lambda one: "all questions" if one.limit is None else f"the first {one.limit} questions",
+    "data_digest": lambda one: f"data {one.data_digest[:8]}",
+    "suite_digest": lambda one: f"suite card {one.suite_digest[:8]}",
+}
+"""How groups of cells are told apart that are of one suite, and not of the same questions."""
+
+
+def abouts(groups: Sequence[tuple[Platform, str, Sequence[CellSummary]]]) -> list[str]:
+    """Return what each group of `measured.by_platform` is about: no two are called alike."""
+    plain = [f"{cells[0].cell.suite} on {platform(where, protocol)}" for where, protocol, cells in groups]
+    alike: dict[str, list[Configuration]] = {}
+    for text, (_, _, cells) in zip(plain, groups, strict=True):
+        alike.setdefault(text, []).append(cells[0].cell)
+    found = []
+    for text, (_, _, cells) in zip(plain, groups, strict=True):
+        names = told_apart_by(alike[text], QUESTIONS) if len(alike[text]) > 1 else []
+        found.append(", ".join([text, *(QUESTIONS[name](cells[0].cell) for name in names)]))
+    return found
 
 
 def number(value: float | None, digits: int = 3) -> str:

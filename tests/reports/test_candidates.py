@@ -131,6 +131,44 @@ def test_costs_are_drawn_as_wide_as_the_tables_interval(tmp_path: Path) -> None:
     assert costs.std() > 1.3 * plain.std()
 
 
+def test_cells_resized_by_different_libraries_are_not_compared_without_a_word(tmp_path: Path) -> None:
+    """FastVLM by PIL beside Qwen-VL by torchvision: most of TTFT on a fast card is the resizing."""
+    told = {"a": "PIL bicubic", "b": "torchvision, by Qwen2VLImageProcessor", "c": "PIL bicubic"}
+    for name, how in told.items():
+        synthetic_logs.write(tmp_path / f"{name}.jsonl", model=name, n=30, effective={"image_backend": how})
+    data = frame.load(tmp_path)
+    made = measured.gather(data, {each.configuration: score() for each in data.cells})
+    (answer,) = choice.choose(made, choice.parse(ttft="10s"))
+    (line,) = [line for line in choice.text([answer]).splitlines() if "resized" in line]
+    assert line.startswith("  note: images were resized by different libraries")
+    assert "(by PIL: a, c; by torchvision: b)" in line
+    assert "`--set image_backend=pil`, or all with `--set image_backend=torchvision`" in line
+    assert choice.as_dict(answer)["notes"] == [line.removeprefix("  note: ")]
+    (tmp_path / "b.jsonl").unlink()
+    data = frame.load(tmp_path)
+    made = measured.gather(data, {each.configuration: score() for each in data.cells})
+    assert candidates.notes(candidates.of(made, made.cells, "ttft")) == ()
+
+
+def test_a_doubt_goes_with_the_cell_that_is_chosen(tmp_path: Path) -> None:
+    """Six samples and an unfinished run: who is told to take the cell is told so too."""
+    synthetic_logs.write(tmp_path / "a.jsonl", model="a", n=30)
+    synthetic_logs.write(tmp_path / "b.jsonl", model="b", n=30, failures=2)
+    data = frame.load(tmp_path)
+    made = measured.gather(data, {each.configuration: score() for each in data.cells})
+    found = {one.cell.cell.model: one for one in candidates.of(made, made.cells, "ttft")}
+    doubted = found["b"].doubts
+    assert "2 examples failed" in doubted
+    assert "doubted" in found["b"].point.marks
+    assert ("doubted" in found["a"].point.marks) == bool(found["a"].doubts)
+    (answer,) = choice.choose(made, choice.parse(ttft="10s"))
+    lines = choice.text([answer]).splitlines()
+    at = next(number for number, line in enumerate(lines) if " b at 1024 px" in line)
+    assert " b at 1024 px?: TTFT" in lines[at]
+    assert "          doubt: 2 examples failed" in lines[at : at + 6]
+    assert any(line.startswith("  ? there are doubts") for line in lines)
+
+
 def slower(sample: Sample, factor: float) -> Sample:
     assert sample.whole
     assert sample.whole.ttft_ns

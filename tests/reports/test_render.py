@@ -135,6 +135,46 @@ def test_render_writes_removes_the_stale_and_keeps_others(tmp_path: Path, monkey
     assert not list(logs.glob("*.tmp")), "results are never written while reporting"
 
 
+def test_what_was_drawn_and_what_was_not_is_said_to_whoever_sees_only_file_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLM_PARETO_CACHE", str(tmp_path / "cache"))
+    logs, out = tmp_path / "logs", tmp_path / "out"
+    for machine in ("one", "two"):
+        for model, how in (("a", "PIL bicubic"), ("b", "torchvision, by X")):
+            synthetic_logs.write(
+                logs / f"{machine}-{model}.jsonl", model=model, machine=machine, weights="random",
+                effective={"image_backend": how},
+            )  # fmt: skip
+    (logs / "junk.jsonl").write_text("x\n")
+    where = ["--logs", str(logs), "--out", str(out), "--format", "png"]
+    done = CliRunner().invoke(cli.report, ["breakdown", *where])
+    said = done.stderr.splitlines()
+    assert done.stdout.splitlines() == [str(out / "breakdown.png"), str(out / "breakdown-2.png")]
+    assert said[0].startswith("harness: junk.jsonl: skipped: ")
+    assert any(line.startswith("harness: breakdown.png: ") and "one, cpu, torch, float32" in line for line in said)
+    assert any(line.startswith("harness: breakdown-2.png: ") and "two, cpu, torch, float32" in line for line in said)
+    assert sum("note: images were resized by different libraries" in line for line in said) == 2
+    assert said[-1].startswith("harness: breakdown: 2 figures: only cells of one machine, device, engine, precision")
+    for path in logs.glob("two-*"):
+        path.unlink()
+    done = CliRunner().invoke(cli.report, ["breakdown", *where])
+    assert f"harness: {out / 'breakdown-2.png'}: removed: it was of an earlier rendering" in done.stderr
+    assert "figures: only cells" not in done.stderr
+    done = CliRunner().invoke(cli.report, ["pareto", *where])
+    assert done.exit_code == 0
+    assert "harness: pareto: nothing to show: Nothing that this figure needs was measured. Cells without a score" in (
+        done.stderr
+    )
+    assert done.stdout == ""
+
+
+def test_a_folder_without_logs_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    made = render.render_all(["index"], tmp_path / "empty", tmp_path / "out", ("html",))
+    assert made.told == (f"{tmp_path / 'empty'}: no run log that can be used; next: `harness run` or `harness sweep`",)
+
+
 def test_every_report_renders_without_any_log(tmp_path: Path) -> None:
     nothing = measured.gather(frame.frame({}, {}), {})
     for name in render.names():

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from harness.models.protocol import STAGES
-from harness.reports import canvas, measured, style, wording
+from harness.reports import canvas, measured, resizing, style, wording
 from harness.reports.canvas import Canvas
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
@@ -24,7 +24,7 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
         groups += [(wording.platform(at, protocol) + told, (some, left_out)) for told, some in _pages(kept)]
 
     def one(name: str, title: str, group: tuple[list[CellSummary], dict[str, str]]) -> Picture:
-        return canvas.saying(picture(name, title, group[0]), *group)
+        return canvas.noted(canvas.saying(picture(name, title, group[0]), *group), resizing.notes(group[0]))
 
     return canvas.pictures(card, groups, one)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from harness.reports import canvas, measured, style, wording
+from harness.reports import canvas, measured, resizing, style, wording
 from harness.reports.canvas import Canvas, Look
 from harness.reports.card import ReportCard
 from harness.reports.document import Entry, Heading, Picture, Table
@@ -22,7 +22,9 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
     ]
 
     def one(name: str, title: str, group: tuple[list[CellSummary], dict[str, str]]) -> Picture:
-        return canvas.saying(picture(name, title, group[0], quantity, against), *group)
+        drawn = canvas.saying(picture(name, title, group[0], quantity, against), *group)
+        whole = [each for each in group[0] if each.cell.protocol == "ttft"]  # the paper's TTFT has no resizing in it
+        return canvas.noted(drawn, resizing.notes(whole) if quantity in ("ttft", "preprocess") else ())
 
     return canvas.pictures(card, groups, one)
 

@@ -48,7 +48,7 @@ def _point(evidence: Evidence, platform: tuple[str, ...], printed: Printed, card
         label=f"{one.cell.resolution}",
         hover=f"{printed.label}: encode {wording.estimate(time, 1e-6)} ms here ({one.cell.model}), "
         f"{column} {value:g} as published",
-        marks=(*one.marks, "published"),
+        marks=(*one.marks, *(("doubted",) if one.doubts else ()), "published"),
         unbounded=time.low is None,
     )
 

@@ -31,10 +31,11 @@ class Level:
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and suite that has cells under load."""
     groups = []
-    for where, protocol, cells in measured.by_platform(measured.chosen(data, card), suites=True):
+    platforms = measured.by_platform(measured.chosen(data, card), suites=True)
+    for about, (_, _, cells) in zip(wording.abouts(platforms), platforms, strict=True):
         levels = [level for one in cells for level in _levels(data, one)]
         if levels:
-            groups.append((f"{cells[0].cell.suite} on {wording.platform(where, protocol)}", levels))
+            groups.append((about, levels))
     return canvas.pictures(card, groups, picture)
 
 

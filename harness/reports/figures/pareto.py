@@ -27,16 +27,18 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """
     cost = str(card.settings.get("cost", "ttft"))
     groups = []
-    for where, protocol, cells in measured.by_platform(measured.chosen(data, card), suites=True):
+    platforms = measured.by_platform(measured.chosen(data, card), suites=True)
+    for about, (_, _, cells) in zip(wording.abouts(platforms), platforms, strict=True):
         found = candidates.of(data, cells, cost)
         if found:
-            about = f"{cells[0].cell.suite} on {wording.platform(where, protocol)}"
             groups.append((about, found))
 
     def one(name: str, title: str, found: Sequence[Candidate]) -> Picture:
         notes = wording.remarks((each.cell, each.accuracy) for each in found)
-        notes += tuple(("Note:", f"{told}.") for told in candidates.notes(found))
-        return picture(name, title, [each.point for each in found], cost, found[0].accuracy.metric or "accuracy", notes)
+        drawn = picture(
+            name, title, [each.point for each in found], cost, found[0].accuracy.metric or "accuracy", notes
+        )
+        return canvas.noted(drawn, candidates.notes(found))
 
     return canvas.pictures(card, groups, one)
 

@@ -1,0 +1,39 @@
+"""Which library resized the images of cells that are compared: another one takes another time, to other pixels."""
+
+from collections.abc import Sequence
+
+from harness.reports.summary import CellSummary
+
+MOST_NAMED = 3
+UNNAMED = "transformers' own choice, which logs of before 2026-11-26 do not name"
+
+
+def library(told: str) -> str:
+    """Return the library that a log's `image_backend` tells of, or nothing where it tells of none."""
+    first = told.partition(", by ")[0]  # "torchvision, by Qwen2VLImageProcessor", as family `auto` says it
+    if "ImageProcessor" in first and " " not in first:  # older logs have the class alone
+        return "PIL" if first.endswith("Pil") else UNNAMED
+    if ", then " in first:
+        return first
+    return next((name for name in ("PIL", "torchvision") if first.startswith(name)), first)
+
+
+def notes(cells: Sequence[CellSummary]) -> tuple[str, ...]:
+    """Say, in one line, where the images of these cells were resized by different libraries; a server's are its own."""
+    by: dict[str, list[str]] = {}
+    for one in cells:
+        name = "" if one.cell.endpoint else library(one.process.image_backend)
+        if name and one.cell.label not in by.setdefault(name, []):
+            by[name].append(one.cell.label)
+    if len(by) < 2:
+        return ()
+    told = "; ".join(f"by {name}: {_named(labels)}" for name, labels in sorted(by.items()))
+    return (
+        f"images were resized by different libraries, which take other times and make other pixels ({told}); like for "
+        "like: measure all of them with `--set image_backend=pil`, or all with `--set image_backend=torchvision`",
+    )
+
+
+def _named(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+    return ", ".join(labels[:MOST_NAMED]) + more
