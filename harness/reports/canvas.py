@@ -73,12 +73,16 @@ def noted(drawn: Picture, told: Iterable[str]) -> Picture:
 
 @contextmanager
 def canvas(
-    height_in: float, carriers: Mapping[str, Mapping[str, Iterable[str]]], rows: int = 1, heights: Sequence[int] = ()
+    height_in: float,
+    carriers: Mapping[str, Mapping[str, Iterable[str]]],
+    rows: int = 1,
+    heights: Sequence[int] = (),
+    resized: str = "",
 ) -> Iterator[Canvas]:
     """Yield an empty canvas, as wide as so many series need; afterwards add legend, note and labels.
 
     `carriers` say who carries which mark: series → name of its point → marks. `rows` panels lie below each other, of
-    these relative `heights`; `axes` is the first one.
+    these relative `heights`; `axes` is the first one. `resized` says by which libraries images were (`resizing.short`).
     """
     with style.style():
         wide = len(carriers) > FEW
@@ -87,12 +91,13 @@ def canvas(
         figure.subplots(rows, 1, gridspec_kw={"height_ratios": list(heights) or [1] * rows})
         one = Canvas(figure, figure.axes[0])
         yield one
-        _finish(one, height_in, carriers)
+        said = [marks_note(carriers), f"images resized {resized}" if resized else ""]
+        _finish(one, height_in, " · ".join(filter(None, said)))
 
 
-def _finish(one: Canvas, height_in: float, carriers: Mapping[str, Mapping[str, Iterable[str]]]) -> None:
+def _finish(one: Canvas, height_in: float, said: str) -> None:
     figure, width_in = one.figure, one.figure.get_figwidth()
-    note = textwrap.wrap(marks_note(carriers), int((width_in * 72 - 8) / CHARACTER_PT))
+    note = textwrap.wrap(said, int((width_in * 72 - 8) / CHARACTER_PT))
     if note:
         figure.supxlabel("\n".join(note), fontsize=layout.LABEL_PT, x=0.01, ha="left", color=style.QUIET)
     legend_in = _legend(figure)

@@ -99,6 +99,11 @@ class Picture:
     hovers: Mapping[str, str] = field(default_factory=dict)
     marks: frozenset[str] = frozenset()
 
+    @property
+    def said(self) -> str:
+        """Its caption, with the notes for whoever sees the picture without its numbers."""
+        return " ".join([self.caption, *(f"Note: {text}" for label, text in self.numbers.notes if label == "Note:")])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from harness.reports.summary import CellSummary
 
 MOST_NAMED = 3
-UNNAMED = "transformers' own choice, which logs of before 2026-11-26 do not name"
+UNNAMED = "a library that older logs do not name"
 
 
 def library(told: str) -> str:
@@ -18,16 +18,21 @@ def library(told: str) -> str:
     return next((name for name in ("PIL", "torchvision") if first.startswith(name)), first)
 
 
-def notes(cells: Sequence[CellSummary]) -> tuple[str, ...]:
-    """Say, in one line, where the images of these cells were resized by different libraries; a server's are its own."""
+def short(cells: Sequence[CellSummary]) -> str:
+    """Say for a picture by which libraries the images of these cells were resized; nothing where it was one."""
     by: dict[str, list[str]] = {}
     for one in cells:
-        name = "" if one.cell.endpoint else library(one.process.image_backend)
+        name = "" if one.cell.endpoint else library(one.process.image_backend)  # what a server does is the server's
         if name and one.cell.label not in by.setdefault(name, []):
             by[name].append(one.cell.label)
-    if len(by) < 2:
+    return "; ".join(f"by {name}: {_named(labels)}" for name, labels in sorted(by.items())) if len(by) > 1 else ""
+
+
+def notes(cells: Sequence[CellSummary]) -> tuple[str, ...]:
+    """Say, in one line, where the images of these cells were resized by different libraries, and what to do."""
+    told = short(cells)
+    if not told:
         return ()
-    told = "; ".join(f"by {name}: {_named(labels)}" for name, labels in sorted(by.items()))
     return (
         f"images were resized by different libraries, which take other times and make other pixels ({told}); like for "
         "like: measure all of them with `--set image_backend=pil`, or all with `--set image_backend=torchvision`",

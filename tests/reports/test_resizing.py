@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import synthetic_logs
+from matplotlib.text import Text
 
 from harness.reports import frame, measured, render, resizing
 from harness.reports.card import load_report_card
@@ -66,3 +67,6 @@ def test_a_figure_of_times_says_it_below_its_numbers(tmp_path: Path, name: str, 
     (drawn,) = render.build(load_report_card(name), data).blocks
     assert isinstance(drawn, Picture)
     assert any("different libraries" in text for _, text in drawn.numbers.notes) == (name in said)
+    assert ("Note: images were resized" in drawn.said) == (name in said), "beside the picture, not below a table alone"
+    printed = " ".join(text.get_text() for text in drawn.figure.findobj(Text)).replace("\n", " ")
+    assert ("images resized by PIL: a; by torchvision: b" in printed) == (name in said), "in the picture itself"

@@ -57,7 +57,8 @@ def picture(name: str, title: str, cells: Sequence[CellSummary]) -> Picture:
     for one in cells:
         carriers.setdefault(one.cell.label, {})[_name(one)] = one.marks
     height_in = 0.58 + 0.136 * sum(lines) + 0.28 * (len(panels) - 1)  # legend, scale and its name; bars; gaps
-    with canvas.canvas(height_in, dict(list(carriers.items())[: canvas.FEW]), len(panels), lines) as drawn:
+    shown, resized = dict(list(carriers.items())[: canvas.FEW]), resizing.short(cells)
+    with canvas.canvas(height_in, shown, len(panels), lines, resized) as drawn:
         for number, (axes, panel) in enumerate(zip(drawn.figure.axes, panels, strict=True)):
             _panel(drawn, axes, panel, stages, [one for before in panels[:number] for one in before])
         drawn.figure.axes[-1].set_xlabel("median time (ms)" + "; each panel has its own scale" * (len(panels) > 1))

@@ -23,10 +23,14 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
 
     def one(name: str, title: str, group: tuple[list[CellSummary], dict[str, str]]) -> Picture:
         drawn = canvas.saying(picture(name, title, group[0], quantity, against), *group)
-        whole = [each for each in group[0] if each.cell.protocol == "ttft"]  # the paper's TTFT has no resizing in it
-        return canvas.noted(drawn, resizing.notes(whole) if quantity in ("ttft", "preprocess") else ())
+        return canvas.noted(drawn, resizing.notes(_resized(group[0], quantity)))
 
     return canvas.pictures(card, groups, one)
+
+
+def _resized(cells: Sequence[CellSummary], quantity: str) -> list[CellSummary]:
+    """Return the cells in whose quantity resizing has a part: the paper's TTFT has none."""
+    return [one for one in cells if quantity == "preprocess" or (quantity == "ttft" and one.cell.protocol == "ttft")]
 
 
 AXES = {"resolution": "resolution (px of a side, log scale)", "visual_tokens": "visual tokens (median, log scale)"}
@@ -42,7 +46,8 @@ def picture(name: str, title: str, cells: Sequence[CellSummary], quantity: str, 
     for one in sorted(cells, key=lambda one: (one.cell.label, one.cell.resolution)):
         series.setdefault(one.cell.label, []).append(one)
     what = "TTFT" if quantity == "ttft" else quantity
-    with canvas.canvas(2.1, {label: {_name(o): o.marks for o in mine} for label, mine in series.items()}) as drawn:
+    carriers = {label: {_name(one): one.marks for one in mine} for label, mine in series.items()}
+    with canvas.canvas(2.1, carriers, resized=resizing.short(_resized(cells, quantity))) as drawn:
         axes = drawn.axes
         axes.set_xscale("log")
         axes.set_yscale("log")

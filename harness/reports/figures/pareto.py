@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.errors import SettingError
-from harness.reports import candidates, canvas, measured, style, wording
+from harness.reports import candidates, canvas, measured, resizing, style, wording
 from harness.reports.candidates import COSTS, Candidate
 from harness.reports.canvas import Canvas, Look
 from harness.reports.card import ReportCard
@@ -35,21 +35,26 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
 
     def one(name: str, title: str, found: Sequence[Candidate]) -> Picture:
         notes = wording.remarks((each.cell, each.accuracy) for each in found)
-        drawn = picture(
-            name, title, [each.point for each in found], cost, found[0].accuracy.metric or "accuracy", notes
-        )
-        return canvas.noted(drawn, candidates.notes(found))
+        points, metric = [each.point for each in found], found[0].accuracy.metric or "accuracy"
+        resized = resizing.short([each.cell for each in found])
+        return canvas.noted(picture(name, title, points, cost, metric, notes, resized), candidates.notes(found))
 
     return canvas.pictures(card, groups, one)
 
 
 def picture(
-    name: str, title: str, points: Sequence[Point], cost: str, metric: str, notes: tuple[tuple[str, str], ...] = ()
+    name: str,
+    title: str,
+    points: Sequence[Point],
+    cost: str,
+    metric: str,
+    notes: tuple[tuple[str, str], ...] = (),
+    resized: str = "",
 ) -> Picture:
     """Draw `points`, their intervals and the frontier."""
     found = places(points)
     quantity, unit = COSTS[cost]
-    with canvas.canvas(2.1, carriers(points)) as drawn:
+    with canvas.canvas(2.1, carriers(points), resized=resized) as drawn:
         plot(drawn, found)
         drawn.axes.set_xlabel(f"{quantity} ({unit}, log scale)" if unit else f"{quantity} (log scale)")
         drawn.axes.set_ylabel(f"{metric} (points of 100)")
@@ -86,7 +91,8 @@ def write_choice(answers: Sequence[Answer], path: Path) -> list[Path]:
 def _choice(answer: Answer) -> Figure:
     points = [one.candidate.point for one in answer.contenders]
     budget, winner = answer.budget, answer.winner
-    with canvas.canvas(2.1, carriers(points)) as drawn:
+    resized = resizing.short([one.cell for one in answer.contenders])
+    with canvas.canvas(2.1, carriers(points), resized=resized) as drawn:
         plot(drawn, places(points))
         if budget.ttft_ns is not None:
             drawn.axes.axvline(budget.ttft_ns / 1e6, color="black", linewidth=0.8, label="budget")

@@ -67,7 +67,7 @@ def _block(block: Table | Picture) -> str:
 
 
 def _picture(value: Picture) -> str:
-    caption = f"<b>{escape(value.title)}.</b> {escape(value.caption)}"
+    caption = f"<b>{escape(value.title)}.</b> {marked(value.said)}"
     return (
         f"<figure>{inline_svg(value)}<figcaption>{caption}</figcaption></figure>"
         f"<details><summary>The numbers in this picture</summary>{html_table.write(value.numbers)}</details>"

@@ -69,7 +69,7 @@ def picture(value: Picture) -> str:
     """Return one figure of a column's width."""
     return (
         f"\\begin{{figure}}\n\\centering\n\\includegraphics[width=\\columnwidth]{{{value.name}.pdf}}\n"
-        f"\\caption{{{escape(value.title)}{escape('. ' + value.caption) if value.caption else ''}}}"
+        f"\\caption{{{escape(value.title)}{escape('. ' + value.said) if value.said else ''}}}"
         f"\\label{{fig:{value.name}}}\n\\end{{figure}}"
     )
 
