@@ -52,7 +52,7 @@ def twins(folder: Path, **other: object) -> list[Candidate]:
 def test_a_cell_that_answers_nothing_has_its_twins_accuracy_and_marks(tmp_path: Path) -> None:
     (found,) = twins(tmp_path, finished=False, effective={"route": "auto"})
     assert found.point.merit == 100
-    assert found.point.marks == ("paper", "auto", "torn")
+    assert found.point.marks == ("paper", "auto", "torn", "doubted")
     assert "ANLS 100 [96.2, 100], as measured in a 1024 px pages cpu float32" in found.point.hover
     assert any(doubt.startswith("a 1024 px pages cpu float32, whose accuracy it has: ") for doubt in found.doubts)
 

@@ -294,7 +294,7 @@ def test_what_is_to_be_run_pairs_with_what_is_there(tmp_path: Path) -> None:
         "harness run --model fastvlm-0.5b --res 1024 --suite pages --data THE-SAME-FILE --limit 12 --device cuda "
         "--dtype bfloat16 --threads 4 --protocol paper"
     )
-    assert finding.why_not == f"not measured; next, on box: `{command}`"
+    assert finding.why_not == f"not measured; next: on box, `{command}`"
     data = timed(tmp_path, ("fastvlm-0.5b", 1024, 100.0, 50.0), limit=12, **about)  # as that command measures
     (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x"]
     assert finding.measured is not None
@@ -305,8 +305,8 @@ def test_sides_that_do_not_pair_are_told_what_would(tmp_path: Path) -> None:
     data = timed(tmp_path, ("fastvlm-0.5b", 1024, 100.0, 50.0), data="embedded")
     (finding,) = [f for f in findings(load_report_card("claims"), Evidence(data)) if f.claim.name == "85x"]
     assert finding.why_not == (
-        "both sides were measured, but never on the same machine, device and precision by the same protocol; next, on "
-        "box: `harness run --model llava-onevision-0.5b --res 1152 --suite pages --device cpu --dtype float32`"
+        "both sides were measured, but never on the same machine, device and precision by the same protocol; next: on "
+        "box, `harness run --model llava-onevision-0.5b --res 1152 --suite pages --device cpu --dtype float32`"
     )
     (finding,) = [f for f in findings(load_report_card("claims"), Evidence(NOTHING)) if f.claim.name == "85x"]
     assert finding.why_not.count("--suite pages --protocol paper`") == 2, "no log says how: the two pair all the same"

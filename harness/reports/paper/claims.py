@@ -182,13 +182,13 @@ def _next(wanted: Sequence[Side], there: Sequence[CellSummary]) -> str:
     """Return how to measure these sides so that they pair with what is there already, or else with each other."""
     like = there[0].cell if there else None
     said = _flags(like) if like else "--suite pages --protocol paper"
-    where = f" on {like.machine}" if like else ""
+    where = f"on {like.machine}, " if like else ""
     runs = []
     for side in wanted:
         given = [f"--model {side.model}", f"--res {side.resolution}" if side.resolution else "", said]
         given += [f"--set {setting}" for setting in side.settings.split()]
         runs.append(f"`harness run {' '.join(filter(None, given))}`")
-    return f"; next{where}: " + " and ".join(runs)
+    return f"; next: {where}" + " and ".join(runs)
 
 
 def _flags(cell: Configuration) -> str:
