@@ -22,7 +22,7 @@ from harness.stats import Estimate
 from harness.suites import definitions
 from harness.suites.card import SuiteCard, logged_suite_card
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 
 
 class Accuracy(msgspec.Struct, frozen=True):

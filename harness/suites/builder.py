@@ -117,7 +117,7 @@ class Reader:
         target = definitions.field(definitions.find(order.task).path, "doc_to_target")
         self._contract = contract.of(order.task, target)
         self._task: Task | None = None
-        self._redrawn = self._repeated = self._count = 0
+        self._redrawn = self._repeated = self._short = self._count = 0
         self._problems: dict[int, str] = {}
         self._unlabelled: dict[int, str] = {}
 
@@ -146,9 +146,10 @@ class Reader:
         doc = self._contract.asked(doc)
         missing = ""
         try:
-            repeated = self._contract.repeats(doc)
+            votes = self._contract.votes(doc)
             doc = self._contract.labelled(doc)
-            self._repeated += repeated
+            self._repeated += 0 < votes < contract.FEWEST
+            self._short += contract.FEWEST <= votes < contract.ANNOTATORS
         except Unlabelled as error:
             missing = f"{where}, {error}"
         task = self._loaded(doc, bool(missing))
@@ -197,8 +198,13 @@ class Reader:
             notes.append(f"{self._redrawn} images were changed by the task itself and re-encoded as PNG")
         if self._repeated:
             notes.append(
-                f"{self._repeated} questions have fewer than {contract.ANNOTATORS} references, which VQA accuracy "
-                "takes: they are repeated until they are as many"
+                f"{self._repeated} questions have fewer than {contract.FEWEST} references, of which VQA accuracy takes "
+                f"{contract.ANNOTATORS}: they are repeated until they are as many"
+            )
+        if self._short:
+            notes.append(
+                f"{self._short} questions have {contract.FEWEST} to {contract.ANNOTATORS - 1} references: VQA accuracy "
+                "counts them as they are, as lmms-eval does, and gives less for an answer than of ten"
             )
         return {
             "max_new_tokens": self._task.max_new_tokens,

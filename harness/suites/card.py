@@ -26,7 +26,7 @@ class SuiteCard(Card, frozen=True, kw_only=True):
     stand_in: str | None = None
     """The embedded suite used, and named, when this one's data cannot be had."""
     max_new_tokens: int | None = None
-    """Where the task itself states no limit."""
+    """The most tokens of an answer: where the task itself states no limit, or in place of its own, which is said."""
     license: str = ""
     sources: tuple[str, ...] = ()
     notes: str = ""

@@ -25,6 +25,9 @@ Item = TypeVar("Item")
 ANNOTATORS = 10
 """References of a question in VQA accuracy: an answer counts fully where three of the other nine gave it."""
 
+FEWEST = 4
+"""With fewer references no answer could count fully: three must agree with it beside the one that is left out."""
+
 
 class RowProblem(DataError):
     """A row that cannot be asked or scored: which column, and why."""
@@ -57,6 +60,8 @@ class Contract:
     """Whether a picture column holds a list."""
     optional: bool = False
     """Whether a question may come without its picture."""
+    or_empty: tuple[str, ...] = ()
+    """Columns of text whose null means that there is none: the task would write the word None into the question."""
     known: bool = True
     """Whether the task is one whose scorer was read: a right answer is then scored once, to see that it can be."""
 
@@ -70,6 +75,9 @@ class Contract:
                 raise RowProblem(name, "is null" if doc[name] is None else "is empty")
         if _blank(made.get("question", "?")):  # of a task that is not known here
             raise RowProblem("question", "is null" if made["question"] is None else "is empty")
+        for name in self.or_empty:
+            if name in made and made[name] is None:
+                made[name] = ""
         for name in self.lists:
             made[name] = _options(name, doc[name])
         if self.read is _mmmu and isinstance(made.get("options"), list):  # its task wants the text of a list
@@ -89,10 +97,10 @@ class Contract:
             raise Unlabelled(self.references, "no references")
         return {**doc, self.references: self.read(doc, value)}
 
-    def repeats(self, doc: Row) -> bool:
-        """Return whether the row's references are fewer than the scorer expects, and are repeated for it."""
+    def votes(self, doc: Row) -> int:
+        """Return how many references VQA accuracy has to count in this row; 0 for other tasks."""
         value = doc.get(self.references or "")
-        return self.read in (_ten, _structs) and len(_answers(self.references or "", value)) < ANNOTATORS
+        return len(_once(_answers(self.references or "", value))) if self.read in (_ten, _structs) else 0
 
 
 def of(task: str, target: str | None = None) -> Contract:
@@ -175,25 +183,43 @@ def _texts(doc: Row, value: object, column: str = "answers") -> list[str]:
 
 
 def _ten(doc: Row, value: object) -> list[str]:
-    items = _answers("answers", value)
+    items = _once(_answers("answers", value))
     texts = [_plain_text("answers", item.get("answer") if isinstance(item, Mapping) else item) for item in items]
     return _repeated(texts)
 
 
 def _structs(doc: Row, value: object) -> list[dict[str, object]]:
     """VQAv2: each reference needs an id of its own, or equal answers of several people are taken for one."""
-    items = _answers("answers", value)
+    items = _once(_answers("answers", value))
     made: list[dict[str, object]] = [dict(item) if isinstance(item, Mapping) else {"answer": item} for item in items]
     made = [{**item, "answer": _plain_text("answers", item.get("answer"))} for item in made]
     ids = [item.get("answer_id") for item in made]
-    if None in ids or len(set(map(str, ids))) < len(ids) or len(made) < ANNOTATORS:
+    if None in ids or len(set(map(str, ids))) < len(ids) or len(made) < FEWEST:
         made = [{**item, "answer_id": at} for at, item in enumerate(_repeated(made), 1)]
     return made
 
 
 def _repeated(items: list[Item]) -> list[Item]:
-    """Repeat fewer references than ten until they are ten: the scorer compares each with the others, one with none."""
-    return items * math.ceil(ANNOTATORS / len(items)) if len(items) < ANNOTATORS else items
+    """Repeat fewer references than `FEWEST` until they are ten at least, so that a right answer can count fully.
+
+    From four on, the scorer's own rule works and is left alone: repeating nine would count each of them double.
+    """
+    return items * math.ceil(ANNOTATORS / len(items)) if len(items) < FEWEST else items
+
+
+def _once(items: list[Item]) -> list[Item]:
+    """Return references as they were before they were repeated: logs of builders before the third have 9 as 18.
+
+    Of exactly ten nobody can tell, and people may have given five answers twice: those are left alone.
+    """
+    if len(items) <= ANNOTATORS:
+        return items
+    said = [item.get("answer") if isinstance(item, Mapping) else item for item in items]
+    for size in range(1, ANNOTATORS):
+        times = math.ceil(ANNOTATORS / size)
+        if said == said[:size] * times:
+            return items[:size]
+    return items
 
 
 def _text(doc: Row, value: object, column: str = "answer") -> str:
@@ -296,7 +322,7 @@ CONTRACTS = {
     "realworldqa": Contract("answer", _text),
     "ai2d": Contract("answer", _index_of("options", str), "0", ("question", "options"), ("options",)),
     "scienceqa_img": Contract(
-        "answer", _index_of("choices", int), 0, ("question", "choices"), ("choices",), optional=True
+        "answer", _index_of("choices", int), 0, ("question", "choices"), ("choices",), optional=True, or_empty=("hint",)
     ),
     "seedbench": Contract("answer", _letter_of([*_SEED]), "A", ("question", "data_type", *_SEED), several=True),
     "mmbench_en_dev_static": Contract("answer", _letter_of([*"ABCDE"]), "A", ("index", "question", "A", "B")),

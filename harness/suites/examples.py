@@ -141,6 +141,9 @@ def open_suite(card: SuiteCard, data: str | None = None, limit: int | None = Non
         if data is not None:
             raise DataError(f"--data {data}: the suite {card.name} is made by the program; next: leave --data out")
         return _embedded(card, limit, "")
+    told = definitions.unfit(card.task, card.metric)
+    if told:
+        raise DataError(f"suite {card.name}: {told}")
     if data is not None:
         return _local(card, Path(data).expanduser(), limit)
     build, why = _hub(card, limit, offline)
@@ -249,17 +252,14 @@ def _unreachable() -> str:
 
 
 def _suite(card: SuiteCard, origin: Origin, build: Build, limit: int | None, notice: str) -> Suite:
-    longest = build.max_new_tokens or card.max_new_tokens
-    if longest is None:
-        raise CardError(
-            f"suite {card.name}: task {card.task} states no limit on answers; next: max_new_tokens in its card"
-        )
+    longest, other = _length(card, build)
     count = build.count if limit is None else min(limit, build.count)
     if not count:
         raise DataError(f"suite {card.name}: there are no examples in the data; next: look at --data")
     problems, unscored = _contract(card, build, count)
     failing = f"{len(problems)} of {count} rows cannot be asked, or have no references: the log names them"
-    notice = "; ".join(part for part in (notice, *build.notes, failing if problems else "") if part)
+    notes = (notice, *build.notes, failing if problems else "", other)
+    notice = "; ".join(part for part in notes if part)
     return Suite(
         card,
         origin,
@@ -271,6 +271,20 @@ def _suite(card: SuiteCard, origin: Origin, build: Build, limit: int | None, not
         str(build.manifest.source.get("repo", "")),
         build.revision,
     )
+
+
+def _length(card: SuiteCard, build: Build) -> tuple[int, str]:
+    """Return the most tokens of an answer, and what is to be said where lmms-eval's command would allow others."""
+    mine, own = card.max_new_tokens, build.max_new_tokens
+    if mine is None and own is None:
+        raise CardError(
+            f"suite {card.name}: task {card.task} states no limit on answers; next: max_new_tokens in its card"
+        )
+    if mine is not None and mine < 1:
+        raise CardError(f"suite {card.name}: max_new_tokens = {mine} in its card; next: give a number from 1 on")
+    if mine is not None and own is not None and mine != own:
+        return mine, f"answers have up to {mine} tokens, as the card says; lmms-eval gives task {card.task} {own}"
+    return mine or own or 0, ""
 
 
 def _contract(card: SuiteCard, build: Build, count: int) -> tuple[dict[int, str], str]:

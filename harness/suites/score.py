@@ -123,6 +123,8 @@ def score(samples: Sequence[Scorable], card: SuiteCard) -> Scores:
         raise DataError(
             f"suite {card.name}: task {card.task} has no metric {card.metric!r}; it has {', '.join(task.metrics)}"
         )
+    if task.is_lesser(card.metric):
+        raise DataError(f"suite {card.name}: {definitions.lesser(card.task, card.metric)}")
     with _random_kept():
         tally = _tally(task, card, samples, docs)
     tally.left = left | tally.left
@@ -139,6 +141,10 @@ class _Tally:
     guessed: set[int] = field(default_factory=set)
     left: dict[int, str] = field(default_factory=dict)
     questions: int = 0
+    reasoned: int = 0
+    """Answers whose reasoning was taken out."""
+    unclosed: int = 0
+    """Answers with reasoning that was never closed."""
 
 
 def _readable(
@@ -162,8 +168,10 @@ def _readable(
 
 
 def _tally(task: "Task", card: SuiteCard, samples: Sequence[Scorable], docs: Mapping[int, dict[str, object]]) -> _Tally:
-    tally = _Tally()
-    answers_by_filter = task.filtered(list(docs.values()), [samples[at].answer or "" for at in docs])
+    said = [samples[at].answer or "" for at in docs]
+    reasoning = [task.reasoning(answer) for answer in said]
+    tally = _Tally(reasoned=sum(had for had, _ in reasoning), unclosed=sum(broken for _, broken in reasoning))
+    answers_by_filter = task.filtered(list(docs.values()), said)
     for name, answers in answers_by_filter.items():
         results = tally.results.setdefault(name, {})
         for (at, doc), answer in zip(docs.items(), answers, strict=True):
@@ -197,13 +205,14 @@ def _scores(task: "Task", card: SuiteCard, tally: _Tally, count: int, failures: 
             if total is not None:
                 aggregates[metric if turn == 0 else f"{metric},{name}"] = total
     values = [tally.shares.get(at) for at in range(count)]
-    value, own, note = _headline(card, aggregates, values)
+    alone = _of_the_best(task, card.metric, tally)
+    value, own, note = _headline(card, aggregates, values, alone)
     notes += [note] if note else []
     scored = set(tally.shares)
     guesses = len(tally.guessed & scored)
     reason = "" if value is not None else f"not scored: no answer has the metric {card.metric}"
     if own is not None:
-        reason = f"{card.unit or card.metric} {own:.1f} in its own unit, no share of the questions"
+        reason = f"{card.unit or card.metric} {round(own, 2)} in its own unit, no share of the questions"
     elif value is None and notes:
         reason = f"not scored: {'; '.join(notes)}"
     if guesses:
@@ -218,6 +227,7 @@ def _scores(task: "Task", card: SuiteCard, tally: _Tally, count: int, failures: 
         )
         if sure is None:
             value, reason = None, f"not scored: {notes[-1]}"
+    notes += _reasoning(tally)
     if tally.left:
         notes.append(f"{len(tally.left)} answers left out: {next(iter(tally.left.values()))}")
     return Scores(
@@ -235,6 +245,26 @@ def _scores(task: "Task", card: SuiteCard, tally: _Tally, count: int, failures: 
         guesses=guesses,
         left_out=len(tally.left),
     )
+
+
+def _reasoning(tally: _Tally) -> list[str]:
+    """Say what became of reasoning in the answers."""
+    told = []
+    if tally.reasoned:
+        told.append(f"{tally.reasoned} answers had reasoning, which is no part of what is scored")
+    if tally.unclosed:
+        told.append(f"{tally.unclosed} answers never end their reasoning: scored with all of it, as lmms-eval does")
+    return told
+
+
+def _of_the_best(task: "Task", metric: str, tally: _Tally) -> float | None:
+    """Return the task's aggregate of the best row alone, in the aggregate's own scale; None where it has none.
+
+    Rows may be shares and their aggregate a percentage: 0.75 of few right rows looks like a share, this one does not.
+    """
+    column = next(iter(tally.results.values()), {}).get(metric, {})
+    best = max((at for at in column if at in tally.shares), key=lambda at: tally.shares[at], default=None)
+    return None if best is None else _aggregate(task, metric, {best: column[best]})[0]
 
 
 def _aggregate(task: "Task", metric: str, column: Mapping[int, object]) -> tuple[float | None, str]:
@@ -285,20 +315,27 @@ def _share(task: "Task", metric: str, result: object) -> float:
 
 
 def _headline(
-    card: SuiteCard, aggregates: Mapping[str, float], values: Sequence[float | None]
+    card: SuiteCard, aggregates: Mapping[str, float], values: Sequence[float | None], alone: float | None
 ) -> tuple[float | None, float | None, str]:
-    """Return the aggregate quoted first as a share, or in its own unit, and what there is to say about it."""
-    n = sum(value is not None for value in values)
+    """Return the aggregate quoted first as a share, or in its own unit, and what there is to say about it.
+
+    `alone` is the aggregate of the best row by itself. One that is no share, or a row's, says that the scale is
+    another, however small the value is: 3 right of 400 are 0.75 in percent.
+    """
+    rows = [value for value in values if value is not None]
+    n = len(rows)
     if card.metric not in aggregates or not n:
         return None, None, ""
-    value = aggregates[card.metric] / (100 if card.task in OF_A_HUNDRED else 1)
-    if card.metric in OWN_UNIT or not -1e-9 <= value <= 1 + 1e-9:
+    scale = 100 if card.task in OF_A_HUNDRED else 1
+    value = aggregates[card.metric] / scale
+    seen = [value, *rows, *([] if alone is None else [alone / scale])]
+    if card.metric in OWN_UNIT or not all(-1e-9 <= one <= 1 + 1e-9 for one in seen):
         return None, value, ""
     if card.task == "ocrbench" and n != QUESTIONS_OF_OCRBENCH:
         value *= QUESTIONS_OF_OCRBENCH / n
         note = f"ocrbench's own aggregate divides by {QUESTIONS_OF_OCRBENCH}; this is the share of {n} answers"
         return value, None, note
-    mean = sum(part for part in values if part is not None) / n
+    mean = sum(rows) / n
     if abs(mean - value) > 1e-5:
         return value, None, f"the task's own aggregate; the mean of its {n} rows is {mean:.4f}"
     return value, None, ""

@@ -22,6 +22,9 @@ from harness.suites import definitions, pictures
 from harness.suites.contract import Contract, Row, RowProblem
 from harness.suites.pictures import Broken, Encoded
 
+REASONING_TAGS = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
+"""What lmms-eval's command takes out of answers before they are scored, where nobody says otherwise."""
+
 
 class Task:
     """One lmms-eval task, loaded afresh (some keep sums in their module) and without its data set."""
@@ -52,6 +55,12 @@ class Task:
                 self._task = detached(config=config)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(missing(name, first, error)) from error
+        process = self._task.config.process_docs
+        self._process = None if process is None else str(getattr(process, "__name__", process))
+        told = definitions.unasked(name, self._process, str(self._task.config.output_type))
+        if told:
+            raise DataError(told)
+        self._reasoning = self._tags()
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -62,15 +71,16 @@ class Task:
     @property
     def joins_images(self) -> bool:
         """Whether the rows get their images from another table (GQA)."""
-        process = self._task.config.process_docs
-        if process is not None and process.__name__ != "gqa_process_docs":
-            raise DataError(f"task {self.name}: its rows pass through {process.__name__}, which is not known here")
-        return process is not None
+        return self._process is not None
 
     @property
     def metrics(self) -> list[str]:
         """The task's metrics, without those that only write a file for some server."""
         return [metric for metric in self._task.aggregation() if "submission" not in metric]
+
+    def is_lesser(self, metric: str) -> bool:
+        """Return whether the task says that less of `metric` is better."""
+        return self._task.higher_is_better().get(metric) is False
 
     def question(self, doc: Row) -> str:
         """Return the full text of the question, with the task's own prompt around it."""
@@ -106,13 +116,43 @@ class Task:
         return tuple(dict.fromkeys(str(text) for text in texts if text is not None))
 
     def filtered(self, docs: Sequence[Row], answers: Sequence[str]) -> dict[str, list[object]]:
-        """Pass the answers through the task's filters, as the evaluator does; one list per filter."""
+        """Pass the answers through each filter of the task, then take reasoning out, as the evaluator does."""
         instances = [SimpleNamespace(resps=[answer], filtered_resps={}) for answer in answers]
         for chain in self._task._filters:
             chain.apply(instances, docs)
         return {
-            chain.name: [instance.filtered_resps[chain.name] for instance in instances] for chain in self._task._filters
+            chain.name: [self._stripped(instance.filtered_resps[chain.name]) for instance in instances]
+            for chain in self._task._filters
         }
+
+    def reasoning(self, answer: str) -> tuple[bool, bool]:
+        """Return whether an answer has reasoning that is not scored, and whether it has some that was never closed."""
+        tags = self._reasoning or []
+        rest = self._stripped(answer)
+        return rest != answer.strip() and bool(tags), any(start in str(rest) for start, _ in tags)
+
+    def _tags(self) -> list[list[str]] | None:
+        """Return the tags of reasoning: the task's own, else those of lmms-eval's command; None where it stays.
+
+        Without tags a task may still want reasoning out before its own filters: the evaluator puts one before them.
+        """
+        from lmms_eval.api.reasoning import parse_reasoning_tags_config
+        from lmms_eval.filters.transformation import StripThinkingFilter
+
+        found = parse_reasoning_tags_config(cli_value=REASONING_TAGS, task_value=self._task.config.reasoning_tags)
+        if found is None and self._task.config.auto_strip_thinking:
+            for chain in self._task._filters:
+                chain.filters.insert(0, StripThinkingFilter())
+        return found
+
+    def _stripped(self, answer: object) -> object:
+        from lmms_eval.api.reasoning import strip_reasoning_tags
+
+        if self._reasoning is None:
+            return answer
+        if isinstance(answer, list):
+            return [strip_reasoning_tags(one, self._reasoning) if isinstance(one, str) else one for one in answer]
+        return strip_reasoning_tags(answer, self._reasoning) if isinstance(answer, str) else answer
 
     def results(self, doc: Row, answer: object) -> dict[str, object]:
         """Return the task's own per-sample results; `doc` may be changed. An error is raised at once, not retried."""

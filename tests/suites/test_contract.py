@@ -48,10 +48,33 @@ def test_no_references_are_said_to_be_none(task: str, given: Any) -> None:
 def test_few_references_count_as_ten_would() -> None:
     assert read("textvqa_val", answers=["Juneau"]) == ["Juneau"] * 10
     assert read("textvqa_val", answers=["a", "a", "b"]) == ["a", "a", "b"] * 4
-    assert read("textvqa_val", answers=[*"abcdefghij"]) == [*"abcdefghij"]
     assert read("textvqa_val", answers=VQA) == ["M6"] * 10
-    assert contract.of("textvqa_val").repeats({"answers": ["Juneau"]})
-    assert not contract.of("textvqa_val").repeats({"answers": ["x"] * 10})
+    assert contract.of("textvqa_val").votes({"answers": ["Juneau"]}) == 1
+    assert contract.of("textvqa_val").votes({"answers": VQA}) == 10
+    assert contract.of("docvqa_val").votes({"answers": ["Juneau"]}) == 0
+
+
+@pytest.mark.parametrize("count", range(4, 11))
+def test_enough_references_are_left_to_the_scorer_as_they_are(count: int) -> None:
+    given = [*"abcdefghij"][:count]
+    assert read("textvqa_val", answers=given) == given
+    assert [one["answer"] for one in read("vqav2_val", answers=given)] == given
+    assert len({one["answer_id"] for one in read("vqav2_val", answers=given)}) == count
+
+
+@pytest.mark.parametrize("task", ["textvqa_val", "vqav2_val"])
+def test_references_that_an_older_builder_repeated_are_as_they_were(task: str) -> None:
+    """Its logs have nine references as eighteen, and three as twelve."""
+    nine, three = [*"abcdefghi"], [*"aab"]
+    assert len(read(task, answers=nine * 2)) == 9
+    assert read(task, answers=three * 4) == read(task, answers=three)
+    assert len(read(task, answers=[*"abcdefghijkl"])) == 12, "and what nobody repeated is left alone"
+
+
+def test_a_null_hint_is_no_hint() -> None:
+    row = {"question": "Which?", "choices": ["a", "b"], "answer": 0, "hint": None}
+    assert contract.of("scienceqa_img").asked(row)["hint"] == ""
+    assert contract.of("scienceqa_img").asked({**row, "hint": "Look."})["hint"] == "Look."
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,48 @@ def test_a_card_must_state_the_limit_that_its_task_does_not(tmp_path: Path) -> N
     assert examples.open_suite(load_suite_card("textvqa"), str(file)).examples[0].max_new_tokens == 32
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_cards_own_limit_is_obeyed_and_said_to_be_another_than_the_tasks(charts: Path, tmp_path: Path) -> None:
+    def limited(line: str) -> examples.Suite:
+        card = tmp_path / "mine.toml"
+        card.write_text(f'title = "T"\ntask = "chartqa"\nmetric = "relaxed_overall"\n{line}\n')
+        return examples.open_suite(load_suite_card(str(card)), str(charts))
+
+    longer = limited("max_new_tokens = 512")
+    assert [example.max_new_tokens for example in longer.examples] == [512] * 4
+    assert "answers have up to 512 tokens, as the card says; lmms-eval gives task chartqa 16" in longer.notice
+    for line in ("max_new_tokens = 16", ""):
+        same = limited(line)
+        assert same.examples[0].max_new_tokens == 16
+        assert "lmms-eval gives" not in same.notice
+    with pytest.raises(CardError, match=r"suite mine: max_new_tokens = 0 in its card; next: give a number"):
+        limited("max_new_tokens = 0")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "told"),
+    [
+        (
+            "corecognition_stage_formal_operational",
+            "accuracy",
+            "its table through process_docs_stage_",
+        ),
+        ("illusionbench_arshia_logo_shape_visual_cot", "accuracy", "asks by generate_visual_cot"),
+        ("vlms_are_biased", "bias_ratio", "of bias_ratio of task vlms_are_biased less is better"),
+    ],
+)
+def test_what_lmms_eval_would_do_otherwise_is_refused_before_any_data_are_asked_for(
+    task: str, metric: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_child(monkeypatch)
+    card = tmp_path / "mine.toml"
+    card.write_text(f'title = "T"\ntask = "{task}"\nmetric = "{metric}"\n')
+    for data in (None, str(tmp_path / "nowhere.parquet")):
+        with pytest.raises(DataError, match=rf"suite mine: .*task {task} .*next: ") as caught:
+            examples.open_suite(load_suite_card(str(card)), data)
+        assert told in str(caught.value)
+
+
 # --- contracts ---
 
 PNG = b"\x89PNG not really"
@@ -413,7 +455,10 @@ def test_few_references_are_repeated_and_that_is_said(tmp_path: Path) -> None:
     row = {"question": "what?", "question_id": 1, "answers": ["Juneau"], "image": {"bytes": PNG, "path": None}}
     suite = opened(write(tmp_path / "t.parquet", [row]), "textvqa")
     assert suite.examples[0].doc["answers"] == ["Juneau"] * 10
-    assert "1 questions have fewer than 10 references" in suite.notice
+    assert "1 questions have fewer than 4 references" in suite.notice
+    nine = opened(write(tmp_path / "n.parquet", [{**row, "answers": [*"abcdefghi", None]}]), "textvqa")
+    assert nine.examples[0].doc["answers"] == [*"abcdefghi"]
+    assert "1 questions have 4 to 9 references" in nine.notice
 
 
 @pytest.mark.parametrize(

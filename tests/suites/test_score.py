@@ -1,7 +1,10 @@
 """Our scores equal those of lmms-eval's own evaluator on the same answers; what cannot be scored says so."""
 
+import functools
+import json
 import random
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,18 @@ SETS = {
 }
 
 
+REASONING = (
+    "<think>It says so.</think>{}",
+    "<think>\nIt may be 7.\n</think>\n\n<think>No.</think> {}\n",
+    "<analysis>Seen.</analysis>{}",
+    "The template opened it.</think>{}",
+    "<think>Cut off at the limit: {}",
+    "</think>{}<think>",
+    "<thinking>Other tags.</thinking>{}",
+)
+"""What models that reason put around an answer; `{}` is where it stands."""
+
+
 @dataclass(frozen=True)
 class Answered:
     """A sample as the run log has it, without what scoring does not read."""
@@ -35,7 +50,8 @@ def invent(reference: str, at: int) -> str:
     """Return an answer that is right, right in other letters, half right, nearly the number, wrong or empty."""
     rng = random.Random(f"{reference} {at}")
     half = reference[: max(1, (2 * len(reference)) // 3)]
-    return rng.choice([reference, f" {reference.upper()}. ", half, f"{reference}x", _near(reference), "no idea", ""])
+    said = rng.choice([reference, f" {reference.upper()}. ", half, f"{reference}x", _near(reference), "no idea", ""])
+    return rng.choice(["{}", "{}", "{}", *REASONING]).replace("{}", said)
 
 
 def _near(reference: str) -> str:
@@ -67,8 +83,18 @@ def right(row: dict[str, Any]) -> str:
     return str(row["answers"][0] if "answers" in row else row["answer"])
 
 
-def evaluate(task: str, file: Path, answers: list[str]) -> dict[str, Any]:
-    """Let lmms-eval's own evaluator score `answers` on the rows of `file`."""
+@functools.cache
+def command() -> Any:
+    """Return what lmms-eval's own command passes on where the user gives it no options."""
+    from lmms_eval.__main__ import parse_eval_args
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lmms-eval"])
+        return parse_eval_args()[1]
+
+
+def evaluate(task: str, file: Path, answers: list[str], **config: Any) -> dict[str, Any]:
+    """Let lmms-eval's own evaluator score `answers` on the rows of `file`, as its command calls it."""
     from lmms_eval.api.model import lmms
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
@@ -87,7 +113,7 @@ def evaluate(task: str, file: Path, answers: list[str]) -> dict[str, Any]:
     definition = definitions.find(task)
     manager = TaskManager(include_path=str(definition.path.parent), include_defaults=False)
     files = {"data_files": {definition.split: str(file)}}
-    local = {"task": task, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": files}
+    local = {"task": task, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": files, **config}
     loaded = list(manager.load_task_or_group([local], "chat").values())
     for one in loaded:  # pixels play no part in the score, and decoding them takes a minute
         for name, split in one.dataset.items():
@@ -95,7 +121,12 @@ def evaluate(task: str, file: Path, answers: list[str]) -> dict[str, Any]:
         one.task_docs = one.dataset[definition.split]
         one.config.doc_to_visual = None
     found = simple_evaluate(
-        model=Replay(), tasks=loaded, task_manager=manager, bootstrap_iters=0, process_docs_parallel=1
+        model=Replay(),
+        tasks=loaded,
+        task_manager=manager,
+        bootstrap_iters=0,
+        process_docs_parallel=1,
+        cli_args=command(),
     )
     return dict(found)
 
@@ -122,6 +153,66 @@ def test_our_scores_are_lmms_evals_own(data: str, shared: Path) -> None:
     assert ours.values == pytest.approx(tuple(each[at] for at in range(len(rows))), abs=1e-9)
     assert ours.value == pytest.approx(results[f"{card.metric},none"], abs=1e-9)
     assert 0 < (ours.value or 0) < 1, "the answers must be a mixture, or equality says little"
+    assert any("answers had reasoning, which is no part of what is scored" in note for note in ours.notes)
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        ({}, (1.0, 1.0, 0.0)),
+        ({"reasoning_tags": "none"}, (0.0, 0.0, 0.0)),
+        ({"reasoning_tags": '[["<r>", "</r>"]]'}, (0.0, 0.0, 1.0)),
+        ({"reasoning_tags": "none", "auto_strip_thinking": True}, (1.0, 0.0, 0.0)),
+        ({"auto_strip_thinking": True}, (1.0, 1.0, 0.0)),
+    ],
+)
+def test_a_tasks_own_word_on_reasoning_counts_as_it_does_in_lmms_eval(
+    config: dict[str, Any], values: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is DocVQA's with these lines in its file."""
+    kind = "<think>a long way to it</think>", "<analysis>a long way to it</analysis>", "<r>a long way to it</r>"
+    answers = [f"{block}Leeds" for block in kind]
+    rows = [{"questionId": "1", "question": "Where?", "answers": ["Leeds"]}] * 3
+    theirs = _evaluate_rows("docvqa_val", rows, answers, tmp_path, **config)
+    found = definitions.find("docvqa_val")
+    lines = [f"include: {found.path}", *(f"{name}: {json.dumps(value)}" for name, value in config.items())]
+    (tmp_path / "docvqa_val.yaml").write_text("\n".join(lines))
+    monkeypatch.setattr(definitions, "find", lambda _: replace(found, path=tmp_path / "docvqa_val.yaml"))
+    ours = score.score([Answered(str(at), row, answers[at]) for at, row in enumerate(rows)], load_suite_card("docvqa"))
+    assert ours.values == tuple(theirs) == pytest.approx(values)
+
+
+def test_reasoning_that_never_ends_is_scored_as_it_is_and_said() -> None:
+    row = {"question": "Where?", "answers": ["Leeds"]}
+    answers = ["<think>It says Leeds", "Leeds", "<think>Hm.</think>Leeds"]
+    scores = score.score([Answered(str(at), row, text) for at, text in enumerate(answers)], load_suite_card("docvqa"))
+    assert scores.values == (0.0, 1.0, 1.0)
+    assert scores.notes == (
+        "1 answers had reasoning, which is no part of what is scored",
+        "1 answers never end their reasoning: scored with all of it, as lmms-eval does",
+    )
+
+
+@pytest.mark.parametrize("count", [4, 7, 9, 10])
+def test_few_references_count_as_lmms_eval_counts_them(count: int, tmp_path: Path) -> None:
+    rows = [_vqa([*"bcdefghijk"][:count]), _vqa(["b", *"bcdefghijk"][:count]), _vqa(["b"] * count)]
+    theirs = _evaluate_rows("textvqa_val", rows, ["b"] * 3, tmp_path)
+    ours = score.score([Answered(str(at), row, "b") for at, row in enumerate(rows)], load_suite_card("textvqa"))
+    assert ours.values == pytest.approx(tuple(theirs))
+    assert ours.values[2] == 1.0
+    assert (ours.values[0] or 0) < 1 / 3, "one of so many, and not two"
+
+
+def _evaluate_rows(task: str, rows: list[dict[str, Any]], answers: list[str], folder: Path, **config: Any) -> list[Any]:
+    """Return each answer's score by lmms-eval's own evaluator."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file = folder / "rows.parquet"
+    parquet.write_table(pa.Table.from_pylist([{**row, "image": None} for row in rows]), file)
+    theirs = evaluate(task, file, answers, **config)
+    metric = next(name for name in ("anls", "exact_match") if name in theirs["samples"][task][0])
+    return [sample[metric] for sample in sorted(theirs["samples"][task], key=lambda sample: sample["doc_id"])]
 
 
 def test_ocrbench_divides_by_the_answers_there_are() -> None:
@@ -232,6 +323,51 @@ def test_an_aggregate_of_points_is_no_share(tmp_path: Path) -> None:
     scores = score.score(samples, load_suite_card(str(card)))
     assert (scores.value, scores.own, scores.left_out) == (None, 200.0, 1)
     assert scores.reason == "points 200.0 in its own unit, no share of the questions"
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "row", "right"),
+    [
+        (
+            "multihopspatial",
+            "mcq_acc",
+            {"question": "Which?", "answer": "(a) left", "bbox": [0, 0, 1, 1], "hop": 1, "view": "x"},
+            "Answer: (a) left",
+        ),
+        (
+            "vstar_bench",
+            "vstar_overall_acc",
+            {"text": "Which?", "label": "A", "category": "x", "question_id": 1},
+            "A",
+        ),
+    ],
+    ids=["rows in percent", "rows as shares"],
+)
+def test_a_percentage_below_one_is_no_share(
+    task: str, metric: str, row: dict[str, Any], right: str, tmp_path: Path
+) -> None:
+    """Three right of four hundred are 0.75 %: neither 0.75 nor 1 of 1."""
+    card = tmp_path / "mine.toml"
+    card.write_text(f'title = "T"\ntask = "{task}"\nmetric = "{metric}"\nunit = "accuracy"\n')
+    samples = [Answered(str(at), row, right if at < 3 else "unsure") for at in range(400)]
+    scores = score.score(samples, load_suite_card(str(card)))
+    assert (scores.value, scores.own, scores.n) == (None, 0.75, 400)
+    assert scores.reason == "accuracy 0.75 in its own unit, no share of the questions"
+
+
+def test_a_metric_of_which_less_is_better_is_not_quoted_first_but_may_stand_beside(tmp_path: Path) -> None:
+    card = tmp_path / "mine.toml"
+    row = {"prompt": "How many legs?", "ground_truth": "5", "expected_bias": "4", "topic": "x"}
+    samples = [Answered("0", row, "4"), Answered("1", row, "5"), Answered("2", row, "4")]
+    card.write_text('title = "T"\ntask = "vlms_are_biased"\nmetric = "bias_ratio"\n')
+    with pytest.raises(
+        DataError, match=r"suite mine: of bias_ratio of task vlms_are_biased less is better.*next: name"
+    ):
+        score.score(samples, load_suite_card(str(card)))
+    card.write_text('title = "T"\ntask = "vlms_are_biased"\nmetric = "accuracy"\n[also]\nbias_ratio = "bias"\n')
+    scores = score.score(samples, load_suite_card(str(card)))
+    assert scores.value == pytest.approx(1 / 3)
+    assert scores.aggregates["bias_ratio"] == pytest.approx(2 / 3)
 
 
 def test_what_a_tasks_code_raises_costs_one_row_and_never_the_score(monkeypatch: pytest.MonkeyPatch) -> None:

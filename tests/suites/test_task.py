@@ -11,7 +11,7 @@ from PIL import Image
 from harness import cards
 from harness.errors import DataError, MissingPackage, UnknownName
 from harness.images import png
-from harness.suites import definitions, score
+from harness.suites import contract, definitions, score
 from harness.suites import task as tasks
 from harness.suites.card import load_suite_card
 from harness.suites.contract import RowProblem
@@ -301,6 +301,20 @@ def test_a_missing_image_is_a_problem_of_its_row() -> None:
 
 def test_a_task_that_may_go_without_an_image_goes_without() -> None:
     assert load("scienceqa").visuals({**CASES["scienceqa"].rows[0], "image": None}) == []
+
+
+def test_a_null_hint_is_not_written_into_the_question() -> None:
+    row = CASES["scienceqa"].rows[0]
+    asked = contract.of("scienceqa_img").asked
+    task = load("scienceqa")
+    assert task.question(asked({**row, "hint": None})) == task.question({**row, "hint": ""})
+
+
+def test_a_task_that_chooses_its_rows_is_refused_by_its_function() -> None:
+    """Also where only the loaded task says so: a log of an older version is not scored under a name that is not its."""
+    row = {"question": "What?", "answer": "A", "stage": "x"}
+    with pytest.raises(DataError, match="task corecognition_stage_sensorimotor passes its table through process_docs"):
+        tasks.Task("corecognition_stage_sensorimotor", row)
 
 
 def test_rows_are_split_into_what_json_holds_and_images(tmp_path: Path) -> None:
