@@ -377,7 +377,7 @@ def test_a_cards_own_limit_is_obeyed_and_said_to_be_another_than_the_tasks(chart
             "accuracy",
             "its table through process_docs_stage_",
         ),
-        ("illusionbench_arshia_logo_shape_visual_cot", "accuracy", "asks by generate_visual_cot"),
+        ("unig2u_chartqa100_visual_cot", "accuracy", "asks by generate_visual_cot"),
         ("vlms_are_biased", "bias_ratio", "of bias_ratio of task vlms_are_biased less is better"),
     ],
 )

@@ -335,9 +335,9 @@ def test_an_aggregate_of_points_is_no_share(tmp_path: Path) -> None:
             "Answer: (a) left",
         ),
         (
-            "vstar_bench",
-            "vstar_overall_acc",
-            {"text": "Which?", "label": "A", "category": "x", "question_id": 1},
+            "mmsu",
+            "accuracy",
+            {"question": "Which?", **{f"choice_{letter}": f"thing {letter}" for letter in "abcd"}, "answer": "A"},
             "A",
         ),
     ],
@@ -349,7 +349,7 @@ def test_a_percentage_below_one_is_no_share(
     """Three right of four hundred are 0.75 %: neither 0.75 nor 1 of 1."""
     card = tmp_path / "mine.toml"
     card.write_text(f'title = "T"\ntask = "{task}"\nmetric = "{metric}"\nunit = "accuracy"\n')
-    samples = [Answered(str(at), row, right if at < 3 else "unsure") for at in range(400)]
+    samples = [Answered(str(at), row, right if at < 3 else "B") for at in range(400)]
     scores = score.score(samples, load_suite_card(str(card)))
     assert (scores.value, scores.own, scores.n) == (None, 0.75, 400)
     assert scores.reason == "accuracy 0.75 in its own unit, no share of the questions"
