@@ -355,6 +355,12 @@ def test_a_percentage_below_one_is_no_share(
     assert scores.reason == "accuracy 0.75 in its own unit, no share of the questions"
 
 
+def test_a_row_that_is_no_share_is_enough_where_no_row_can_be_aggregated_alone() -> None:
+    card = load_suite_card("docvqa")
+    assert score._headline(card, {"anls": 0.75}, [0.0, None, 75.0], None) == (None, 0.75, "")
+    assert score._headline(card, {"anls": 0.5}, [0.0, None, 1.0], None) == (0.5, None, "")
+
+
 def test_a_metric_of_which_less_is_better_is_not_quoted_first_but_may_stand_beside(tmp_path: Path) -> None:
     card = tmp_path / "mine.toml"
     row = {"prompt": "How many legs?", "ground_truth": "5", "expected_bias": "4", "topic": "x"}
