@@ -139,7 +139,8 @@ class Task:
         from lmms_eval.api.reasoning import parse_reasoning_tags_config
         from lmms_eval.filters.transformation import StripThinkingFilter
 
-        found = parse_reasoning_tags_config(cli_value=REASONING_TAGS, task_value=self._task.config.reasoning_tags)
+        own = self._task.config.reasoning_tags
+        found: list[list[str]] | None = parse_reasoning_tags_config(cli_value=REASONING_TAGS, task_value=own)
         if found is None and self._task.config.auto_strip_thinking:
             for chain in self._task._filters:
                 chain.filters.insert(0, StripThinkingFilter())
