@@ -27,7 +27,7 @@ from harness import __version__, completion, parent
 from harness.errors import LESS_MEMORY, HarnessError, SettingError, cleaned, out_of_memory
 from harness.measure.asked import PROTOCOLS
 from harness.measure.command import Share, option
-from harness.models.protocol import STAGES
+from harness.models.protocol import JOINED, STAGES
 
 
 def main() -> NoReturn:
@@ -306,7 +306,11 @@ def _cells(plan: Path | None, by: Any, options: dict[str, Any]) -> tuple[Any, li
     "--answers", type=click.IntRange(1), default=4, show_default=True, help="Answers of each arm in a round, in turns."
 )
 @click.option(
-    "--stage", type=click.Choice(STAGES), default="prefill", show_default=True, help="Where `injection` sleeps."
+    "--stage",
+    type=click.Choice((*STAGES, *JOINED)),
+    default="prefill",
+    show_default=True,
+    help="Where `injection` sleeps.",
 )
 @click.option(
     "--share",

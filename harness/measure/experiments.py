@@ -105,7 +105,10 @@ def pairs(kind: str, model: Model, bench: Bench, examples: Sequence[Example], de
     warm = [arm(_request(examples[0])) for _ in range(2) for arm in (arm_a, arm_b)]
     wanted = {"injection": design.stage, "overhead": "ttft"}.get(kind)
     if wanted and not all(wanted in times for times in warm):
-        raise SettingError(f"{kind}: this model has no {wanted} to look at; next: --stage, or a model with an LLM")
+        has = ", ".join(warm[0]) or "nothing"
+        raise SettingError(
+            f"{kind}: this model has no {wanted} to look at, it has {has}; next: --stage, or a model with an LLM"
+        )
     if kind == "injection":
         usual_ns = min(times[design.stage] for times in warm)
         delayed = Delayed(model, device, clock, design.stage, round(usual_ns * design.share))
@@ -114,7 +117,13 @@ def pairs(kind: str, model: Model, bench: Bench, examples: Sequence[Example], de
         request = _request(examples[number % len(examples)])
         if 0 < number < len(examples):
             arm_a(request)
-        yield Pair(number, *_in_turns((arm_a, arm_b), request, design.answers, number % 2))
+        pair = Pair(number, *_in_turns((arm_a, arm_b), request, design.answers, number % 2))
+        if set(pair.a_ns) != set(pair.b_ns):
+            raise SettingError(
+                f"{kind}: the two arms do not show the same stages ({', '.join(pair.a_ns)} against "
+                f"{', '.join(pair.b_ns)}), so they cannot be compared; next: --limit 1, or another model"
+            )
+        yield pair
 
 
 def _in_turns(arms: tuple[Arm, Arm], request: Request, answers: int, first: int) -> Iterator[dict[str, int]]:
@@ -164,18 +173,46 @@ def _bare(model: Model, device: Device, clock: Clock) -> Arm:
 
 
 class Delayed:
-    """A model that is slower by a fixed time in one stage: what a regression looks like to the instrument."""
+    """A model that is slower by a fixed time in one stage: what a regression looks like to the instrument.
+
+    A stage may end inside a library's call, where it is told and not yielded (`hear`): the delay is planted there too.
+    """
 
     def __init__(self, model: Model, device: Device, clock: Clock, stage: str, delay_ns: int) -> None:
         self._model, self._device, self._clock = model, device, clock
         self._stage, self._delay_ns = stage, delay_ns
 
+    @property
+    def hear(self) -> Callable[[Event], None] | None:
+        """What is called with the stages that are told (`protocol.Model`)."""
+        return getattr(self._model, "hear", None)
+
+    @hear.setter
+    def hear(self, take: Callable[[Event], None] | None) -> None:
+        if not hasattr(self._model, "hear"):
+            return
+
+        def heard(event: Event) -> None:
+            assert take
+            self._delay(event)
+            take(event)
+
+        self._model.hear = heard if take else None
+
+    def _delay(self, event: Event) -> None:
+        if isinstance(event, Done) and event == Done(self._stage):
+            self._device.sync()  # else the host would sleep while the device still works, and hide the delay
+            self._clock.sleep_ns(self._delay_ns)
+
     def answer(self, request: Request, /) -> Iterator[Event]:
         for event in self._model.answer(request):
-            if isinstance(event, Done) and event == Done(self._stage):
-                self._device.sync()  # else the host would sleep while the device still works, and hide the delay
-                self._clock.sleep_ns(self._delay_ns)
+            self._delay(event)
             yield event
+
+    def verify(self) -> None:
+        """Raise `OutputError` if the last answer's numbers are not finite."""
+        if hasattr(self._model, "verify"):
+            self._model.verify()
 
     def describe(self) -> Mapping[str, str]:
         return {**self._model.describe(), "injected": f"{self._delay_ns} ns in {self._stage}"}
@@ -195,12 +232,23 @@ def run_experiment(kind: str, asked: Asked, design: Design, say: Callable[[str],
             rounds.append(pair)
             say(f"pair {pair.number + 1} of {design.pairs}")
         title = job.cell.title
-    names = [name for name in rounds[0].a_ns if all(name in pair.b_ns for pair in rounds)]
-    ratios = tuple(
-        ratio(name, [p.a_ns[name] for p in rounds], [p.b_ns[name] for p in rounds], len(names)) for name in names
-    )
+    ratios = of_rounds(kind, rounds, design.stage)
     passed, verdict = judge(kind, ratios, design.stage, design.share)
     return Result(kind, title, ratios, passed, verdict)
+
+
+def of_rounds(kind: str, rounds: Sequence[Pair], stage: str) -> tuple[PairRatio, ...]:
+    """Return the ratio of each stage that all rounds have; raises `SettingError` where the planted one is not one.
+
+    A model may divide its stages for one example and not for the next.
+    """
+    arms = [arm for pair in rounds for arm in (pair.a_ns, pair.b_ns)]
+    names = [name for name in arms[0] if all(name in arm for arm in arms)]
+    if kind == "injection" and stage not in names:
+        raise SettingError(f"injection: not every example has a stage {stage} by itself; next: --limit 1")
+    return tuple(
+        ratio(name, [p.a_ns[name] for p in rounds], [p.b_ns[name] for p in rounds], len(names)) for name in names
+    )
 
 
 def ratio(name: str, a_ns: list[int], b_ns: list[int], among: int = 1) -> PairRatio:

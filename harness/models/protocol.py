@@ -8,6 +8,8 @@ from harness.clock import Clock
 
 STAGES = ("preprocess", "encode", "project", "prefill")
 """The stages before the first token, in order. What follows (`decode`) is timed from the pieces."""
+JOINED = ("encode+project", "encode+project+prefill")
+"""What is told as one stage where nothing in a model divides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Seen(NamedTuple):
 
     Pixel sizes are (width, height). `processed_px` is what the encoder gets in all (tiles added up), `content_px` the
     number of those pixels that show the image and not padding. `tiles` counts encoder passes of one encoder.
+    `original_px` is the first image's; of several images `all_px` has each one's.
     `conversions` states what was done to the file to make RGB pixels of it ("CMYK to RGB", "first frame of 12").
     """
 
@@ -58,6 +61,7 @@ class Seen(NamedTuple):
     text_tokens: int
     conversions: tuple[str, ...] = ()
     note: str = ""
+    all_px: tuple[tuple[int, int], ...] = ()
 
 
 class Thought(NamedTuple):

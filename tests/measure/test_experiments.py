@@ -2,20 +2,25 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
+import tiny_vlms
 
 from harness.clock import Scripted
-from harness.errors import SettingError
+from harness.errors import OutputError, SettingError
 from harness.images import blank, png
 from harness.machine.devices import fake
 from harness.measure import experiments
 from harness.measure.experiments import Design, PairRatio
-from harness.measure.passes import Bench
-from harness.models.card import load_model_card
+from harness.measure.passes import Bench, time_stages
+from harness.models.card import ModelCard, Resolution, load_model_card
+from harness.models.families.auto.answering import SETTINGS, AnyModel
 from harness.models.families.fake import FakeModel
-from harness.models.protocol import Event, Options, Request
+from harness.models.protocol import Done, Event, Options, Request
+from harness.models.weights import Source
 from harness.suites.examples import Example
 
 EXAMPLES = [Example("a", 0, (png(blank((64, 48)).image),), "Which one?", 4, ("one",), ("page",), {})]
@@ -36,9 +41,8 @@ def conduct(
     model = FakeModel(card, Options(side=1024, settings={**card.settings, **settings}))
     design = Design(20, stage, share)
     rounds = list(experiments.pairs(kind, model, Bench(fake.Fake("fake"), clock), EXAMPLES, design))
-    names = list(rounds[0].a_ns)
-    ratios = [experiments.ratio(n, [p.a_ns[n] for p in rounds], [p.b_ns[n] for p in rounds], len(names)) for n in names]
-    return ratios, experiments.judge(kind, tuple(ratios), stage, share)[0]
+    ratios = experiments.of_rounds(kind, rounds, stage)
+    return list(ratios), experiments.judge(kind, ratios, stage, share)[0]
 
 
 @pytest.mark.parametrize("stage", ["preprocess", "encode", "project", "prefill"])
@@ -48,6 +52,99 @@ def test_a_planted_delay_is_found_in_its_stage_and_nowhere_else(clock: Scripted,
     found = {each.name: each.value for each in ratios}
     assert found[stage] == pytest.approx(1.05, abs=0.01)
     assert all(value == pytest.approx(1, abs=0.01) for name, value in found.items() if name not in (stage, "ttft"))
+
+
+class Hurried(AnyModel):
+    """A model by transformers' own code whose parts take virtual time; what they compute takes none."""
+
+    clock: Scripted
+
+    def prepare(self, request: Request) -> Any:
+        self.clock.advance(5_000_000)
+        return super().prepare(request)
+
+    def takes(self, modules: dict[str, int]) -> None:
+        for path, time_ms in modules.items():
+            module = self.model.get_submodule(path)
+            module.register_forward_hook(lambda *_, ns=time_ms * 1_000_000: self.clock.advance(ns), prepend=True)
+
+
+ROUTE_AUTO = {
+    "llava": (
+        {"model.vision_tower": 100, "model.multi_modal_projector": 10, "model.language_model": 50},
+        ["preprocess", "encode", "project", "prefill"],
+    ),
+    "mllama": (
+        {"model.vision_model": 100, "model.multi_modal_projector": 10, "model.language_model": 50},
+        ["preprocess", "encode", "project", "prefill"],
+    ),
+    "phi4_multimodal": (
+        {"model.embed_tokens_extend.image_embed": 110, "lm_head": 50},
+        ["preprocess", "encode+project", "prefill"],
+    ),
+}
+"""Families that yield the end of project, that are told it, and that divide nothing: what their parts take in ms."""
+
+
+@pytest.mark.parametrize("name", ROUTE_AUTO)
+def test_a_planted_delay_is_found_in_every_stage_of_the_route_auto(name: str, clock: Scripted, tmp_path: Path) -> None:
+    """Also where a stage ends inside a library's call; and what was not planted is not found."""
+    times, stages = ROUTE_AUTO[name]
+    side = tiny_vlms.FAMILIES[name].side
+    rule = Resolution(rule="any", default=side)
+    card = ModelCard(name=name, title=name, adapter="auto", license="none", resolution=rule, settings=SETTINGS)
+    model = Hurried(card, Source("local", tiny_vlms.write(tmp_path, name)), Options(side, settings=SETTINGS))
+    model.clock = clock
+    model.takes(times)
+    bench = Bench(fake.Fake("fake"), clock)
+    for stage in stages:
+        for share in (0.05, 0.0):
+            design = Design(6, stage, share, answers=1)
+            rounds = list(experiments.pairs("injection", model, bench, EXAMPLES, design))
+            ratios = experiments.of_rounds("injection", rounds, stage)
+            assert [each.name for each in ratios] == [*stages, "ttft"]
+            passed, verdict = experiments.judge("injection", ratios, stage, share)
+            assert passed is bool(share), verdict
+            found = {each.name: each.value for each in ratios if each.name != "ttft"}
+            assert found == pytest.approx({**dict.fromkeys(stages, 1.0), stage: 1 + share})
+    assert model.hear is None
+
+
+def test_a_delayed_answer_that_is_not_finite_is_refused(clock: Scripted) -> None:
+    class Broken(FakeModel):
+        def verify(self) -> None:
+            raise OutputError("not finite", "prefill")
+
+    card = load_model_card("fake")
+    delayed = experiments.Delayed(
+        Broken(card, Options(side=1024, settings=card.settings)), fake.Fake("fake"), clock, "prefill", 1
+    )
+    with pytest.raises(OutputError, match="not finite"):
+        time_stages(delayed, Request(EXAMPLES[0].images, "?", 1), Bench(fake.Fake("fake"), clock))
+
+
+def test_arms_that_show_other_stages_are_not_compared(clock: Scripted) -> None:
+    class Fickle(FakeModel):
+        answers = 0
+
+        def answer(self, request: Request, /) -> Iterator[Event]:
+            self.answers += 1
+            for event in super().answer(request):
+                if self.answers < 6 or event != Done("project"):
+                    yield event
+
+    card = load_model_card("fake")
+    model = Fickle(card, Options(side=1024, settings=card.settings))
+    with pytest.raises(SettingError, match=r"do not show the same stages \(preprocess, encode, project, prefill"):
+        list(experiments.pairs("aa", model, Bench(fake.Fake("fake"), clock), EXAMPLES, Design(6, answers=1)))
+
+
+def test_a_stage_that_not_every_example_has_is_named(clock: Scripted) -> None:
+    apart, joined = {"encode": 1, "project": 1, "ttft": 3}, {"encode+project": 2, "ttft": 3}
+    rounds = [experiments.Pair(0, apart, apart), experiments.Pair(1, joined, joined)]
+    with pytest.raises(SettingError, match="not every example has a stage encode"):
+        experiments.of_rounds("injection", rounds, "encode")
+    assert [one.name for one in experiments.of_rounds("aa", rounds, "encode")] == ["ttft"]
 
 
 @pytest.mark.parametrize(("project", "holds"), [(1.3, True), (0.7, True), (8.0, False)])

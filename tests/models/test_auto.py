@@ -158,6 +158,10 @@ def test_several_images_are_shown_where_the_family_takes_them(name: str, checkpo
     assert both.seen.tiles > single.seen.tiles
     assert both.seen.visual_tokens > single.seen.visual_tokens
     assert "2 images" in both.seen.note
+    twins = answered(one, request(page(1), page(2))).seen
+    assert one.work(twins)["encode"].flops == pytest.approx(2 * one.work(single.seen)["encode"].flops, rel=0.01)
+    same = one.work(both.seen)["encode"].flops == one.work(twins)["encode"].flops
+    assert same is (both.seen.visual_tokens == twins.visual_tokens), "each image counts at its own size"
     assert (both.logits - generated(one, request(page(1), page(2, (190, 90))))).abs().max().item() == 0.0
 
 

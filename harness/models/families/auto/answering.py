@@ -130,6 +130,7 @@ class AnyModel:
             text_tokens,
             tuple(text for picture in pictures for text in picture.conversions),
             "; ".join([f"asked {self.options.side}", *notes]),
+            tuple(sizes) if len(sizes) > 1 else (),
         )
 
     def _content(self, look: shown.Shown, given: list[Image]) -> int | None:
@@ -253,9 +254,9 @@ class AnyModel:
         if self.options.device == "meta":
             return {}
         counts: dict[str, int] = {}
-        blank = images.png(images.blank(seen.original_px).image)
-        words = max(1, seen.text_tokens - self._template_tokens(blank))
-        request = Request((blank,), " ".join(["a"] * words), max_new_tokens=1)
+        blanks = tuple(images.png(images.blank(size).image) for size in seen.all_px or (seen.original_px,))
+        words = max(1, seen.text_tokens - self._template_tokens(blanks))
+        request = Request(blanks, " ".join(["a"] * words), max_new_tokens=1)
         with FlopCounterMode(display=False) as counter:
 
             def mark(event: Event) -> None:
@@ -284,8 +285,8 @@ class AnyModel:
                 found["encoder"] -= found["projector"]
         return seen, {**found, "llm": whole - sum(found.values())}
 
-    def _template_tokens(self, blank: bytes) -> int:
-        seen = self.prepare(Request((blank,), "", max_new_tokens=1))[1]
+    def _template_tokens(self, blanks: tuple[bytes, ...]) -> int:
+        seen = self.prepare(Request(blanks, "", max_new_tokens=1))[1]
         return seen.text_tokens
 
     def _bytes(self) -> dict[str, int]:
