@@ -1,15 +1,18 @@
 """What of a cell a tracker is told: names, numbers with their units, and every mark and doubt."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from harness.files import digest_bytes
 from harness.models.protocol import STAGES
+from harness.reports.configuration import FIELDS, told_apart_by
 from harness.reports.summary import CellSummary
 from harness.runlog.log import Log
 
 DIGITS = 8
 """Of a digest in a name."""
+FIRST = ("weights_digest", "machine", "engine", "endpoint", "seed", "decode_tokens")
+"""What tells cells of one name apart, if it does, before anything else that a cell has."""
 
 
 class Metric(NamedTuple):
@@ -49,9 +52,12 @@ def facts(one: CellSummary) -> dict[str, str]:
     about = one.cell
     names = (
         "model", "weights", "weights_digest", "suite", "suite_digest", "data", "data_digest", "limit", "resolution",
-        "machine", "device", "engine", "dtype", "threads", "protocol", "settings", "seed",
+        "machine", "device", "engine", "dtype", "threads", "protocol", "settings", "seed", "decode_tokens",
+        "model_digest", "asked_suite", "endpoint",
     )  # fmt: skip
     found = {name: about.text(name) for name in names}
+    found |= {"concurrency": str(about.concurrency)} if about.endpoint else {}
+    found |= {"isolate": "True"} if about.isolate else {}
     found |= {"n": str(one.times.n), "not_scored": one.accuracy.reason}
     if one.accuracy.value is not None:
         found |= {"accuracy_n": str(one.accuracy.count)}
@@ -87,20 +93,26 @@ def origin(one: CellSummary, sources: Mapping[str, Log]) -> dict[str, str]:
 def title(one: CellSummary, among: Collection[CellSummary] = ()) -> str:
     """Return a short name; marks are part of it, so that no chart shows the cell without them.
 
-    So are a limit and threads. The weights' digest is where a cell `among` those exported with it would have the same
-    name: one checkpoint of each night is to be one series, two checkpoints of one night are two.
+    So are a limit and threads. What else tells a cell apart is where a cell `among` those exported with it would have
+    the same name: one checkpoint of each night is to be one series, two checkpoints of one night are two, and so are
+    two machines.
     """
-    short = _title(one, "")
-    if sum(_title(other, "") == short for other in among) < 2:
-        return short
-    return _title(one, f"weights={one.cell.weights_digest[:DIGITS]}" if one.cell.weights_digest else "")
+    short = _title(one)
+    alike = [other.cell for other in among if _title(other) == short]
+    names = told_apart_by(alike, (*FIRST, *FIELDS)) if len(alike) > 1 else []
+    return _title(one, [_named(one, name) for name in names if one.cell.text(name)])
 
 
-def _title(one: CellSummary, weights: str) -> str:
+def _named(one: CellSummary, name: str) -> str:
+    text = one.cell.text(name)
+    return f"{name.removesuffix('_digest')}={text[:DIGITS]}" if name.endswith("_digest") else f"{name}={text}"
+
+
+def _title(one: CellSummary, more: Sequence[str] = ()) -> str:
     about = one.cell
     parts = [about.model, about.suite, f"{about.resolution}px", about.device, about.dtype, about.protocol]
     parts += ["" if about.limit is None else f"first {about.limit}"]
     parts += ["" if about.threads is None else f"threads={about.threads}"]
-    parts += [weights, about.settings]
+    parts += [*more, about.settings]
     parts += [f"[{', '.join(one.marks)}]" if one.marks else ""]
     return " ".join(part for part in parts if part)

@@ -93,6 +93,10 @@ def test_hud(rows: list, tmp_path: Path) -> None:
         ({"limit": 12}, "first 12"),
         ({"threads": 8}, "threads=8"),
         ({"weights_digest": "0123456789"}, "weights=01234567"),
+        ({"engine": "openai"}, "engine=openai"),
+        ({"seed": 7}, "seed=7"),
+        ({"decode_tokens": 64}, "decode_tokens=64"),
+        ({"asked_suite": "docvqa"}, "asked_suite=docvqa"),
     ],
 )
 def test_another_limit_or_checkpoint_is_another_series(tmp_path: Path, more: dict[str, object], told: str) -> None:
@@ -104,6 +108,30 @@ def test_another_limit_or_checkpoint_is_another_series(tmp_path: Path, more: dic
     assert any(told in name for name in names)
     ((name, value),) = more.items()
     assert str(value) in {metrics.facts(one).get(name) for one in cells}
+
+
+def test_two_servers_are_two_series(tmp_path: Path) -> None:
+    urls = [f"http://here:{port}/v1" for port in (1, 2)]
+    for number, url in enumerate(urls):
+        synthetic_logs.write(tmp_path / f"{number}.jsonl", endpoint=url, concurrency=4)
+    cells = measured.gather(frame.load(tmp_path), {}).cells
+    titles = sorted(metrics.title(one, cells) for one in cells)
+    assert [url in title for url, title in zip(urls, titles, strict=True)] == [True, True]
+    assert {(facts["endpoint"], facts["concurrency"]) for facts in map(metrics.facts, cells)} == {
+        (url, "4") for url in urls
+    }
+
+
+def test_two_machines_are_two_series(tmp_path: Path) -> None:
+    for machine in ("one", "two"):
+        synthetic_logs.write(tmp_path / f"{machine}.jsonl", machine=machine)
+    cells = measured.gather(frame.load(tmp_path), {}).cells
+    assert sorted(metrics.title(one, cells) for one in cells) == [
+        f"fastvlm-0.5b pages 1024px cpu float32 ttft machine={name}" for name in ("one", "two")
+    ]
+    (path,) = plugins.load("exporters", "github_benchmark").export(cells, tmp_path / "bench.json")
+    names = [entry["name"] for entry in json.loads(path.read_text())]
+    assert len(names) == len(set(names))
 
 
 def test_a_checkpoint_of_each_night_is_one_series(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ def export(
     """
     client, experiment_id = _opened(target, experiment)
     ids = []
-    for one in cells:
+    for one in (among := tuple(cells)):
         facts = metrics.facts(one) | metrics.origin(one, sources or {})
         tags = {"cell_key": metrics.key(one), "cell": one.cell.name, **facts, **options}
-        run_id = _run(client, experiment_id, one, tags)
+        run_id = _run(client, experiment_id, one, metrics.title(one, among), tags)
         for name, value in metrics.numbers(one).items():
             client.log_metric(run_id, name, value)
         for name in one.logs:
@@ -64,13 +64,13 @@ def _opened(target: str, experiment: str) -> tuple["MlflowClient", str]:
         raise SettingError(f"MLflow refuses {target}: {told}; next: give sqlite:///mlflow.db or a server") from error
 
 
-def _run(client: "MlflowClient", experiment_id: str, one: CellSummary, tags: Mapping[str, str]) -> str:
+def _run(client: "MlflowClient", experiment_id: str, one: CellSummary, name: str, tags: Mapping[str, str]) -> str:
     found = client.search_runs([experiment_id], f"tags.cell_key = '{tags['cell_key']}'")
     if found:
         run_id = str(found[0].info.run_id)
-        for name, value in tags.items():
-            client.set_tag(run_id, name, value)
+        for tag, value in tags.items():
+            client.set_tag(run_id, tag, value)
         return run_id
     started_ms = int(datetime.fromisoformat(one.process.started_at).timestamp() * 1000)
-    run = client.create_run(experiment_id, start_time=started_ms, tags=dict(tags), run_name=metrics.title(one))
+    run = client.create_run(experiment_id, start_time=started_ms, tags=dict(tags), run_name=name)
     return str(run.info.run_id)

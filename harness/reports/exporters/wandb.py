@@ -28,11 +28,11 @@ def export(
     except ModuleNotFoundError as error:
         raise MissingPackage("wandb", "the exporter wandb", extra="wandb") from error
     ids = []
-    for one in cells:
+    for one in (among := tuple(cells)):
         key = metrics.key(one)
         facts = metrics.facts(one) | metrics.origin(one, sources or {})
         run = wandb.init(
-            project=target, id=key, resume="allow", name=metrics.title(one), group=one.cell.suite,
+            project=target, id=key, resume="allow", name=metrics.title(one, among), group=one.cell.suite,
             job_type=one.cell.protocol, tags=[one.cell.model, *one.marks],
             config={**facts, "resolution": one.cell.resolution, "cell": one.cell.name, **options},
             entity=entity, mode=mode,
