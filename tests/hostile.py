@@ -1,6 +1,7 @@
 """A fake server that falls into one trap at a time: what real ones were seen to do.
 
-A picture costs `COST_S`, but nothing where the trap lets the server know it again. Answers: the question's last word.
+A picture costs `COST_S`, but nothing where the trap lets the server know it again. Answers: the question's last word, a
+letter a token, and a token that ends it and has no text; tokens are counted for whom asks for `stream_options`.
 """
 
 import base64
@@ -18,6 +19,9 @@ from typing import Any
 from PIL import Image
 
 MODEL, COST_S = "hostile/tiny", 0.03
+THOUGHTS = ("Let", " me", " see.")
+THOUGHT_TOKENS = len(THOUGHTS) + 2
+"""The marks around reasoning are tokens too, and have no text."""
 TRAPS = (
     "repeats_free", "cached_tokens_zero", "hashes_pixels", "error_event", "role_first", "few_chunks", "no_usage", "cut",
     "usage_apart", "rejects_fields", "takes_fields_silently", "shrinks", "one_size", "comments", "slow_first", "empty",
@@ -97,17 +101,20 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(10 * COST_S if trap == "slow_first" and number == 1 else 0)
             cached = [self._encode(data, trap) for data in files]
             tokens = 20 + sum(_tokens(data, trap) for data in files)
-            word = text["text"].split()[-1].strip("?!.")
+            word, most = text["text"].split()[-1].strip("?!."), body["max_tokens"]
             kept = body.get("ignore_eos") and trap != "takes_fields_silently"
-            made = body["max_tokens"] if kept else min(len(word), body["max_tokens"])
+            ended = not kept and len(word) < most
             told = tokens if any(cached) and trap != "cached_tokens_zero" else 0
             usage = {
                 "prompt_tokens": tokens,
-                "completion_tokens": made,
+                "completion_tokens": (len(word) + 1 if ended else most) + THOUGHT_TOKENS * trap.startswith("reasoning"),
                 "prompt_tokens_details": {"cached_tokens": told},
             }
+            last: dict[str, Any] = {"choices": [{"delta": {}, "finish_reason": "stop" if ended else "length"}]}
+            if "stream_options" in body and trap != "no_usage":
+                last["usage"] = usage
             with suppress(OSError):
-                self._stream(list(_script(trap, word, usage)))
+                self._stream(list(_script(trap, word[:most], last)))
             self.close_connection = trap in ("closes_idle", "broken")
 
     def _encode(self, data: bytes, trap: str) -> bool:
@@ -144,12 +151,13 @@ def _tokens(data: bytes, trap: str) -> int:
         return round(image.width * image.height * scale**2 / 32**2)
 
 
-def _script(trap: str, word: str, usage: dict[str, Any]) -> Iterator[bytes | float]:
+def _script(trap: str, word: str, last: dict[str, Any]) -> Iterator[bytes | float]:
     """Yield what is sent, and seconds to wait in between; empty bytes end the answer."""
     if trap in ("role_first", "reasoning", "reasoning_only"):
         yield from (_chunk({"role": "assistant", "content": ""}), COST_S)
     if trap in ("reasoning", "reasoning_only"):
-        yield from (_chunk({"reasoning_content": "Let me see."}), COST_S)
+        yield from (_chunk({"reasoning_content": text}) for text in THOUGHTS)
+        yield COST_S
     if trap == "echoes":
         yield _chunk({"content": "Look at the picture. What is this?"})
     if trap == "comments":
@@ -161,10 +169,11 @@ def _script(trap: str, word: str, usage: dict[str, Any]) -> Iterator[bytes | flo
     if trap not in ("empty", "reasoning_only"):
         yield from (_chunk({"content": piece}) for piece in ([word[:2], word[2:]] if trap == "few_chunks" else word))
     if trap not in ("cut", "broken"):
-        name = "another/model" if trap == "other_name" else MODEL
-        last = {"model": name, "choices": [{"delta": {}, "finish_reason": "stop"}]}
-        yield _data(last if trap in ("no_usage", "usage_apart") else {**last, "usage": usage})
-        yield from [_data({"choices": [], "usage": usage})] if trap == "usage_apart" else []
+        last["model"] = "another/model" if trap == "other_name" else MODEL
+        apart = (
+            [_data({"choices": [], "usage": last.pop("usage")})] if trap == "usage_apart" and "usage" in last else []
+        )
+        yield from (_data(last), *apart)
         yield b"data: [DONE]\n\n"
     if trap != "broken":
         yield b""

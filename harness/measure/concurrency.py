@@ -56,6 +56,8 @@ class Answered(NamedTuple):
     text: str
     output_tokens: int | None
     """None where the server does not count."""
+    finish: str = ""
+    """Why the server ended it, as it says."""
 
 
 def answer(model: Model, bench: Bench, request: Request, pause_ns: Callable[[int], int]) -> Answered:
@@ -76,6 +78,7 @@ def _untimed(model: Model, request: Request) -> Answered:
     seen: Seen | None = None
     texts: list[str] = []
     told: Told | None = None
+    finish = ""
     for event in model.answer(request):
         if isinstance(event, Piece):
             texts.append(event.text)
@@ -83,8 +86,8 @@ def _untimed(model: Model, request: Request) -> Answered:
             seen = event
         elif isinstance(event, Told):
             told = event
-            event.facts()  # lets go of the connection
-    return Answered(seen, "".join(texts), len(texts) if told is None else told.output_tokens)
+            finish = str(event.facts().get("finish", ""))  # asked for in any case: it lets go of the connection
+    return Answered(seen, "".join(texts), len(texts) if told is None else told.output_tokens, finish)
 
 
 def asks_again(error: BaseException) -> bool:

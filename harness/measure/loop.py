@@ -110,6 +110,8 @@ class Measured:
     """How long it is, where no whole pass says it."""
     shared: str = ""
     """What it shared with other questions, if it was answered for its score alone."""
+    finish: str = ""
+    """Why a server ended it, where no whole pass says it."""
 
 
 def measure(
@@ -307,7 +309,8 @@ class _Loop:
             raise ExampleError(example.problem)
         request = Request(example.images, example.question, example.max_new_tokens)
         came = concurrency.answer(self.model, self.bench, request, retry_delay_ns)
-        return Measured(None, None, came.seen, came.text, False, example.max_new_tokens, came.output_tokens)
+        allowed = example.max_new_tokens
+        return Measured(None, None, came.seen, came.text, False, allowed, came.output_tokens, finish=came.finish)
 
     def _load(self) -> Iterator[MeasureRecord]:
         """Time the server under load, a record for each number of requests at a time."""
@@ -479,6 +482,7 @@ def _sample(
         counts=measured.counts,
         answer_tokens=measured.answer_tokens,
         shared=measured.shared,
+        finish=measured.finish,
     )
 
 

@@ -81,11 +81,12 @@ def time_whole(model: Model, request: Request, bench: Bench) -> tuple[Pass, Seen
     """
     device, clock = bench.device, bench.clock
     pieces_ns: list[int] = []
+    thoughts_ns: list[int] = []
     texts: list[str] = []
     seen: Seen | None = None
     told: Told | None = None
     done: Event | None = None
-    first_cpu_ns = thought_ns = ended_ns = None
+    first_cpu_ns = ended_ns = None
     try:
         # A generator does nothing yet; the client of a server builds its request here, outside the clock.
         events = model.answer(request)
@@ -106,7 +107,7 @@ def time_whole(model: Model, request: Request, bench: Bench) -> tuple[Pass, Seen
             elif kind is Seen:
                 seen = event  # type: ignore[assignment]
             elif kind is Thought:
-                thought_ns = thought_ns or clock.now_ns() - start_ns
+                thoughts_ns.append(clock.now_ns() - start_ns)
             elif kind is Told:
                 ended_ns, told = clock.now_ns() - start_ns, event  # type: ignore[assignment]
             else:
@@ -124,7 +125,8 @@ def time_whole(model: Model, request: Request, bench: Bench) -> tuple[Pass, Seen
             piece_ns=tuple(pieces_ns),
             total_ns=total_ns,
             output_tokens=len(pieces_ns) if told is None else told.output_tokens or 0,
-            thought_ns=thought_ns,
+            thought_ns=thoughts_ns[0] if thoughts_ns else None,
+            thoughts_ns=tuple(thoughts_ns),
             server=dict(told.facts()) if told else {},
         ),
         seen,

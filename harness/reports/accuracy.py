@@ -47,7 +47,7 @@ class Accuracy(msgspec.Struct, frozen=True):
     failed: int = 0
     """Of them, those that failed: left out, never wrong."""
     cut: int = 0
-    """Answers that used up the tokens they were allowed: cut off, and scored as they are."""
+    """Answers that used up the tokens they were allowed, or so their server says: cut off, and scored as they are."""
     own: float | None = None
     """The value in its own unit, where it is no share: see `reason`."""
     also: Mapping[str, float] = {}
@@ -164,13 +164,20 @@ def _counted(samples: Sequence[Sample], failed: Sequence["_Failed"], logs: Seque
     """Return how many questions there were, how many failed for good, and how many answers were cut off."""
     stated = [log.header.data.get("examples", "") for log in logs]
     asked = max((int(text) for text in stated if text.isdigit()), default=0)
-    cut = [s for s in samples if s.asked_tokens and _length(s) >= s.asked_tokens]
+    cut = [sample for sample in samples if _was_cut(sample)]
     return {"asked": max(asked, len(samples) + len(failed)), "failed": len(failed), "cut": len(cut)}
 
 
-def _length(sample: Sample) -> int:
-    """Return how many tokens an answer has; 0 where the log does not say."""
-    return sample.whole.output_tokens if sample.whole else sample.answer_tokens or 0
+def _was_cut(sample: Sample) -> bool:
+    """Return whether an answer was ended by the most tokens allowed: as its server says, else by its length.
+
+    A server may count no tokens, or count the token that ends an answer among them.
+    """
+    finish = sample.whole.server.get("finish") if sample.whole else sample.finish
+    if finish:
+        return finish == "length"
+    made = sample.whole.output_tokens if sample.whole else sample.answer_tokens or 0
+    return bool(sample.asked_tokens) and made >= (sample.asked_tokens or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,6 +243,7 @@ def _of_sample(sample: Sample) -> dict[str, Value]:
             "ttft_cpu_ns": sample.whole.cpu_ns,
             "total_ns": sample.whole.total_ns,
             "output_tokens": sample.whole.output_tokens,
+            **({} if sample.whole.thought_ns is None else {"thought_ns": sample.whole.thought_ns}),
             **{f"server_{name.removeprefix('server_')}": value for name, value in sample.whole.server.items()},
         }
     for key, value in sample.memory.items():

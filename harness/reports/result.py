@@ -42,7 +42,7 @@ class Outcome:
         one = self.cell
         return {
             "facts": _facts(one),
-            "stages": [self._stage(name) for name in (*STAGES, "ttft") if one.times.of(name)],
+            "stages": [self._stage(name) for name in (*_stages(one), "ttft") if one.times.of(name)],
             "also": {**_also(one), **({"under load": "; ".join(self.load)} if self.load else {})},
             "doubts": [*one.doubts, *self._peak_doubts()],
             "accuracy": _accuracy(one),
@@ -196,10 +196,8 @@ def _also(one: CellSummary) -> dict[str, str]:
             also[f"p{100 * at.q:g} TTFT"] = f"at most {bound} with 99 % confidence ({at.reason})"
     if times.of("cold_ttft"):
         also["cold TTFT"] = f"{milliseconds(times.ns('cold_ttft'))} (first request of a fresh process)"
-    if times.of("tpot"):
-        tokens = one.cell.decode_tokens
-        how = "the server's count of tokens" if one.cell.endpoint else f"{tokens} tokens, fixed length"
-        also["decode"] = f"{milliseconds(times.ns('tpot'))} per token ({how})"
+    if pace := _pace(one):
+        also["decode"] = pace
     if times.between_process_percent is not None:
         spread = f"medians spread over {times.between_process_percent:.1f} %"
         also["processes"] = f"{one.process.count} fresh ones, {spread}"
@@ -220,6 +218,16 @@ def _also(one: CellSummary) -> dict[str, str]:
             f"{times.refused} samples, by the validity gate: other programs, heat or a clock had disturbed them"
         )
     return also
+
+
+def _pace(one: CellSummary) -> str:
+    """Return the time per token in words, and why answers of a server have none."""
+    times = one.times
+    if not times.of("tpot"):
+        return f"no time per token for {times.without_tpot}" if times.without_tpot else ""
+    how = "the server's count of tokens" if one.cell.endpoint else f"{one.cell.decode_tokens} tokens, fixed length"
+    how += f"; none for {times.without_tpot}" if times.without_tpot else ""
+    return f"{milliseconds(times.ns('tpot'))} per token ({how})"
 
 
 def _hardware(one: CellSummary) -> dict[str, str]:
@@ -288,6 +296,12 @@ def _accuracy_text(one: CellSummary) -> str:
     known = found.low is not None and found.high is not None
     interval = f" [{found.low:.3f}, {found.high:.3f}]" if known else ""
     return f"{found.metric} {found.value:.3f}{interval} over {found.over} of {one.cell.suite}{remarks}"
+
+
+def _stages(one: CellSummary) -> list[str]:
+    """Return the stages in their order, with those that were timed as one (`encode+project`) at their place."""
+    joined = [name for name in one.times.median_ns if "+" in name]
+    return sorted((*STAGES, *joined), key=lambda name: STAGES.index(name.partition("+")[0]))
 
 
 def _stage_name(name: str, one: CellSummary) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from harness import stats
@@ -74,16 +75,18 @@ class Times:
     """Samples that count; answers made for their score alone are no samples of times."""
     refused: int
     median_ns: Mapping[str, Estimate]
-    """By `ttft`, stage (also `encode.siglip`), `tpot` and `cold_ttft`; what was not measured is not there."""
+    """By `ttft`, stage (also `encode.siglip`, `encode+project`), `tpot` and `cold_ttft`; what was measured."""
     series_ns: Mapping[str, Parts]
     """The raw samples of `ttft` and the stages."""
     ttft_percentiles: tuple[Percentile, ...] = ()
     residual_percent: float | None = None
     between_process_percent: float | None = None
     energy_mj: Mapping[str, float] = field(default_factory=dict)
+    without_tpot: str = ""
+    """How many answers of a server have no time per token, and why."""
 
     def of(self, name: str) -> Estimate | None:
-        """Return the median of `ttft`, a stage, `tpot` or `cold_ttft`, or None where it was not measured."""
+        """Return the median of `ttft`, a stage (`encode+project`), `tpot` or `cold_ttft`; None: it was not measured."""
         return self.median_ns.get(name)
 
     def ns(self, name: str) -> float | None:
@@ -197,14 +200,22 @@ class Timed:
     part: str
     process: int
     sample: Sample
+    ends_counted: bool = True
+    """Whether the cell's server counts the token that ends an answer."""
+
+    @property
+    def pace(self) -> served.Pace | None:
+        """The time per token of a server's answer, or why it has none; None for any other model."""
+        whole = self.sample.whole
+        return served.pace(whole, self.ends_counted) if whole and whole.server else None
 
     def ns(self, name: str) -> float | None:
         """Return one of its times."""
         stages, whole = self.sample.stages, self.sample.whole
         if name == "ttft":
             return whole.ttft_ns if whole else None
-        if name == "tpot" and whole and whole.server:
-            return served.tpot_ns(whole)
+        if name == "tpot" and (pace := self.pace):
+            return pace.ns
         if stages is None:
             return None
         if name == "tpot":
@@ -224,14 +235,44 @@ def timed(logs: Sequence[Log]) -> list[Timed]:
 def _offered(logs: Sequence[Log]) -> list[Timed]:
     """Return the samples that were made to be timed, those too that the gate refused.
 
-    Answers that were made for their score alone are of the same phase; the gate never looks at them.
+    Answers that were made for their score alone are of the same phase; the gate never looks at them. What a sample of
+    the cell joins is joined in all (`_joined`).
     """
+    joined, ends = _joined_names(logs), served.ends_counted(served.passes(logs))
     return [
-        Timed(configuration.part(log), number, sample)
+        Timed(configuration.part(log), number, _joined(sample, joined), ends)
         for log, number in zip(logs, _processes(logs), strict=True)
         for sample in log.samples
         if sample.phase == "timed" and sample.timed
     ]
+
+
+def _joined_names(logs: Sequence[Log]) -> tuple[str, ...]:
+    """Return the stages that were timed as one in some sample of the cell, such as `encode+project`."""
+    return tuple(sorted({name for stages in _stage_names(logs) for name in stages if "+" in name}))
+
+
+def _joined(sample: Sample, names: Sequence[str]) -> Sample:
+    """Return the sample with these stages as one, where it has them apart.
+
+    A model may divide encode and project for one page and not for the next: a median of encode over the pages that it
+    divides would be one of small pages alone.
+    """
+    stages = sample.stages
+    if stages is None or not names:
+        return sample
+    tables = ("stage_ns", "device_ns", "stage_cpu_ns", "stage_energy_mj")
+    changed = {table: _added_up(getattr(stages, table), names) for table in tables}
+    return msgspec.structs.replace(sample, stages=msgspec.structs.replace(stages, **changed))
+
+
+def _added_up(table: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    found = dict(table)
+    for name in names:
+        within = [one for one in found if one != name and set(one.split("+")) <= set(name.split("+"))]
+        if within:
+            found[name] = found.get(name, 0) + sum(found.pop(one) for one in within)
+    return found
 
 
 def _processes(logs: Sequence[Log]) -> list[int]:
@@ -279,7 +320,7 @@ def _times(about: Configuration, logs: Sequence[Log]) -> Times:
     good = timed(logs)
     additive = about.isolate or about.protocol == "paper"
     wanted = ("encode", "prefill") if about.protocol == "paper" else STAGES
-    inner = {name for one in good if one.sample.stages for name in one.sample.stages.stage_ns if "." in name}
+    inner = {name for one in good if one.sample.stages for name in one.sample.stages.stage_ns if {".", "+"} & {*name}}
     series = {stage: parts for stage in STAGES if (parts := _parts(good, (stage,), about.isolate))}
     medians = {stage: _added(logs, good, (stage,), about.isolate) for stage in series}
     missing = _missing(about, good, series, wanted) if additive else ""
@@ -304,6 +345,7 @@ def _times(about: Configuration, logs: Sequence[Log]) -> Times:
         residual_percent=None if additive else _residual(good),
         between_process_percent=_between_processes(good, wanted if additive else ("ttft",), about.isolate),
         energy_mj=dict(_energies(good)),
+        without_tpot=served.without_pace([pace for one in good if (pace := one.pace)]),
     )
 
 
@@ -484,13 +526,22 @@ def _stage_names(logs: Sequence[Log]) -> Iterator[Iterable[str]]:
     return (sample.stages.stage_ns for log in logs for sample in log.samples if sample.stages)
 
 
+def _why_joined(logs: Sequence[Log], name: str) -> str:
+    """Return why these stages are one: of all samples, or of some and then of all (`_joined`)."""
+    all_names = [set(one.stages.stage_ns) for log in logs for one in log.samples if one.stages and one.phase == "timed"]
+    divided = sum(name not in names and name.partition("+")[0] in names for names in all_names)
+    if not divided:
+        return "nothing in this model divides them"
+    return f"nothing divides them in {len(all_names) - divided} of {len(all_names)} samples; the others' are added up"
+
+
 def _doubts(about: Configuration, process: Process, times: Times, logs: Sequence[Log]) -> tuple[str, ...]:
     """Return in words what makes the cell doubtful."""
     found = []
     if times.missing:
         found.append(f"incomplete: {times.missing} not measured")
-    for joined in sorted({name for one in _stage_names(logs) for name in one if "+" in name}):
-        found.append(f"{joined.replace('+', ' and ')} are timed as one: nothing in this model divides them")
+    for name in _joined_names(logs):
+        found.append(f"{name.replace('+', ' and ')} are timed as one: {_why_joined(logs, name)}")
     if process.failures:
         found.append(f"{process.failures} examples failed")
     if times.n == 0:
@@ -540,8 +591,8 @@ def _of_samples(logs: Sequence[Log], good: Sequence[Timed]) -> list[checks.Doubt
             value -= one.ns("preprocess") or 0  # it is the page's: two kinds of pages are no two speeds
             key = (one.part, one.process, one.sample.tiles, one.sample.visual_tokens)
             by_shape.setdefault(key, []).append(value)
-    shown = {id(one.sample) for one in good}
-    refused = _values([one for one in _offered(logs) if id(one.sample) not in shown], "ttft")
+    none_valid = any(not one.sample.valid for one in good)  # then the refused ones are those that are shown
+    refused = () if none_valid else _values([one for one in _offered(logs) if not one.sample.valid], "ttft")
     images = {sample.image_ids for sample in (one.sample for one in good) if sample.image_ids}
     totals = [int(log.footer.rests_on["suite_images"]) for log in logs if log.footer and log.footer.rests_on]
     few = checks.few_images(len(images), max(totals, default=None), len(good)) if images and totals else None

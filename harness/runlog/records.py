@@ -97,6 +97,8 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stage_energy_mj: dict[str, float] = {}
     thought_ns: Ns | None = None
     """When a server's first reasoning text came; TTFT waits for the answer's own text."""
+    thoughts_ns: tuple[Ns, ...] = ()
+    """When each of them came. Logs of before 2026-11-26 have the first one's time alone."""
     server: dict[str, int | float | str] = {}
     """What a server counted (`prompt_tokens`, `output_tokens`, `cached_tokens`), timed by its own clock (`server_...`),
     and how its answer came (`chunks`, `bytes_sent`). There, `piece_ns` are times of chunks, which are not tokens."""
@@ -146,6 +148,8 @@ class Sample(Record, frozen=True, tag="sample"):
     """How many tokens an answer has that was made for its score alone: there is no pass that says it."""
     shared: str = ""
     """What such an answer shared with other questions about its images; empty where it was answered alone."""
+    finish: str = ""
+    """Why a server ended such an answer ("stop", "length"); of one that was timed, `whole.server` says it."""
 
     @property
     def timed(self) -> bool:

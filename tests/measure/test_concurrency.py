@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import hostile
 import pytest
@@ -19,6 +20,7 @@ from harness.models.engines import openai
 from harness.models.engines.openai.model import ServedModel
 from harness.models.protocol import Options
 from harness.models.weights import Source
+from harness.reports import accuracy
 from harness.runlog.records import Failure, Footer, Loaded, Sample
 from harness.suites.examples import Example
 
@@ -69,6 +71,22 @@ def test_what_is_answered_beside_others_carries_no_times() -> None:
     assert all(one.whole is None and one.stages is None for one in samples[4:])
     assert all(one.asked_tokens for one in samples), "a cut answer is known by it"
     assert all(one.answer_tokens for one in samples[4:])
+
+
+@pytest.mark.parametrize(("trap", "most"), [("", 1), ("", 2), ("rejects_fields", 1)])
+@pytest.mark.parametrize("at_a_time", [1, 4])
+def test_cut_answers_are_those_that_the_server_cut(trap: str, most: int, at_a_time: int) -> None:
+    """A letter and the end token are two tokens of the two allowed: not cut. Without usage nothing counts them."""
+    asked = [replace(one, max_new_tokens=most) for one in examples(8)]
+    clock = Monotonic()
+    rule = Rule(minimum_samples=2, minimum_seconds=0, maximum_samples=2, maximum_seconds=1e6, precision=0)
+    with hostile.serve(trap) as server, model(server) as made:
+        made.examine(clock)
+        planned = Plan(asked, Stopping(rule), stages=False, concurrency=at_a_time)
+        records = list(measure(made, served.open("served", clock), clock, Gate([], clock), planned))
+    samples = [one for one in records if isinstance(one, Sample) and one.phase == "timed"]
+    assert [one.answer for one in samples] == [str(n) for n in range(8)]
+    assert accuracy._counted(samples, [], [])["cut"] == (8 if most == 1 else 0)
 
 
 def test_one_at_a_time_is_scored_and_not_timed_after_timing_has_stopped() -> None:

@@ -131,7 +131,7 @@ def test_few_chunks() -> None:
     """Chunks are not tokens: what was made is what the server counts."""
     with served("few_chunks", examine=False) as made:
         facts = told(made)
-        assert (facts["chunks"], facts["output_tokens"]) == (2, 6)
+        assert (facts["chunks"], facts["output_tokens"]) == (2, 7)
 
 
 def test_no_usage() -> None:
@@ -144,7 +144,7 @@ def test_no_usage() -> None:
 
 def test_usage_apart() -> None:
     with served("usage_apart", examine=False) as made:
-        assert told(made)["output_tokens"] == 6
+        assert told(made)["output_tokens"] == 7
 
 
 def test_rejects_fields() -> None:
@@ -159,7 +159,7 @@ def test_rejects_fields() -> None:
 def test_takes_fields_silently() -> None:
     """A field that is taken and does nothing is told from one that holds."""
     with served("takes_fields_silently") as made:
-        assert made.describe()["server_field_ignore_eos"] == "ignored (4 of 8 tokens)"
+        assert made.describe()["server_field_ignore_eos"] == "ignored (5 of 8 tokens)"
     with served() as made:
         assert made.describe()["server_field_ignore_eos"] == "holds"
 
@@ -239,7 +239,7 @@ def test_one_connection_is_kept_open() -> None:
     with hostile.serve() as server:
         made = model(server.url)
         made.examine(Monotonic())
-        assert [told(made)["output_tokens"] for _ in range(3)] == [6] * 3
+        assert [told(made)["output_tokens"] for _ in range(3)] == [7] * 3
         assert server.connections == 1
         made.close()
 
@@ -248,12 +248,14 @@ def test_reasoning() -> None:
     """Reasoning text is timed apart and is no part of the answer."""
     with served("reasoning", examine=False) as made:
         found = events(made)
-        assert found[0] == Thought("Let me see.")
-        assert found[1] == Piece("M")
+        assert found[:3] == [Thought(text) for text in hostile.THOUGHTS]
+        assert found[3] == Piece("M")
         measured, _, answer = time_whole(made, request(), bench())
-        assert measured.thought_ns is not None
         assert measured.ttft_ns is not None
-        assert measured.thought_ns < measured.ttft_ns
+        assert measured.thought_ns == measured.thoughts_ns[0]
+        assert len(measured.thoughts_ns) == measured.server["thought_chunks"] == len(hostile.THOUGHTS)
+        assert max(measured.thoughts_ns) < measured.ttft_ns
+        assert measured.output_tokens == len("Monday") + 1 + hostile.THOUGHT_TOKENS
         assert answer == "Monday"
 
 

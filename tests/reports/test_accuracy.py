@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import synthetic_logs
 
@@ -25,6 +26,19 @@ LATER = "2026-11-24T12:00:00.000+00:00"
 def test_answers_that_used_up_their_tokens_are_counted() -> None:
     samples = [answered(8, 7), answered(8, 8), answered(None, 8)]
     assert accuracy._counted(samples, [], []) == {"asked": 3, "failed": 0, "cut": 1}
+
+
+@pytest.mark.parametrize(
+    ("made", "finish", "cut"),
+    [(8, "stop", 0), (0, "length", 1), (8, "length", 1), (8, "", 1), (0, "", 0)],
+)
+def test_a_server_says_whether_an_answer_was_cut(made: int, finish: str, cut: int) -> None:
+    """It may count no tokens; and the token that ends an answer may be the last one that was allowed."""
+    timed = answered(8, made)
+    timed = msgspec.structs.replace(timed, whole=Pass(output_tokens=made, server={"finish": finish}))
+    untimed = msgspec.structs.replace(timed, whole=None, answer_tokens=made or None, finish=finish)
+    assert accuracy._counted([timed], [], [])["cut"] == cut
+    assert accuracy._counted([untimed], [], [])["cut"] == cut
 
 
 def test_what_is_missing_and_what_was_cut_stands_beside_the_value() -> None:

@@ -164,6 +164,27 @@ def test_stages_that_nothing_divides_are_told_as_one_and_never_zero(tmp_path: Pa
     assert not any("do not add up to TTFT" in doubt for doubt in one.doubts), "the sum of all stages is still TTFT"
 
 
+def test_stages_that_some_pages_divide_are_told_as_one_for_all(tmp_path: Path) -> None:
+    """Else encode would be the median of those pages alone, which are the small ones that came first."""
+    apart = {"preprocess": 5.0, "encode": 40.0, "project": 10.0, "prefill": 50.0}
+    together = {"preprocess": 5.0, "encode+project": 400.0, "prefill": 50.0}
+    path = synthetic_logs.write(tmp_path / "a.jsonl", times_ms=apart, n=6, noise=0)
+    other = synthetic_logs.write(tmp_path / "b.jsonl", times_ms=together, n=12, noise=0)
+    lines, later = path.read_bytes().splitlines(), other.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:-2], *later[8:]]) + b"\n")  # the samples of pages 6 to 11, and the footer
+    other.unlink()
+    (one,) = cells_of(tmp_path)
+    assert (one.times.n, one.times.valid) == (12, 12)
+    assert one.times.ns("encode") is None
+    assert one.times.ns("project") is None
+    assert one.times.ns("encode+project") == pytest.approx(225e6)
+    assert any("encode and project are timed as one: nothing divides them in 6 of 12" in doubt for doubt in one.doubts)
+    assert not any("left out" in doubt or "refused" in doubt for doubt in one.doubts)
+    ((found,), _) = result.of([path])
+    listed = [row["stage"] for row in found.as_dict()["stages"]]  # type: ignore[attr-defined]
+    assert listed == ["preprocess", "encode+project", "prefill", "TTFT"]
+
+
 def test_different_weights_are_different_rows(tmp_path: Path) -> None:
     synthetic_logs.write(tmp_path / "a.jsonl", weights="random")
     synthetic_logs.write(tmp_path / "b.jsonl", weights="local", seed=1)

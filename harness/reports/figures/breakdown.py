@@ -17,7 +17,8 @@ from harness.reports.summary import CellSummary
 
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol, a bar per model and resolution; see `measured.chosen`."""
-    cells = [one for one in measured.chosen(data, card) if one.times.of("prefill")]
+    # Where encode is timed with what follows it, a bar would show an encoder that takes nothing.
+    cells = [one for one in measured.chosen(data, card) if one.times.of("prefill") and one.times.of("encode")]
     groups: list[tuple[str, tuple[list[CellSummary], dict[str, str]]]] = []
     for at, protocol, mine in measured.by_platform(cells):
         kept, left_out = measured.one_each(mine)
