@@ -268,7 +268,7 @@ def _apart(logs: Sequence[Log]) -> Iterator[str]:
         yield f"answers come from several kinds of device: {', '.join(models)}; next: one kind, by a constraint"
     told = [
         f"{name} {', then '.join(values)}"
-        for name, values in conditions.differences(logs).items()
+        for name, values in conditions.differences([log.header for log in logs]).items()
         if name not in (*conditions.OF_TIMES, "device's model")
     ]
     if told:

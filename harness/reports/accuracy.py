@@ -114,7 +114,7 @@ def _of_several_runs(logs: Sequence[Log]) -> list[str]:
     told = []
     if unlike:
         told.append(f"{unlike} of {len(twice)} questions got different answers from its runs: the latest counts")
-    if earlier and conditions.differences(logs):
+    if earlier and conditions.differences([log.header for log in logs]):
         told.append(f"{earlier} of {len(said)} answers are of earlier runs, under other conditions")
     return told
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from harness import stats
-from harness.reports import marks, resizing, wording
+from harness.reports import likeness, marks, resizing, wording
 from harness.reports.accuracy import Accuracy
 from harness.reports.configuration import Configuration
 from harness.reports.measured import Measured
@@ -77,14 +77,15 @@ def _series(cells: Sequence[Configuration]) -> dict[Configuration, str]:
 
 
 def notes(found: Sequence[Candidate]) -> tuple[str, ...]:
-    """Say what the cells of one comparison differ in: the questions that they answered, the library that resized."""
+    """Say what the cells of one comparison differ in: the questions, the library that resized, other conditions."""
     compared = {one.questions for one in found if not one.apart}
     most = max((one.accuracy.n for one in found), default=0)
     told = []
     if any(one.questions != one.accuracy.n for one in found):
         told.append(f"scores are compared on the {min(compared)} questions, of {most}, that all of them answered")
     named = (f"{one.point.name} is compared with none: {one.apart}" for one in found if one.apart)
-    return (*told, *named, *resizing.notes([one.cell for one in found]))
+    unlike = likeness.notes(cell for one in found for cell in (one.cell, one.scored))
+    return (*told, *named, *resizing.notes([one.cell for one in found]), *unlike)
 
 
 FEWEST = 0.5

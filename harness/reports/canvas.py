@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 
-from harness.reports import layout, style
+from harness.reports import layout, likeness, style
 from harness.reports.card import ReportCard
 from harness.reports.document import Picture
 from harness.reports.layout import Label
@@ -59,10 +59,16 @@ SOME = " Of some models not all cells are drawn: see below the numbers."
 
 
 def saying(drawn: Picture, cells: Iterable[CellSummary], left_out: Mapping[str, str]) -> Picture:
-    """Return a picture of `cells` that says what it leaves out of their models (`measured.one_each`)."""
-    shown = {one.cell.label for one in cells}
-    notes = tuple((f"{label}:", text) for label, text in left_out.items() if label in shown)
-    return replace(drawn, caption=drawn.caption + SOME, numbers=replace(drawn.numbers, notes=notes)) if notes else drawn
+    """Return a picture of `cells` that says what it leaves out of their models (`measured.one_each`).
+
+    And in what they were not measured alike.
+    """
+    mine = list(cells)
+    shown = {one.cell.label for one in mine}
+    less = tuple((f"{label}:", text) for label, text in left_out.items() if label in shown)
+    notes = (*less, *(("Note:", f"{told}.") for told in likeness.notes(mine)))
+    caption = drawn.caption + SOME * bool(less)
+    return replace(drawn, caption=caption, numbers=replace(drawn.numbers, notes=notes)) if notes else drawn
 
 
 def noted(drawn: Picture, told: Iterable[str]) -> Picture:

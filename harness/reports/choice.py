@@ -105,7 +105,7 @@ class Answer:
     """Why there is no winner."""
     marks: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = ()
-    """On which questions the scores are compared, where that is not on all that each cell answered."""
+    """What there is to say about comparing them: on which questions, and what was not measured alike."""
 
     @property
     def winner(self) -> Contender | None:

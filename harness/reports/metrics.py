@@ -81,10 +81,10 @@ def key(one: CellSummary) -> str:
 
 
 def origin(one: CellSummary, sources: Mapping[str, Log]) -> dict[str, str]:
-    """Return by what code and when the cell was measured: version, commit, start."""
+    """Return by what code and when the cell was measured: version, commit, digest of the code, start."""
     logs = [sources[name] for name in one.logs if name in sources]
     found = {"measured_at": one.process.started_at}
-    for name in ("version", "commit"):
+    for name in ("version", "commit", "code"):
         said = sorted({log.header.harness.get(name, "") for log in logs} - {""})
         found |= {f"harness_{name}": ", ".join(said)} if said else {}
     return found

@@ -24,7 +24,7 @@ from harness.reports.hardware import Hardware
 from harness.reports.marks import MARKS, symbols
 from harness.runlog import conditions
 from harness.runlog.log import Log
-from harness.runlog.records import Sample
+from harness.runlog.records import Header, Sample
 from harness.stats import Estimate, Percentile
 
 Parts = tuple[tuple[float, ...], ...]
@@ -160,6 +160,8 @@ class CellSummary:
     doubts: tuple[str, ...]
     basis: Basis | None = None
     """None where the logs do not say it: those of before 2026-11-25, and runs that were cut off."""
+    headers: tuple[Header, ...] = ()
+    """Of its logs: under what it was measured (see `likeness`)."""
 
     @property
     def mark(self) -> str:
@@ -187,6 +189,7 @@ def _summary(cell: Cell, accuracy: Accuracy) -> CellSummary:
         _marks(about, process, times),
         (*_doubts(about, process, times, logs), *found.doubts),
         _basis(logs),
+        tuple(log.header for log in logs),
     )
 
 
@@ -578,7 +581,8 @@ def _examined(about: Configuration, process: Process, times: Times, logs: Sequen
         device_ns=device,
         finished=not process.torn,
     )
-    together = (checks.mixed(conditions.differences(logs), len(logs)), checks.apart(times.between_process_percent))
+    differing = conditions.differences([log.header for log in logs])
+    together = (checks.mixed(differing, len(logs)), checks.apart(times.between_process_percent))
     return checks.examine(cell) + [doubt for doubt in (*together, *_of_samples(logs, good)) if doubt]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from harness.models.protocol import STAGES
-from harness.reports import marks, measured, wording
+from harness.reports import likeness, marks, measured, wording
 from harness.reports.card import Match, ReportCard, Side
 from harness.reports.configuration import Platform
 from harness.reports.document import Entry, Heading, Table
@@ -100,6 +100,7 @@ def _published(
     notes = [*general]
     notes += [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
     notes += [(f"[{number}]", card.footnotes[key]) for key, number in used.items()]
+    notes += _unlike((c.row, c.sides) for found in compared.values() for c in found)
     data = _long(name, title, [c for found in compared.values() for c in found], platform)
     key = "published · measured here [95 % interval] · verdict."
     return Table(name, title, tuple(headings), tuple(lines), tuple(notes), data, key=key)
@@ -181,9 +182,8 @@ def claims(card: ReportCard, data: Measured) -> Table:
     )  # fmt: skip
     used: dict[str, int] = {}
     reasons: dict[str, str] = {}
-    lines = []
-    for finding in claims_.findings(card, Evidence(data)):
-        lines.append(_claim(finding, used, reasons))
+    found = claims_.findings(card, Evidence(data))
+    lines = [_claim(finding, used, reasons) for finding in found]
     key = (
         "every ratio is the slower (larger) side over FastVLM's; a saving is 1 − 1/ratio, points are FastVLM's score "
         "less the other's."
@@ -191,7 +191,13 @@ def claims(card: ReportCard, data: Measured) -> Table:
     notes = [(f"({letter})", f"not run here: {reason}.") for reason, letter in reasons.items()]
     notes += [(f"[{number}]", text) for text, number in used.items()]
     notes += [("Note:", card.footnotes["*"])] if "*" in card.footnotes else []
+    notes += _unlike((finding.claim.name, finding.sides) for finding in found)
     return Table(card.name, card.title, headings, tuple(lines), tuple(notes), key=key)
+
+
+def _unlike(pairs: Iterable[tuple[str, Sequence[CellSummary]]]) -> list[tuple[str, str]]:
+    """Return the notes on what the sides of ratios and differences were not measured alike in."""
+    return [("Note:", f"{told}.") for told in likeness.of_pairs(pair for pair in pairs if len(pair[1]) == 2)]
 
 
 def _claim(finding: Finding, used: dict[str, int], reasons: dict[str, str]) -> tuple[Entry, ...]:
@@ -242,7 +248,7 @@ def provenance(data: Measured, cells: Iterable[CellSummary]) -> Table | None:
     lines = []
     for name, machine in sorted(wanted.items()):
         header = data.frame.records[name].header
-        version = " ".join(header.harness.get(key, "") for key in ("version", "commit")).strip()
+        version = " ".join(filter(None, map(header.harness.get, ("version", "commit", "code"))))
         texts = (
             f"{name} ({data.frame.digests[name]})",
             machine,

@@ -9,6 +9,7 @@ from harness.reports.measured import Measured
 from harness.reports.paper.evidence import PAPER, Evidence
 from harness.reports.paper.published import Printed, select
 from harness.reports.pareto import Point, places
+from harness.reports.summary import CellSummary
 
 
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
@@ -19,12 +20,19 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
     evidence = Evidence(data)
     groups = []
     for platform in evidence.platforms(card.matches):
-        points = [p for printed in select(card) if (p := _point(evidence, platform, printed, card)) is not None]
-        groups += [(wording.platform(platform), points)] if points else []
-    return canvas.pictures(card, groups, lambda name, title, points: picture(name, title, points, card))
+        found = [pair for printed in select(card) if (pair := _point(evidence, platform, printed, card)) is not None]
+        groups += [(wording.platform(platform), found)] if found else []
+
+    def one(name: str, title: str, found: list[tuple[CellSummary, Point]]) -> Picture:
+        drawn = picture(name, title, [point for _, point in found], card)
+        return canvas.saying(drawn, [cell for cell, _ in found], {})
+
+    return canvas.pictures(card, groups, one)
 
 
-def _point(evidence: Evidence, platform: tuple[str, ...], printed: Printed, card: ReportCard) -> Point | None:
+def _point(
+    evidence: Evidence, platform: tuple[str, ...], printed: Printed, card: ReportCard
+) -> tuple[CellSummary, Point] | None:
     column = str(card.settings["merit"])
     match = next((match for match in card.matches if printed.label in match.rows), None)
     if match is None or match.model is None or not printed.values.get(column):
@@ -37,7 +45,7 @@ def _point(evidence: Evidence, platform: tuple[str, ...], printed: Printed, card
     assert time is not None
     assert time.value is not None
     value = float(printed.values[column])
-    return Point(
+    return one, Point(
         name=printed.label,
         series=printed.label.partition("@")[0],
         cost=time.value / 1e6,

@@ -29,6 +29,8 @@ class Finding:
     matches: bool | None = None
     why_not: str = ""
     marks: tuple[str, ...] = ()
+    sides: tuple[CellSummary, ...] = ()
+    """The two cells whose times or scores are compared, where there are two."""
 
     @property
     def verdict(self) -> str:
@@ -124,7 +126,8 @@ def _scored(base: Finding, evidence: Evidence) -> Finding:
     assert most is not None
     near = least - claim.tolerance <= claim.claimed <= most + claim.tolerance
     carried = marks.of_all(score.marks for score in scores)
-    return replace(base, measured=found, protocol="scored", matches=near, marks=carried)
+    sides = tuple(source for score in scores for source in score.sources)
+    return replace(base, measured=found, protocol="scored", matches=near, marks=carried, sides=sides)
 
 
 def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str) -> Finding | None:
@@ -144,6 +147,7 @@ def _timed(base: Finding, evidence: Evidence, platform: Platform, protocol: str)
         prefill=evidence.ratio(*pair, "prefill"),
         matches=fits(_fits(base.claim, ratio.low or ratio.value, ratio.high or ratio.value), ratio, _ratio(base.claim)),
         marks=marks.of_all(one.marks for one in pair),
+        sides=pair,
     )
 
 

@@ -15,6 +15,7 @@ from harness.reports import marks as marks_
 from harness.reports.card import Column, Match, ReportCard
 from harness.reports.configuration import Platform
 from harness.reports.paper.evidence import APART, PAPER, Evidence, fits
+from harness.reports.summary import CellSummary
 from harness.stats import Estimate
 
 
@@ -45,6 +46,8 @@ class Comparison:
     marks: tuple[str, ...] = ()
     reference: bool = False
     """It is the row that times are divided by, so that there is nothing to compare."""
+    sides: tuple[CellSummary, ...] = ()
+    """The cells whose times are divided: the row's and the reference's."""
 
     @property
     def verdict(self) -> str:
@@ -204,7 +207,9 @@ def _times(
             )
             break
         matches, told = _against(published, ratio, column.tolerance)
-        yield Comparison(row.label, column.name, printed, published, ratio, "×", protocol, told, matches, "", marks)
+        yield Comparison(
+            row.label, column.name, printed, published, ratio, "×", protocol, told, matches, "", marks, sides=pair
+        )
         if column.quantity == "encode":
             break  # the encoder does the same in both protocols
     if not found:
