@@ -1,6 +1,6 @@
 """The Python face: `harness.load`, `harness.summary`, `harness.run`. DataFrames with units in the columns' names."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 Place = str | Path
 Setting = str | int | float | bool | None
+Settings = Mapping[str, str | int | float | bool] | Sequence[str]
+"""Several of `--set`: by name, or each as `NAME=VALUE`."""
 
 
 def load(*places: Place | Iterable[Place]) -> "pd.DataFrame":
@@ -43,30 +45,50 @@ def summary(*places: Place | Iterable[Place], scores: bool = True) -> "pd.DataFr
     return table
 
 
-def run(model: str, suite: str = "docvqa", res: int | None = None, **options: Setting) -> "pd.DataFrame":
+def run(model: str, suite: str = "docvqa", res: int | None = None, **options: Setting | Settings) -> "pd.DataFrame":
     """Measure one cell in a process of its own, as `harness run` does, and return its summary.
 
     `options` are the command's: `weights="random"`, `limit=12`, `device="cpu"`, `out="results"`; True is a flag.
-    Raises `HarnessError` with the command's own message where it could not be measured.
+    `set={"tiles": 1, "compile": True}` gives several settings. Raises `HarnessError` with the command's own message
+    where it could not be measured, and `SettingError` for several values of an option that takes one.
     """
     import json
+    import os
     import subprocess
-    import sys
 
+    from harness import parent
     from harness.errors import HarnessError
 
     out = str(options.pop("out", None) or "results")
-    command = [sys.executable, "-m", "harness", "run", "--model", model, "--suite", suite, "--out", out, "--json"]
+    command = [*parent.program(), "run", "--model", model, "--suite", suite, "--out", out, "--json"]
     command += [] if res is None else ["--res", str(res)]
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        command += [] if value is None or value is False else [flag] if value is True else [flag, str(value)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += [part for name, value in options.items() for part in _flags(name, value)]
+    environment = {**os.environ, **parent.paths()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1) or not done.stdout.strip():
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise HarnessError(last.removeprefix("harness: "))
     logs = [name for result in json.loads(done.stdout) for name in result["logs"]]
     return summary(*(path for name in logs for path in Path(out).rglob(Path(name).name)))
+
+
+def _flags(name: str, value: Setting | Settings) -> list[str]:
+    """Return the arguments that say one option. Raises `SettingError` for several values of one that is not `set`."""
+    import json
+
+    from harness.errors import SettingError
+
+    flag = f"--{name.replace('_', '-')}"
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [flag]
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [flag, str(value)]
+    if name != "set":
+        raise SettingError(f"harness.run({name}={value!r}): takes one value; next: run it once for each")
+    told = [f"{key}={json.dumps(one)}" for key, one in value.items()] if isinstance(value, Mapping) else value
+    return [part for each in told for part in (flag, str(each))]
 
 
 def _paths(places: Iterable[Place | Iterable[Place]]) -> list[Path]:

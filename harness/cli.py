@@ -340,7 +340,9 @@ def experiment(kind: str, as_json: bool, **options: object) -> int:
 @program.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--interleave", is_flag=True, help="Measure both now, example by example; A, B: checkpoints or cards.")
+@click.option(
+    "--interleave", is_flag=True, help="Measure both now, example by example; A, B: checkpoints, cards, Hub ids."
+)
 @option("model", default=None, help="The card of both checkpoints. [default: fastvlm-0.5b]")
 @option("suite")
 @option("res")
@@ -358,7 +360,8 @@ def compare(
 ) -> int:
     """Say whether B is slower or answers worse than A: two logs, or two checkpoints measured side by side now.
 
-    Exit codes: 0 same or better, 1 slower or worse, 2 could not tell (or an error), 3 B cannot be loaded.
+    Exit codes: 0 same or better, 1 slower or worse, 2 could not tell (or an error), 3 B cannot be loaded. Of logs that
+    differ in more than the checkpoint (machine, settings, threads, packages) it cannot tell.
     """
     if not interleave:
         from harness.track import compare as comparing

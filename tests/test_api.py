@@ -9,7 +9,8 @@ import pytest
 import synthetic_logs
 
 import harness
-from harness.errors import HarnessError, LogError
+from harness import api, cli
+from harness.errors import HarnessError, LogError, SettingError
 from harness.reports import accuracy
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
@@ -51,6 +52,40 @@ SCORED = accuracy.Accuracy("ANLS", 0.7, 0.6, 0.8, 50, asked=53, failed=3)
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="unknown model"):
         harness.run("no-such-model", out=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        ({"tiles": 1, "compile": True, "order": "1"}, ["tiles=1", "compile=true", 'order="1"']),
+        (["tiles=1", "compile=true"], ["tiles=1", "compile=true"]),
+        ("tiles=1", ["tiles=1"]),
+        ({}, []),
+    ],
+)
+def test_several_settings_are_several_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: api.Settings, arguments: list[str]
+) -> None:
+    """And the command reads from them what was meant: a text of digits stays a text."""
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 2, "", "harness: enough")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(HarnessError, match="enough"):
+        harness.run("fake", set=said, out=str(tmp_path))
+    (command,) = asked
+    assert [command[at + 1] for at, part in enumerate(command) if part == "--set"] == arguments
+    if isinstance(said, dict):
+        assert dict(map(cli._setting, arguments)) == said
+
+
+def test_several_values_of_another_option_are_refused(tmp_path: Path) -> None:
+    """The command would take the last of them, and say nothing of the others."""
+    with pytest.raises(SettingError, match=r"harness.run\(device=\['cpu', 'mps'\]\): takes one value"):
+        harness.run("fake", device=["cpu", "mps"], out=str(tmp_path))
 
 
 def test_importing_it_is_cheap() -> None:

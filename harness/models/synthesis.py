@@ -45,11 +45,16 @@ def model_card(text: str, offline: bool = False) -> ModelCard:
         return load_model_card(text)
     if files.is_folder(folder := _expanded(text)):
         return of_folder(folder)
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+    if is_repo(text):
         return _of_repo(text, offline)
     if "/" in text:
         raise SettingError(f"--model {text}: no such folder; next: a card's name, a card file, a folder, or a Hub id")
     return load_model_card(text)
+
+
+def is_repo(text: str) -> bool:
+    """Return whether a text that is no folder here has the form of a Hub id: `OWNER/NAME`."""
+    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not text.endswith("/")
 
 
 def _expanded(text: str) -> Path:

@@ -1,4 +1,4 @@
-"""What can be compared: a checkpoint's folder, a model card, or random weights; and how a checkpoint wants to be run.
+"""What can be compared: a checkpoint's folder, a model, or random weights; and how a checkpoint wants to be run.
 
 A checkpoint's folder may hold a `nightly.toml` with `weights = "random"` and `[settings]` of the model's card: what
 this checkpoint needs beside what the command line says.
@@ -12,6 +12,7 @@ from typing import Any
 from harness import cards
 from harness.errors import CardError, SettingError, UnknownName, guess
 from harness.measure.asked import Asked
+from harness.models import synthesis
 
 OWN = "nightly.toml"
 FIELDS = ("weights", "settings")
@@ -20,7 +21,8 @@ FIELDS = ("weights", "settings")
 def arm(asked: Asked, text: str) -> Asked:
     """Return `asked` with the weights, or the model, that `text` names.
 
-    Raises `SettingError` where it is neither a folder, a card nor `random`, and `CardError` for a bad `nightly.toml`.
+    A folder is weights for the model of `asked`; a card and a Hub id are models themselves, as `--model` takes them.
+    Raises `SettingError` for none of these, and `CardError` for a bad `nightly.toml`.
     """
     path = Path(text).expanduser()
     if path.is_dir():
@@ -29,11 +31,11 @@ def arm(asked: Asked, text: str) -> Asked:
         return replace(asked, weights=own.get("weights", str(path)), settings=settings)
     if text == "random":
         return replace(asked, weights="random")
-    if path.is_file() or text in cards.names("models"):
+    if path.is_file() or text in cards.names("models") or synthesis.is_repo(text):
         return replace(asked, model=text)
     raise SettingError(
-        f"{text}: no folder of a checkpoint, no model card and not `random`{guess(text, cards.names('models'))}; "
-        "next: give one of these, or two run logs without --interleave"
+        f"{text}: no folder of a checkpoint, no model card, no Hub id and not `random`"
+        f"{guess(text, cards.names('models'))}; next: give one of these, or two run logs without --interleave"
     )
 
 

@@ -1,19 +1,24 @@
 """`harness compare A B`: layers 1 and 3 for two logs, or for two checkpoints that are measured side by side now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import LogError
 from harness.measure.asked import Asked
-from harness.reports import frame
+from harness.reports import configuration, frame
 from harness.reports.frame import Frame
+from harness.runlog import conditions
 from harness.track import arms, contents, jobs, nights
 from harness.track.nights import Expected, Reading
-from harness.track.verdict import Judge, Verdict
+from harness.track.verdict import BROKEN, UNCLEAR, WORDS, Judge, Verdict
 
-CELL = ("model", "suite", "data_digest", "resolution", "device", "engine", "dtype", "protocol", "limit")
-"""What two logs should have in common, or the comparison is about more than the checkpoints."""
+CELL = (
+    "machine", "model", "settings", "suite", "data_digest", "limit", "resolution", "device", "engine", "endpoint",
+    "dtype", "threads", "protocol", "isolate",
+)  # fmt: skip
+"""What two logs must have in common, or a difference may be of something else than the checkpoints."""
+MOST_TOLD = 6
 
 
 def of_logs(a: Path, b: Path, minimum_effect: float) -> Verdict:
@@ -25,11 +30,37 @@ def of_logs(a: Path, b: Path, minimum_effect: float) -> Verdict:
     if found.state == "valid" and mine.state != "valid":
         found = _unusable(found, f"{a}: {mine.reason}")
     verdict = Judge([mine, found], str(a), minimum_effect, one_run=True).verdict()
-    first, second = (next(iter(one.records.values())).header.cell for one in (baseline, candidate))
-    unlike = [f"{name} {first.get(name)} → {second.get(name)}" for name in CELL if first.get(name) != second.get(name)]
-    if unlike:
-        return _with_notice(verdict, f"the logs are not of the same cell: {', '.join(unlike)}")
-    return verdict
+    return _of_more(verdict, _unlike(baseline, candidate))
+
+
+def _unlike(baseline: Frame, candidate: Frame) -> list[str]:
+    """Return what the logs differ in beyond their checkpoints: what names a cell, and the conditions it ran under.
+
+    Of the harness itself too, but last: its commits are many, and most change nothing that is timed.
+    """
+    first, second = (next(iter(one.cells)).configuration for one in (baseline, candidate))
+    named = [(name, first.text(name) or "none", second.text(name) or "none") for name in CELL]
+    told = [f"{name} {was} → {found}" for name, was, found in named if was != found]
+    headers = [[log.header for log in one.records.values()] for one in (baseline, candidate)]
+    return told + [f"{name} {was} → {found}" for name, (was, found) in conditions.between(headers).items()]
+
+
+def _of_more(verdict: Verdict, unlike: Sequence[str]) -> Verdict:
+    """Return the verdict on logs that differ in more than their checkpoints: it cannot tell whose fault anything is."""
+    ours = [told for told in unlike if told.startswith(conditions.OURS)]
+    others = [told for told in unlike if told not in ours]
+    if ours:
+        verdict = _with_notice(verdict, f"measured by different states of the harness: {', '.join(ours)}")
+    if not others:
+        return verdict
+    more = f" and {len(others) - MOST_TOLD} more" if len(others) > MOST_TOLD else ""
+    why = (
+        f"the logs differ in more than the checkpoints: {', '.join(others[:MOST_TOLD])}{more}; what is slower or worse "
+        "may be so for that; next: measure both under the same, or --interleave"
+    )
+    code = verdict.code if verdict.code == BROKEN else UNCLEAR
+    title = f"{WORDS[code]}: {verdict.night} against {verdict.baseline}"
+    return replace(verdict, code=code, title=title, lines=(why, *verdict.lines), stage="", first_bad="", last_good="")
 
 
 def now(asked: Asked, a: str, b: str, out: Path, minimum_effect: float, say: Callable[[str], None]) -> Verdict:
@@ -56,11 +87,13 @@ def _load(path: Path) -> Frame:
             raise LogError(f"{one}; next: give another log")
     if not found.records:
         raise LogError(f"{path}: no run log in it; next: give a log, or --interleave to measure checkpoints now")
-    names = ("model", "resolution", "weights_digest", "suite", "protocol")
-    cells = {tuple(log.header.cell.get(name) for name in names) for log in found.records.values()}
+    names = (*CELL, "weights_digest")
+    cells = {tuple(each.configuration.text(name) for name in names): each.configuration for each in found.cells}
     if len(cells) > 1:
+        apart = configuration.told_apart_by(cells.values(), names)
         raise LogError(
-            f"{path}: holds logs of {len(cells)} cells; next: give one log, or a folder with one cell's logs"
+            f"{path}: holds logs of {len(cells)} cells, which differ in {', '.join(apart)}; next: give one log, or a "
+            "folder with one cell's logs"
         )
     return found
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from invented_nights import arm, judge, night
 
 from harness import cli, stats
-from harness.errors import CardError, SettingError, UnknownName
+from harness.errors import CardError, LogError, SettingError, UnknownName
 from harness.measure.asked import Asked
 from harness.reports import frame
 from harness.runlog import log as runlog
@@ -347,11 +347,15 @@ def test_annotations_are_escaped_for_github() -> None:
 # --- arms and nights ---
 
 
-def test_arms_are_folders_cards_or_random(tmp_path: Path) -> None:
+def test_arms_are_folders_cards_hub_ids_or_random(tmp_path: Path) -> None:
     asked = Asked(model="fake")
     assert arms.arm(asked, str(tmp_path)).weights == str(tmp_path)
     assert arms.arm(asked, "random").weights == "random"
     assert arms.arm(asked, "fastvlm-0.5b").model == "fastvlm-0.5b"
+    assert arms.arm(asked, "Qwen/Qwen2.5-VL-3B-Instruct").model == "Qwen/Qwen2.5-VL-3B-Instruct"
+    for neither in ("./nightlies/step-3", "/nowhere/step-3", "~/step-3", "a/b/c", "ours/step-3/"):
+        with pytest.raises(SettingError, match="no folder of a checkpoint"):
+            arms.arm(asked, neither)
     (tmp_path / "nightly.toml").write_text('weights = "random"\n[settings]\nprefill_ms = 40.0\n')
     own = arms.arm(asked, str(tmp_path))
     assert (own.weights, own.settings) == ("random", {"prefill_ms": 40.0})
@@ -478,11 +482,48 @@ def test_answers_to_other_questions_of_the_same_name_are_not_compared(tmp_path: 
     assert not found.changed
 
 
-def test_logs_of_different_cells_say_so(tmp_path: Path) -> None:
-    a = logs.write(tmp_path / "a.jsonl", weights="random", resolution=512)
-    b = logs.write(tmp_path / "b.jsonl", weights="random", resolution=1024)
-    _, text = compare(str(a), str(b))
-    assert "! the logs are not of the same cell: resolution 512 → 1024" in text
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({"resolution": 512}, {"resolution": 1024}, "resolution 512 → 1024"),
+        ({}, {"machine": "elsewhere"}, "machine box → elsewhere"),
+        ({"settings": {"tiles": 1}}, {"settings": {"tiles": 4}}, "settings tiles=1 → tiles=4"),
+        ({"threads": 4}, {"threads": 1}, "threads 4 → 1"),
+        ({}, {"threads": 1}, "threads none → 1"),
+        ({"of_device": {"threads": "8"}}, {"of_device": {"threads": "1"}}, "device's threads 8 → 1"),
+        ({"environment": {"package_torch": "2.9"}}, {"environment": {"package_torch": "2.11"}}, "torch 2.9 → 2.11"),
+    ],
+)
+def test_logs_that_differ_in_more_than_the_checkpoint_are_no_regression(
+    tmp_path: Path, before: dict[str, object], after: dict[str, object], told: str
+) -> None:
+    """Three times slower: by the other machine, setting or number of threads, for all that anybody knows."""
+    slow = {name: 3 * ms for name, ms in logs.TIMES_MS.items()}
+    a = logs.write(tmp_path / "a.jsonl", weights="random", **before)  # type: ignore[arg-type]
+    b = logs.write(tmp_path / "b.jsonl", weights="random", times_ms=slow, **after)  # type: ignore[arg-type]
+    code, text = compare(str(a), str(b))
+    assert code == UNCLEAR
+    assert text.startswith(f"COULD NOT TELL: {b} against {a}")
+    assert f"the logs differ in more than the checkpoints: {told}; " in text
+    assert "TTFT is slower: +" in text  # what was seen stays
+    code, text = compare(str(b), str(a))  # and faster is no "OK"
+    assert code == UNCLEAR
+
+
+def test_another_commit_of_the_harness_is_a_notice(tmp_path: Path) -> None:
+    slow = {name: 3 * ms for name, ms in logs.TIMES_MS.items()}
+    a = logs.write(tmp_path / "a.jsonl", weights="random")
+    b = logs.write(tmp_path / "b.jsonl", weights="random", times_ms=slow, commit="def")
+    code, text = compare(str(a), str(b))
+    assert code == REGRESSION
+    assert "! measured by different states of the harness: harness commit abc → def" in text
+
+
+def test_a_folder_of_several_cells_says_what_they_differ_in(tmp_path: Path) -> None:
+    logs.write(tmp_path / "a" / "1.jsonl", weights="random")
+    logs.write(tmp_path / "a" / "2.jsonl", weights="random", machine="elsewhere")
+    with pytest.raises(LogError, match="holds logs of 2 cells, which differ in machine; next: give one log"):
+        compare(str(tmp_path / "a"), str(tmp_path / "a"))
 
 
 def test_interleaved_logs_are_recognised(tmp_path: Path) -> None:
