@@ -1,13 +1,16 @@
-"""A child process ends with the process that started it: a killed sweep must not leave a run that holds the device.
+"""A child process runs this very package, and ends with the process that started it.
 
-The parent says its number in the environment; the child asks the kernel to be killed when that process ends. Run logs
-are made to be torn: what was measured is kept. No thread watches, which would be timed.
+A killed sweep must not leave a run that holds the device. The parent says its number in the environment; the child asks
+the kernel to be killed when that process ends. Run logs are made to be torn: what was measured is kept. No thread
+watches, which would be timed.
 """
 
 import os
+import site
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 NAME = "HARNESS_PARENT"
 PR_SET_PDEATHSIG = 1
@@ -18,9 +21,32 @@ followed = False
 """Whether this process is such a child: what interrupts both, as Ctrl-C in a terminal does, the parent alone says."""
 
 
+def python() -> list[str]:
+    """Return how a child process starts Python: a folder `harness` where it happens to start is not imported."""
+    return [sys.executable, "-P"]
+
+
+def program() -> list[str]:
+    """Return how a child process starts this program; with `paths` it is this package whatever else is installed."""
+    return [*python(), "-m", "harness"]
+
+
+def paths() -> dict[str, str]:
+    """Return the variables by which a child, and its children, import this very package.
+
+    A package in one of Python's own folders is found there: put first in PYTHONPATH, that folder would hide the
+    standard library's modules behind old packages of their names.
+    """
+    home = Path(__file__).resolve().parents[1]
+    own = [Path(folder).resolve() for folder in (*site.getsitepackages(), site.getusersitepackages())]
+    before = os.environ.get("PYTHONPATH", "")
+    found = before if home in own else os.pathsep.join(filter(None, [str(home), before]))
+    return {"PYTHONSAFEPATH": "1", **({"PYTHONPATH": found} if found else {})}
+
+
 def environment() -> dict[str, str]:
     """Return the environment of a child that is to end with this process."""
-    return {**os.environ, NAME: str(os.getpid())}
+    return {**os.environ, **paths(), NAME: str(os.getpid())}
 
 
 def follow() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import psutil
 
+from harness import parent
 from harness.files import cache_folder
 from harness.machine import environment
 from harness.machine.devices.cpu import usable_cores
@@ -263,7 +264,10 @@ print(json.dumps(said))
 def try_imports() -> dict[str, object]:
     """Import torch and torchvision in a process of its own, so that a broken pair breaks nothing here."""
     try:
-        done = subprocess.run([sys.executable, "-c", TRIAL], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [*parent.python(), "-c", TRIAL],
+            env={**os.environ, **parent.paths()}, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
         said: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return {

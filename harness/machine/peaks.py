@@ -1,13 +1,14 @@
 """What the machine can do at best, measured once: a matrix product per precision, and a copy. Rooflines follow."""
 
 import json
+import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import parent
 from harness.clock import Clock, Monotonic
 from harness.files import cache_folder, write_atomically
 from harness.machine import backend, environment
@@ -49,8 +50,9 @@ def measure(device: str, dtype: str) -> Peak | None:
         code = "import sys; from harness.machine import peaks; peaks.keep(sys.argv[1], sys.argv[2], int(sys.argv[3]))"
         try:
             subprocess.run(
-                [sys.executable, "-c", code, device, dtype, str(threads)], check=True, capture_output=True, timeout=300
-            )
+                [*parent.python(), "-c", code, device, dtype, str(threads)],
+                env={**os.environ, **parent.paths()}, check=True, capture_output=True, timeout=300,
+            )  # fmt: skip
         except (OSError, subprocess.SubprocessError):
             return None
         peak = _read(device).get(_entry(dtype, threads))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import parent
 from harness.errors import DeviceError, HarnessError, SettingError
 from harness.machine import backend
 from harness.machine.devices.cpu import usable
@@ -69,10 +70,8 @@ def looked_at(text: str) -> list[str]:
 
     Whoever looks at CUDA's devices keeps seeing those that were visible then, whatever CUDA_VISIBLE_DEVICES says later.
     """
-    home = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-P", "-m", "harness.machine.pool", text]
-    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [*parent.python(), "-m", "harness.machine.pool", text]
+    environment = {**os.environ, **parent.paths()}
     child = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     try:
         answer = json.loads((child.stdout.splitlines() or [b""])[-1])

@@ -6,14 +6,13 @@ A flag, its default and its help are said once, in `asked.py`.
 import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import click
 
-from harness import completion
+from harness import completion, parent
 from harness.measure.asked import FIELDS, Asked
 
 STATED = ("model", "suite", "device")
@@ -101,4 +100,4 @@ def arguments(asked: Asked) -> list[str]:
 
 def interpreter() -> list[str]:
     """Return how a child process starts this program."""
-    return [sys.executable, "-m", "harness"]
+    return parent.program()

@@ -9,12 +9,12 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import parent
 from harness.clock import Clock, Monotonic
 from harness.errors import SettingError
 from harness.files import cache_folder, write_atomically
@@ -81,7 +81,10 @@ def decide(subject: Subject, wait: bool = False) -> Outcome:
     code = "import sys; from harness.models import memory_format; memory_format.keep(sys.argv[1])"
     told = json.dumps({**asdict(subject), "settings": dict(subject.settings)})
     with lock.hold(subject.device, wait):
-        run = subprocess.run([sys.executable, "-c", code, told], capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            [*parent.python(), "-c", code, told],
+            env={**os.environ, **parent.paths()}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
     kept = known(subject)
     if run.returncode or not kept:
         why = (run.stderr.strip().splitlines() or ["nothing was kept in the cache folder"])[-1]

@@ -37,7 +37,7 @@ class Header(Record, frozen=True, tag="header"):
     command: str
     started_at: str
     harness: dict[str, str]
-    """version, git commit (with `+dirty`)."""
+    """version, a digest of the code that measures, and in the harness's own checkout the git commit (with `+dirty`)."""
     environment: dict[str, str]
     device: dict[str, str]
     requested: dict[str, object]

@@ -7,14 +7,13 @@ Order: `--data PATH`, the cached build, the Hub, the card's embedded stand-in. N
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
 
-from harness import hub
+from harness import hub, parent
 from harness.errors import CardError, DataError
 from harness.files import cache_folder, hub_folder, hub_revision
 from harness.suites import cache as builds
@@ -305,11 +304,9 @@ def _contract(card: SuiteCard, build: Build, count: int) -> tuple[dict[int, str]
 
 def _make(order: Order) -> Build:
     """Let a child process build; its progress goes to our stderr, its one line of result comes back."""
-    home = str(Path(__file__).parents[2])
-    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     child = subprocess.run(
-        [sys.executable, "-P", "-m", "harness.suites.builder", json.dumps(order.as_dict())],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        [*parent.python(), "-m", "harness.suites.builder", json.dumps(order.as_dict())],
+        env={**os.environ, **parent.paths()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         check=False,

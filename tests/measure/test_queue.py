@@ -446,6 +446,8 @@ def test_a_job_of_this_host_runs_and_is_cancelled_by_its_own_number_alone(tmp_pa
     while not (tmp_path / "up").exists():
         assert process.is_running()
     assert (tmp_path / "set up").exists()
+    assert process.environ()["PYTHONSAFEPATH"] == "1"  # it, too, imports this package, wherever it starts
+    assert "PYTHONSAFEPATH" not in os.environ
     assert submitit.look([mine], tmp_path / "jobs")[mine].live
     assert not submitit.look([mine], tmp_path / "others")[mine].live
     stranger = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -96,7 +96,7 @@ def send(commands: Sequence[Sequence[str]], folder: Path, options: Options, name
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**parameters)
-        with redirect_stderr(said), executor.batch():
+        with redirect_stderr(said), _exported(parent.paths()), executor.batch():
             jobs = [executor.submit(measure, [str(part) for part in command]) for command in commands]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
         lines = [line.strip() for line in f"{said.getvalue()}\n{error}".splitlines() if line.strip()]
@@ -106,6 +106,18 @@ def send(commands: Sequence[Sequence[str]], folder: Path, options: Options, name
         ) from error
     prefix = LOCAL if cluster == "local" else ""
     return [f"{prefix}{job.job_id}" for job in jobs]
+
+
+@contextmanager
+def _exported(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have jobs inherit these variables: submitit starts its own Python in the sweep's folder, and imports us there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _submitit() -> ModuleType:
