@@ -25,15 +25,16 @@ def notes(cells: Iterable[CellSummary]) -> tuple[str, ...]:
     """Say in what these cells were not measured alike: a line for each way in which that divides them."""
     mine = list(dict.fromkeys(cells))
     by_split: dict[tuple[tuple[int, ...], ...], dict[str, Sequence[str]]] = {}
-    ours: dict[str, Sequence[str]] = {}
+    ours: list[str] = []
     for name, texts in conditions.between([one.headers for one in mine]).items():
+        if name.startswith(conditions.OURS):
+            ours.append(name)
+            continue
         values = list(dict.fromkeys(text for text in texts if text))
         split = tuple(tuple(at for at, text in enumerate(texts) if text == value) for value in values)
-        into = ours if name.startswith(conditions.OURS) else by_split.setdefault(split, {})
-        into[name] = values
-    abouts = [one.cell for one in mine]
-    told = [_split(split, facts, abouts) for split, facts in by_split.items() if facts]
-    return (*told, *([f"measured by several {_ours(ours)}"] if ours else []))
+        by_split.setdefault(split, {})[name] = values
+    told = [_split(split, facts, [one.cell for one in mine]) for split, facts in by_split.items()]
+    return (*told, *([_ours(ours, mine)] if ours else []))
 
 
 def of_pairs(pairs: Iterable[tuple[str, Sequence[CellSummary]]]) -> tuple[str, ...]:
@@ -94,9 +95,10 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(every[:MOST_NAMED]) + (f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else "")
 
 
-def _ours(facts: Facts) -> str:
-    """Say which commits of the harness there are; where it is not that, which versions, or how many states of it."""
-    for word, what in (("commit", "commits"), ("version", "versions"), ("code", "states of the code")):
-        if values := facts.get(f"{conditions.OURS}{word}"):
-            return f"{what} of the harness: {_some(dict.fromkeys(values))}"
-    return "states of the harness"
+def _ours(names: Sequence[str], cells: Sequence[CellSummary]) -> str:
+    """Say which commits of the harness there are; where they differ in none, which versions or states of its code."""
+    values = conditions.differences([header for one in cells for header in one.headers])
+    kinds = {"commit": "commits", "version": "versions", "code": "states of the code"}
+    kind = next((kind for kind in kinds if f"{conditions.OURS}{kind}" in names), "code")
+    told = values.get(f"{conditions.OURS}{kind}", ())
+    return f"measured by several {kinds[kind]} of the harness" + (f": {_some(told)}" if told else "")

@@ -17,6 +17,7 @@ from harness.cli import program
 from harness.errors import SettingError, UnknownName
 from harness.measure import executor, job, queue, request, shards, sweep
 from harness.measure.asked import Asked
+from harness.measure.command import interpreter
 from harness.measure.executor import Executor, State
 from harness.measure.executors import submitit
 from harness.models.families.fake import FakeModel
@@ -58,7 +59,7 @@ class Scripted:
     def release(self, *jobs: str) -> None:
         """Run the jobs, as nodes would."""
         for one in jobs:
-            program.main(self.commands[one][3:], standalone_mode=False)
+            program.main(self.commands[one][len(interpreter()) :], standalone_mode=False)
             self.states[one] = State(False, "ended (COMPLETED, exit 0:0)")
 
 
@@ -70,7 +71,7 @@ class Inline:
         commands: Sequence[Sequence[str]], folder: Path, options: Mapping[str, object]
     ) -> Iterator[tuple[int, int]]:
         for position, command in enumerate(commands):
-            program.main(list(command[3:]), standalone_mode=False)
+            program.main(list(command[len(interpreter()) :]), standalone_mode=False)
             yield position, 0
 
 

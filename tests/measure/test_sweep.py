@@ -10,6 +10,7 @@ from harness.cli import program
 from harness.errors import CardError, UnknownName
 from harness.measure import executor, sweep
 from harness.measure.asked import Asked
+from harness.measure.command import interpreter
 from harness.measure.executors import local
 from harness.models.families.fake import FakeModel
 from harness.runlog import log
@@ -77,7 +78,7 @@ def test_a_sweep_whose_examples_failed_ends_with_1(
 
     def submit(commands: list[list[str]], *_: object) -> Iterator[tuple[int, int]]:
         for position, command in enumerate(commands):
-            program.main(command[3:], standalone_mode=False)
+            program.main(command[len(interpreter()) :], standalone_mode=False)
             yield position, 0
 
     asked: list[FakeModel] = []

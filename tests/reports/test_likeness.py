@@ -77,6 +77,13 @@ def test_each_way_of_dividing_the_cells_is_a_line(tmp_path: Path) -> None:
     assert ours == "measured by several commits of the harness: abc, def, ghi"
 
 
+def test_commits_are_named_once_though_the_runs_of_a_cell_have_several(tmp_path: Path) -> None:
+    for px, commit in ((512, "abc"), (1024, "abc"), (1024, "def")):
+        synthetic_logs.write(tmp_path / f"{px}{commit}.jsonl", model="a", resolution=px, commit=commit)
+    (told,) = likeness.notes(measured.gather(frame.load(tmp_path), {}).cells)
+    assert told == "measured by several commits of the harness: abc, def"
+
+
 def test_of_many_facts_the_last_are_only_named(tmp_path: Path) -> None:
     many = {f"package_p{at}": "1" for at in range(8)} | {"package_torch": "1"}
     same = {"environment": many}
