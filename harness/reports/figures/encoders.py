@@ -1,6 +1,6 @@
 """Encoders alone: latency measured here against a published score or size, for weights that cannot be scored here."""
 
-from harness.reports import canvas, wording
+from harness.reports import canvas, likeness, wording
 from harness.reports.card import ReportCard
 from harness.reports.document import Picture
 from harness.reports.figures.pareto import LABELS, READ, carriers, described, plot, table
@@ -25,7 +25,7 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
 
     def one(name: str, title: str, found: list[tuple[CellSummary, Point]]) -> Picture:
         drawn = picture(name, title, [point for _, point in found], card)
-        return canvas.saying(drawn, [cell for cell, _ in found], {})
+        return canvas.noted(drawn, likeness.notes(cell for cell, _ in found))
 
     return canvas.pictures(card, groups, one)
 
