@@ -46,7 +46,9 @@ def find(task: str) -> Definition:
     likely = sorted(root.rglob(f"{task}.yaml"))
     rest = (path for path in sorted(root.rglob("*.yaml")) if path not in likely)
     for path in (*likely, *rest):
-        if named.search(path.read_text(encoding="utf-8", errors="replace")):
+        if named.search(path.read_text(encoding="utf-8", errors="replace")) or (
+            path in likely and _field(path, "task") == task  # V*Bench's own file leaves its name to what it includes
+        ):
             repo, split = _field(path, "dataset_path"), _field(path, "test_split") or _field(path, "validation_split")
             if repo and split:
                 return Definition(path, repo, _field(path, "dataset_name"), split)

@@ -357,6 +357,10 @@ def test_an_unknown_task_is_guessed() -> None:
         definitions.find("docvqa_vall")
 
 
+def test_a_task_is_found_where_its_name_stands_in_an_included_file() -> None:
+    assert definitions.find("vstar_bench").path.name == "vstar_bench.yaml"
+
+
 def test_loading_leaves_the_random_state_and_the_environment_alone() -> None:
     import os
 
