@@ -186,7 +186,10 @@ MEASURING = (
 @serving
 @measuring
 def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, **options: object) -> int:
-    """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of the same answers."""
+    """Measure one model on one suite at one resolution: TTFT by stage, and the accuracy of all answers, timed or not.
+
+    Exit codes: 0 done, 1 done, but examples failed, 2 an error.
+    """
     from harness import console
     from harness.measure import job, request, run, shards, sweep
 
@@ -233,7 +236,10 @@ def run(protocol: Any, processes: int, again: bool, as_json: bool, bare: bool, *
 @serving
 @measuring
 def sweep(plan: Path | None, again: bool, dry_run: bool, status: bool, **options: Any) -> int:
-    """Measure a grid of models, suites and resolutions, each cell in a process of its own; a killed sweep resumes."""
+    """Measure a grid of models, suites and resolutions, each cell in a process of its own; a killed sweep resumes.
+
+    Exit codes: 0 done, 1 done, but examples or cells failed, 2 an error.
+    """
     from harness import console
     from harness.measure import shards, sweep
 
@@ -323,7 +329,10 @@ def _cells(plan: Path | None, by: Any, options: dict[str, Any]) -> tuple[Any, li
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @measuring
 def experiment(kind: str, as_json: bool, **options: object) -> int:
-    """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage."""
+    """Test the instrument itself: A/A, a planted delay, or the overhead of measuring; interleaved, ratios by stage.
+
+    Exit codes: 0 it holds, 1 it does not, 2 an error.
+    """
     from harness import console
     from harness.measure import experiments
 
@@ -506,7 +515,10 @@ def choose(suite: str | None, logs: Path, figure: Path | None, as_json: bool, **
 @click.option("--long", is_flag=True, help="All there is to say of each. [default: of one cell]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON: a list.")
 def show(logs: tuple[Path, ...], long: bool, as_json: bool) -> int:
-    """Print the table of run logs that are there already."""
+    """Print the table of run logs that are there already.
+
+    Exit codes: 0 done, 1 done, but examples failed or logs cannot be read.
+    """
     from harness.reports import result
     from harness.runlog import log
 
@@ -567,7 +579,10 @@ def list_(kind: str | None, long: bool, as_json: bool) -> None:
 
 @program.command()
 def check() -> int:
-    """Load every card and every plug-in; name what is wrong."""
+    """Load every card and every plug-in; name what is wrong.
+
+    Exit codes: 0 all is well, 2 something is wrong.
+    """
     from harness import catalogue
 
     problems, count = catalogue.check()
@@ -581,7 +596,10 @@ def check() -> int:
 @click.option("--strict", is_flag=True, help="Exit with 1 where timings would be doubtful.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor(strict: bool, as_json: bool) -> int:
-    """Say what this machine is, what would make its timings doubtful, and what is missing."""
+    """Say what this machine is, what would make its timings doubtful, and what is missing.
+
+    Exit codes: 0 said, 1 with --strict: timings would be doubtful.
+    """
     from harness import console
     from harness.machine import doctor
 

@@ -372,18 +372,24 @@ def plan(wanted: Sequence["Asked"], elsewhere: bool = False) -> str:
                 "protocol": asked.protocol,
                 "part": asked.part or (f"shard {asked.shard}/{asked.shards}" if asked.shard else "all"),
                 "process": asked.repetition + 1,
-                "time ◇": "–" if one.seconds is None else f"{one.seconds:.0f} s",
+                "timing ◇": "–" if one.seconds is None else _duration(one.seconds),
+                "answers": one.answers,
                 "memory ◇": size(one.memory_bytes),
-                "download": size(one.download_bytes),
+                "weights": size(one.download_bytes),
             }
         )
     whole = estimate.total(estimates)
     time_text = (
-        "unknown (no measured peak yet: run one cell first)" if whole.seconds is None else f"{whole.seconds:.0f} s"
+        "for a time unknown (–: no peak of the device was measured yet, run one cell first; or FLOPs of the family are "
+        "counted in a run alone)"
+        if whole.seconds is None
+        else f"about {_duration(whole.seconds)}"
     )
     return (
-        f"{rows(listed)}\n{len(listed)} cells; in all about {time_text}, at most {size(whole.memory_bytes)} at a time, "
-        f"{size(whole.download_bytes)} to download   ◇ predicted, not measured"
+        f"{rows(listed)}\n{len(listed)} cells; loading and timing {time_text}, at most {size(whole.memory_bytes)} at a "
+        f"time, {size(whole.download_bytes)} of weights to download   ◇ predicted, not measured\n"
+        "not in these times: preparing images, decoding, and what is answered untimed for the score (up to `answers` "
+        "questions, where weights are trained: hours, it may be; --limit N asks the first N)"
     )
 
 

@@ -21,3 +21,10 @@ def test_cells_of_a_plan_that_differ_in_a_setting_do_not_look_alike() -> None:
     told = console.plan([plain, replace(plain, settings={"encode_ms": 5.0}), replace(plain, res=512)])
     assert told.count("encode_ms=5.0") == 1
     assert "encode_ms" not in console.plan([plain, replace(plain, res=512)])
+
+
+def test_a_plan_says_what_its_time_leaves_out() -> None:
+    told = console.plan([Asked(model="fastvlm-nano", device="fake", suite="pages", res=256, limit=24)]).splitlines()
+    head, row = (next(line for line in told if word in line) for word in ("timing", "fastvlm-nano"))
+    assert row[head.index("answers") :].split()[0] == "24"
+    assert "answered untimed for the score" in told[-1]

@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,10 @@ from click.testing import CliRunner
 
 import harness
 from benchmarks import log_schema
-from harness import cli
+from harness import cards, cli, plugins
 from harness.models import families
+from harness.models.card import load_model_card
+from harness.reports import marks, wording
 from harness.suites.card import load_suite_card
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +73,14 @@ def parsed(words: list[str]) -> tuple[click.Command, click.Context]:
 @pytest.mark.parametrize(("page", "words"), ALL, ids=[f"{page}-{' '.join(words)}"[:80] for page, words in ALL])
 def test_every_command_is_one_that_the_program_takes(page: str, words: list[str]) -> None:
     parsed(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_within_the_text_are_ones_that_the_program_takes(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for found in re.findall(r"`harness ([^`]*)`", text):
+        if "..." not in found:
+            parsed(shlex.split(found))
 
 
 def test_there_are_commands_to_look_at_and_a_wrong_one_is_found() -> None:
@@ -148,6 +159,92 @@ def test_the_first_pictures_description_is_true() -> None:
         assert f"{float(row['accuracy (points)']):.0f} " in alt[1]
         assert f"{side} px and {float(row['TTFT (ms)']):.0f} ms" in alt[1]
     assert len(rows) == alt[1].count(" px and ")
+
+
+def rendered(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table of the rendered reports."""
+    with (ROOT / "reports" / "rendered" / f"{name}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def told(page: str) -> str:
+    """Return a page's text in one line."""
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+def nano() -> Iterator[tuple[str, str, str, str]]:
+    """Yield `fastvlm-nano`'s side, TTFT with and without brackets, and ANLS, as the rendered reports have them."""
+    ttft = {
+        row["resolution"]: wording.interval(*(float(text) if text else None for text in (row[name] for name in TIMES)))
+        for row in rendered("cells")
+        if row["model"] == "fastvlm-nano" and row["quantity"] == "ttft" and row["device"] == "cpu"
+    }
+    for row in rendered("pareto"):
+        side = row["model and resolution"].split()[1]
+        score, low, high = (f"{float(row[name]) / 100:.3f}" for name in SCORE)
+        yield side, ttft[side], score, f"{low}–{high}"
+
+
+TIMES = ("median_ms", "low_ms", "high_ms")
+SCORE = ("accuracy (points)", "accuracy low", "accuracy high")
+
+
+def test_what_is_said_of_the_small_model_is_what_the_reports_say() -> None:
+    found = list(nano())
+    assert len(found) == 4
+    for side, ttft, score, interval in found:
+        median, _, brackets = ttft.partition(" ")
+        time = f"{median} ms {brackets}".strip()
+        assert re.search(rf"\| {side} \| \d+ \| {re.escape(time)} \| {score} \| {interval} \|", told("docs/nano.md"))
+        assert f"fastvlm-nano at {side} px, {ttft} ms, ANLS {score} |" in told("docs/reading.md")
+
+
+def test_the_readme_tells_hits_and_misses_of_the_papers_claims() -> None:
+    of_time = [row for row in rendered("claims") if row["claim"] in ("85x", "7.9x", "3.2x", "22 %", "2x", "2.3x")]
+    here = [row for row in of_time if ", cpu, " in row["measured on"]]
+    (paragraph,) = re.findall(r"Of the paper's claims about time.*?On an H100", told("README.md"))
+    for row in here:
+        assert row["measured ratio"].replace("×", "x") in paragraph, row["claim"]
+    kinds = [row["verdict"].split()[0].strip(",") for row in here]
+    words = ("no", "one", "two", "three", "four", "five", "six")
+    assert f"{words[len(here)]} are measured on this CPU" in paragraph
+    for kind, said in (("matches", "matches? "), ("undecided", "(is|are) undecided"), ("differs", "differs? ")):
+        assert re.search(f"{words[kinds.count(kind)]} {said}", paragraph), kind
+    assert ("few samples without an interval" in paragraph) == all("[" not in row["measured ratio"] for row in here)
+
+
+def test_every_mark_exit_code_and_setting_of_an_engine_is_explained() -> None:
+    reading, reference = told("docs/reading.md"), told("docs/reference.md")
+    assert [mark.symbol for mark in marks.MARKS.values() if f" {mark.symbol} " not in reading] == []
+    rows = re.findall(r"\| ([\d, ]+) \| ([^|]*) \|", reference)
+    for name, command in cli.program.commands.items():
+        stated = (command.help or "").partition("Exit codes:")[2]
+        for code in re.findall(r"\b[123]\b(?= )", stated):
+            of = " ".join(where for codes, where in rows if code in codes.split(", "))
+            assert f"`{name}`" in of or code == "2", f"{code} of {name}"
+    for engine in plugins.names("engines"):
+        for setting in plugins.load("engines", engine).SETTINGS:
+            assert f"`{setting}`" in reference.partition("## Settings")[2].partition("## Exit")[0], setting
+
+
+def test_every_rule_of_resolution_is_explained() -> None:
+    rules = {load_model_card(name).resolution.rule for name in cards.names("models")}
+    rows = re.findall(
+        r"^\| ([a-z_, ]+) \| .* \| .* \|$", (ROOT / "docs/models.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    explained = {word for row in rows for word in row.split(", ")}
+    assert {f"{rule}s" if rule == "multiple" else rule for rule in rules} - explained == set()
+
+
+def test_cron_mails_an_error_of_which_there_is_no_verdict(tmp_path: Path) -> None:
+    line = (ROOT / "docs" / "nightly.cron").read_text(encoding="utf-8").splitlines()[-1]
+    program = tmp_path / "harness"
+    program.write_text("#!/bin/sh\necho starting >&2; echo harness: no such checkpoint >&2; exit 2\n")
+    program.chmod(0o755)
+    script = line.split(maxsplit=5)[5].replace("/data/latency", str(tmp_path))
+    place = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["/bin/sh", "-c", script], env=place, capture_output=True, text=True, check=False, timeout=60)
+    assert "harness: no such checkpoint" in done.stdout
 
 
 def test_the_citation_is_a_citation() -> None:

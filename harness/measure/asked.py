@@ -34,8 +34,8 @@ class Asked:
 
     model: str = wish("fastvlm-0.5b", "A model of `harness list models`, a card file, a checkpoint's folder, a Hub id.")
     suite: str = wish("docvqa", "A suite of `harness list suites`, or a card file.")
-    res: int | None = wish(None, "Input side in pixels. Default: the card's.")
-    device: str = wish("cpu", "cpu, cuda, cuda:1, mps, fake. Default: the best one here.")
+    res: int | None = wish(None, "Input side in pixels, by the model's own rule (docs/models.md). Default: the card's.")
+    device: str = wish("cpu", "cpu, cuda, cuda:1, mps, fake; of a sweep also cuda:all. Default: the best one here.")
     dtype: str | None = wish(None, "Precision. Default: the device's own.", choices=("float32", "bfloat16", "float16"))
     weights: str | None = wish(None, "A checkpoint's folder, or `random`. Default: Hub cache, Hub, else random.")
     data: str | None = wish(None, "Parquet file or folder with the suite's columns, instead of the Hub's data.")
@@ -47,7 +47,9 @@ class Asked:
     )
     engine: str = wish("torch", "torch; mlx or coreml+mlx on a Mac.")
     seed: int = wish(0, "Seed of random weights.")
-    settings: Mapping[str, Setting] = wish({}, "A setting of the model's card.", "set", metavar="NAME=VALUE")
+    settings: Mapping[str, Setting] = wish(
+        {}, "A setting of the model's card or of the engine (docs/reference.md).", "set", metavar="NAME=VALUE"
+    )
     isolate: bool = wish(False, "Load encoders and LLM one by one; add up their times.", "isolate-stages")
     part: str | None = wish(None, "The one part to load.", hidden=True)
     repetition: int = wish(0, "Which process of the cell this is.", hidden=True)

@@ -217,6 +217,9 @@ def _check_part(card: ModelCard, part: str | None) -> None:
 
 def _changed(card: ModelCard, runner: ModuleType, given: Mapping[str, Setting]) -> dict[str, Setting]:
     """Return the settings, the card's or the engine's, that `given` changes; refuse those that neither has."""
+    for name in given:
+        if name not in card.settings and name not in runner.SETTINGS:
+            raise UnknownName(f"setting of {card.name}", name, {**card.settings, **runner.SETTINGS})
     own = {name: value for name, value in given.items() if name in runner.SETTINGS}
     settings = check_settings(card, {name: value for name, value in given.items() if name not in own})
     changed = {name: value for name, value in settings.items() if card.settings[name] != value}

@@ -295,7 +295,8 @@ def _accuracy_text(one: CellSummary) -> str:
         return f"{'' if found.own is not None else 'not scored: '}{found.reason}{remarks}"
     known = found.low is not None and found.high is not None
     interval = f" [{found.low:.3f}, {found.high:.3f}]" if known else ""
-    return f"{found.metric} {found.value:.3f}{interval} over {found.over} of {one.cell.suite}{remarks}"
+    timed = f"; {one.times.n} of these answers were timed" if one.times.n < found.n and one.process.count == 1 else ""
+    return f"{found.metric} {found.value:.3f}{interval} over {found.over} of {one.cell.suite}{timed}{remarks}"
 
 
 def _stages(one: CellSummary) -> list[str]:

@@ -62,6 +62,14 @@ def test_a_side_the_model_cannot_take_names_the_nearest() -> None:
         cell.settle(Asked(res=1000))
 
 
+def test_a_misspelt_setting_is_guessed_among_the_cards_and_the_engines() -> None:
+    asked = Asked(model="fake", device="fake", suite="pages")
+    with pytest.raises(UnknownName, match=r"setting of fake 'compil' \(did you mean 'compile'\?\); known: .*encode_ms"):
+        cell.settle(replace(asked, settings={"compil": True}))
+    with pytest.raises(UnknownName, match=r"setting of fake 'encode_m' \(did you mean 'encode_ms'\?\)"):
+        cell.settle(replace(asked, settings={"encode_m": 1.0}))
+
+
 def test_a_misspelt_model_is_guessed() -> None:
     with pytest.raises(UnknownName, match=r"unknown model 'fastvlm-0.5' \(did you mean 'fastvlm-0.5b'\?\)"):
         cell.settle(Asked(model="fastvlm-0.5"))

@@ -50,6 +50,15 @@ def test_a_stage_that_reads_more_than_it_computes_is_held_against_the_memory(tmp
     assert encode["of_roofline"] == pytest.approx(0.8)
 
 
+def test_beside_the_accuracy_stands_how_many_of_its_answers_were_timed(tmp_path: Path) -> None:
+    some = synthetic_logs.write(tmp_path / "a.jsonl", n=12, answered_only=8)
+    every = synthetic_logs.write(tmp_path / "b.jsonl", n=12, model="llava-1.5-7b")
+    results, _ = outcome.of([some, every])
+    told = {result.cell.cell.model: str(result.as_dict()["also"]["accuracy"]) for result in results}
+    assert "over 20 questions of pages; 12 of these answers were timed" in told["fastvlm-0.5b"]
+    assert "timed" not in told["llava-1.5-7b"]
+
+
 def test_without_a_measured_peak_there_is_no_share(tmp_path: Path) -> None:
     path = synthetic_logs.write(tmp_path / "a.jsonl", n=12)
     (result,), _ = outcome.of([path])
