@@ -62,8 +62,8 @@ def _sides(rule: Resolution) -> str:
     """Return which sides a model takes, in words."""
     if rule.rule == "choice":
         return ", ".join(map(str, rule.values))
-    told = {"multiple": f"multiples of {rule.of}", "fixed": "its own, fixed"}.get(rule.rule)
-    return told or f"any{', in steps' * (rule.rule in STEPS)}" + f" ({rule.rule})" * (rule.rule != "any")
+    told = {"multiple": f"multiples of {rule.of}", "fixed": "its own, fixed", "any": "any, in steps"}
+    return told.get(rule.rule, f"any{', steps' * (rule.rule in STEPS)} ({rule.rule})")
 
 
 def _where(card: ModelCard) -> str:

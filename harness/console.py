@@ -379,18 +379,19 @@ def plan(wanted: Sequence["Asked"], elsewhere: bool = False) -> str:
             }
         )
     whole = estimate.total(estimates)
-    time_text = (
-        "for a time unknown (–: no peak of the device was measured yet, run one cell first; or FLOPs of the family are "
-        "counted in a run alone)"
-        if whole.seconds is None
-        else f"about {_duration(whole.seconds)}"
-    )
-    return (
-        f"{rows(listed)}\n{len(listed)} cells; loading and timing {time_text}, at most {size(whole.memory_bytes)} at a "
-        f"time, {size(whole.download_bytes)} of weights to download   ◇ predicted, not measured\n"
-        "not in these times: preparing images, decoding, and what is answered untimed for the score (up to `answers` "
-        "questions, where weights are trained: hours, it may be; --limit N asks the first N)"
-    )
+    time_text = "for an unknown time" if whole.seconds is None else f"about {_duration(whole.seconds)}"
+    lines = [
+        f"{len(listed)} cells; loading and timing {time_text}, at most {size(whole.memory_bytes)} at a time, "
+        f"{size(whole.download_bytes)} of weights to download   ◇ predicted, not measured"
+    ]
+    if whole.seconds is None:
+        lines.append(
+            "–: no peak of the device is known yet (run one cell first), or only a run counts the model's FLOPs"
+        )
+    left = ["preparing images", "decoding"]
+    if any(one.answers for one in estimates):
+        left.append("answering, untimed, what else is scored (`answers` in all; --limit N asks the first N)")
+    return "\n".join([rows(listed), *lines, f"not in these times: {', '.join(left)}"])
 
 
 def _said(asked: "Asked", name: str) -> str:

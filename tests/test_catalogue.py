@@ -8,5 +8,5 @@ def test_the_list_names_the_rule_by_which_a_side_is_taken() -> None:
     assert sides["fastvlm-0.5b"] == "multiples of 64"
     assert sides["cambrian-1-8b"] == "its own, fixed"
     assert sides["llava-onevision-0.5b"] == "any, in steps"
-    assert sides["internvl3-1b"] == "any, in steps (tiles)"
+    assert sides["internvl3-1b"] == "any, steps (tiles)"
     assert sides["qwen2.5-vl-3b"] == "any (area)"

@@ -27,4 +27,4 @@ def test_a_plan_says_what_its_time_leaves_out() -> None:
     told = console.plan([Asked(model="fastvlm-nano", device="fake", suite="pages", res=256, limit=24)]).splitlines()
     head, row = (next(line for line in told if word in line) for word in ("timing", "fastvlm-nano"))
     assert row[head.index("answers") :].split()[0] == "24"
-    assert "answered untimed for the score" in told[-1]
+    assert "answering, untimed, what else is scored" in told[-1]

@@ -33,7 +33,8 @@ def estimate(asked: Asked, peak_flops_per_s: float | None) -> Estimate:
     if asked.endpoint:
         return Estimate(None, None, 0, _answers(asked))
     card = model_card(asked.model, asked.offline)
-    told = _answers(asked) if asked.weights or card.hub or card.folder or card.shipped else ""
+    trained = asked.weights is not None or weights.present(card) or (card.hub is not None and not asked.offline)
+    told = _answers(asked) if trained else ""
     try:
         counted = counts.row(card, asked.res or card.resolution.default)
     except HarnessError:

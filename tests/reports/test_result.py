@@ -1,5 +1,6 @@
 """What one measurement came to: the roofline is of the samples whose work was counted."""
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -7,6 +8,7 @@ import pytest
 import synthetic_logs
 
 from harness.reports import result as outcome
+from harness.reports.accuracy import Accuracy
 from harness.runlog import log as runlog
 from harness.runlog.records import Counted
 
@@ -51,12 +53,13 @@ def test_a_stage_that_reads_more_than_it_computes_is_held_against_the_memory(tmp
 
 
 def test_beside_the_accuracy_stands_how_many_of_its_answers_were_timed(tmp_path: Path) -> None:
-    some = synthetic_logs.write(tmp_path / "a.jsonl", n=12, answered_only=8)
-    every = synthetic_logs.write(tmp_path / "b.jsonl", n=12, model="llava-1.5-7b")
-    results, _ = outcome.of([some, every])
-    told = {result.cell.cell.model: str(result.as_dict()["also"]["accuracy"]) for result in results}
-    assert "over 20 questions of pages; 12 of these answers were timed" in told["fastvlm-0.5b"]
-    assert "timed" not in told["llava-1.5-7b"]
+    (result,), _ = outcome.of([synthetic_logs.write(tmp_path / "a.jsonl", n=12, answered_only=8)])
+    told = {}
+    for n in (20, 12):
+        cell = dataclasses.replace(result.cell, accuracy=Accuracy("ANLS", 0.7, 0.6, 0.8, n=n))
+        told[n] = dataclasses.replace(result, cell=cell).as_dict()["also"]["accuracy"]
+    assert told[20] == "ANLS 0.700 [0.600, 0.800] over 20 questions of pages; 12 of these answers were timed"
+    assert told[12] == "ANLS 0.700 [0.600, 0.800] over 12 questions of pages"
 
 
 def test_without_a_measured_peak_there_is_no_share(tmp_path: Path) -> None:
