@@ -175,7 +175,7 @@ def told(page: str) -> str:
 def nano() -> Iterator[tuple[str, str, list[float]]]:
     """Yield `fastvlm-nano`'s side, TTFT, and ANLS with its interval, as the rendered reports have them."""
     ttft = {
-        row["resolution"]: wording.interval(*(float(text) if text else None for text in (row[name] for name in TIMES)))
+        row["resolution"]: wording.interval(number(row["median_ms"]), number(row["low_ms"]), number(row["high_ms"]))
         for row in rendered("cells")
         if row["model"] == "fastvlm-nano" and row["quantity"] == "ttft" and row["device"] == "cpu"
     }
@@ -184,7 +184,11 @@ def nano() -> Iterator[tuple[str, str, list[float]]]:
         yield side, ttft[side], [float(row[name]) / 100 for name in SCORE]
 
 
-TIMES = ("median_ms", "low_ms", "high_ms")
+def number(text: str) -> float | None:
+    """Return a number of a table; nothing where there is none."""
+    return float(text) if text else None
+
+
 SCORE = ("accuracy (points)", "accuracy low", "accuracy high")
 
 
