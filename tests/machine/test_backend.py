@@ -66,7 +66,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         EntryPoint("broken-unit", "their_broken_device", "harness.devices"),
         EntryPoint("least-unit", "their_least_device", "harness.devices"),
     ]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "harness.devices" else [])
+    monkeypatch.setattr(plugins, "foreign", lambda group: points if group == "devices" else [])
     yield
     for name in ("their_device", "their_broken_device", "their_least_device"):
         sys.modules.pop(name, None)
