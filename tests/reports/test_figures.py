@@ -55,6 +55,16 @@ def test_isolated_and_additive_protocols_are_apart(tmp_path: Path) -> None:
     assert [picture.name for picture in pictures] == ["breakdown", "breakdown-2"]
 
 
+def test_a_model_whose_encoder_is_timed_with_what_follows_has_no_bar_and_a_note_says_so(tmp_path: Path) -> None:
+    times = {"preprocess": 4.0, "encode+project": 80.0, "prefill": 50.0}
+    synthetic_logs.write(tmp_path / "joined.jsonl", model="joined", times_ms=times)
+    (picture,) = drawn(tmp_path, "breakdown")
+    assert "joined" not in picture.alt
+    assert [text for _, text in picture.numbers.notes] == [
+        "not drawn, for encode is timed there together with what follows it: joined."
+    ]
+
+
 def test_bars_are_the_medians(tmp_path: Path) -> None:
     (picture,) = drawn(tmp_path, "breakdown")
     data = measured.gather(frame.load(tmp_path), {})

@@ -1,6 +1,7 @@
 """Where the time to first token goes: stacked stages by resolution and model (the FastVLM paper's Figure 5)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from matplotlib.axes import Axes
@@ -17,8 +18,9 @@ from harness.reports.summary import CellSummary
 
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol, a bar per model and resolution; see `measured.chosen`."""
-    # Where encode is timed with what follows it, a bar would show an encoder that takes nothing.
-    cells = [one for one in measured.chosen(data, card) if one.times.of("prefill") and one.times.of("encode")]
+    chosen = [one for one in measured.chosen(data, card) if one.times.of("prefill")]
+    cells = [one for one in chosen if one.times.of("encode")]
+    joined = sorted({one.cell.label for one in chosen if not one.times.of("encode")})
     groups: list[tuple[str, tuple[list[CellSummary], dict[str, str]]]] = []
     for at, protocol, mine in measured.by_platform(cells):
         kept, left_out = measured.one_each(mine)
@@ -27,7 +29,11 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
     def one(name: str, title: str, group: tuple[list[CellSummary], dict[str, str]]) -> Picture:
         return canvas.noted(canvas.saying(picture(name, title, group[0]), *group), resizing.notes(group[0]))
 
-    return canvas.pictures(card, groups, one)
+    pictures = canvas.pictures(card, groups, one)
+    # A bar would show an encoder that takes nothing.
+    note = ("Note:", f"not drawn, for encode is timed there together with what follows it: {', '.join(joined)}.")
+    noted = [replace(each, numbers=replace(each.numbers, notes=(*each.numbers.notes, note))) for each in pictures]
+    return noted if joined else pictures
 
 
 MOST_BARS = 40
