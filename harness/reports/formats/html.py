@@ -104,7 +104,7 @@ def _literal(text: str) -> str:
 
 def _legend(report: Report) -> str:
     lines = [
-        f"<li><b>{mark.symbol}</b> {escape(mark.meaning)}</li>" for name, mark in MARKS.items() if name in report.marks
+        f"<li><b>{mark.symbol}</b> {marked(mark.meaning)}</li>" for name, mark in MARKS.items() if name in report.marks
     ]
     return f'<aside aria-label="Marks"><ul>{"".join(lines)}</ul></aside>' if lines else ""
 
