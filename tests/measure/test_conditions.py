@@ -74,6 +74,14 @@ def test_a_copy_in_another_projects_repository_has_no_commit(tmp_path: Path) -> 
     assert set(told(inside)) == {"version", "code"}
 
 
+def test_a_copy_that_another_project_has_committed_has_no_commit(tmp_path: Path) -> None:
+    """Its commits are that project's: two of them may hold the same harness."""
+    inside = tmp_path / "project" / "vendor"
+    package(inside)
+    commit(tmp_path / "project")
+    assert set(told(inside)) == {"version", "code"}
+
+
 def test_an_old_copy_in_a_new_checkout_has_no_commit(tmp_path: Path) -> None:
     """Installed, then `git pull`: the checkout is newer than the code that runs, which its digest tells."""
     files, old = package(tmp_path / "own"), tmp_path / "own" / ".venv" / "lib"

@@ -353,7 +353,7 @@ def test_arms_are_folders_cards_hub_ids_or_random(tmp_path: Path) -> None:
     assert arms.arm(asked, "random").weights == "random"
     assert arms.arm(asked, "fastvlm-0.5b").model == "fastvlm-0.5b"
     assert arms.arm(asked, "Qwen/Qwen2.5-VL-3B-Instruct").model == "Qwen/Qwen2.5-VL-3B-Instruct"
-    for neither in ("./nightlies/step-3", "/nowhere/step-3", "~/step-3", "a/b/c", "ours/step-3/"):
+    for neither in ("./nightlies/step-3", "/nowhere/step-3", "~/step-3", "a/b/c", "ours/"):
         with pytest.raises(SettingError, match="no folder of a checkpoint"):
             arms.arm(asked, neither)
     (tmp_path / "nightly.toml").write_text('weights = "random"\n[settings]\nprefill_ms = 40.0\n')
