@@ -344,6 +344,10 @@ def findings(found: Sequence["Finding"]) -> str:
     return "\n".join(lines)
 
 
+ALIKE = ("suite", "device", "protocol", "part", "process")
+"""Columns of a plan that are left out where all cells have the same."""
+
+
 def plan(wanted: Sequence["Asked"], elsewhere: bool = False) -> str:
     """Return the cells of a sweep with what each will probably take (predicted from counts, marked so).
 
@@ -378,10 +382,15 @@ def plan(wanted: Sequence["Asked"], elsewhere: bool = False) -> str:
                 "weights": size(one.download_bytes),
             }
         )
+    # A column that says the same of every cell is said once below: eleven columns do not fit a terminal of 80.
+    alike = [name for name in ALIKE if len({row[name] for row in listed}) == 1]
+    of_all = [f"{name} {listed[0][name]}" for name in alike if listed[0][name] not in ("all", 1)]
+    head = ", ".join([f"{len(listed)} cell{'s' * (len(listed) > 1)}", *of_all])
+    listed = [{name: value for name, value in row.items() if name not in alike} for row in listed]
     whole = estimate.total(estimates)
     time_text = "for an unknown time" if whole.seconds is None else f"about {_duration(whole.seconds)}"
     lines = [
-        f"{len(listed)} cells; loading and timing {time_text}, at most {size(whole.memory_bytes)} at a time, "
+        f"{head}; loading and timing {time_text}, at most {size(whole.memory_bytes)} at a time, "
         f"{size(whole.download_bytes)} of weights to download   ◇ predicted, not measured"
     ]
     if whole.seconds is None:

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, replace
 
+import pytest
+
 from harness import console
 from harness.measure.asked import Asked
 from harness.models.counts import Row
@@ -23,7 +25,22 @@ def test_cells_of_a_plan_that_differ_in_a_setting_do_not_look_alike() -> None:
     assert "encode_ms" not in console.plan([plain, replace(plain, res=512)])
 
 
-def test_a_plan_says_what_its_time_leaves_out() -> None:
+def test_a_plan_fits_80_columns_and_says_once_what_all_cells_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    plain = Asked(model="fastvlm-nano", device="fake", suite="pages", limit=24)
+    told = console.plan([replace(plain, res=256), replace(plain, res=512)])
+    assert [line.split()[:2] for line in told.splitlines() if "fastvlm-nano" in line] == [
+        ["fastvlm-nano", "256"],
+        ["fastvlm-nano", "512"],
+    ]
+    assert "2 cells, suite pages, device fake, protocol ttft; loading" in told
+    both = console.plan([plain, replace(plain, protocol="paper")])
+    assert "protocol" in both.splitlines()[1]
+    assert "protocol ttft" not in both
+
+
+def test_a_plan_says_what_its_time_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     told = console.plan([Asked(model="fastvlm-nano", device="fake", suite="pages", res=256, limit=24)]).splitlines()
     head, row = (next(line for line in told if word in line) for word in ("timing", "fastvlm-nano"))
     assert row[head.index("answers") :].split()[0] == "24"
