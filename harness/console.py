@@ -98,10 +98,15 @@ class Progress:
 
         `paced`: they come one after the other, so that those past tell how long those left will take.
         """
-        paths, started_s = [], time.monotonic()
+        paths, started_s, fresh = [], time.monotonic(), 0
         for number, ended in enumerate(cells, 1):
-            left_s = (time.monotonic() - started_s) / number * (total - number)
-            left = f", about {_duration(left_s)} left" if paced and number < total and ended.code == 0 else ""
+            now_s = time.monotonic()
+            fresh += not ended.already
+            if not fresh:
+                started_s = now_s
+            left = ""
+            if paced and number < total and ended.code == 0 and not ended.already:
+                left = f", about {_duration((now_s - started_s) / fresh * (total - number))} left"
             self.say(f"[{number}/{total}] {ended.title}: {ended.message}{left}")
             if ended.path:
                 paths.append(ended.path)

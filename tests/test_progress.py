@@ -1,6 +1,7 @@
 """What is said while it goes on: a counter that ends at its total, time left, a sign of life; names are completed."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from harness import cli, console
+from harness.measure.executor import Ended
 from harness.reports import result
 from harness.runlog import log
 from harness.runlog.records import Failure, Sample
@@ -41,6 +43,22 @@ def test_what_an_earlier_process_measured_is_counted_and_says_nothing_of_the_pac
     count = console.Counted(4, lambda: float(next(now)), frozenset({"a", "b"}))
     count.add(sample("c"))
     assert "3/4, about 3 s left" in count.text
+
+
+def test_cells_that_were_measured_already_say_nothing_of_a_sweeps_pace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now_s[0])
+
+    def cells() -> Iterator[Ended]:
+        for number, (took_s, already) in enumerate([(1, True), (1, True), (50, False), (50, False)]):
+            now_s[0] += took_s
+            yield Ended(f"cell {number}", None, 0, "measured", already=already)
+
+    console.Progress().follow_all(cells(), 5)
+    left = [line.partition("about ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert left == ["", "", "100 s left", "50 s left"]
 
 
 def test_long_times_are_said_in_minutes_and_hours() -> None:

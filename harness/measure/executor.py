@@ -150,6 +150,8 @@ class Ended:
     message: str
     asked: Asked | None = None
     """What was asked, where it matters: of shards."""
+    already: bool = False
+    """Whether it was measured before: that tells nothing of the pace."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,9 @@ def _collect(
     for request, path in done.items():
         asked = cells[request]
         found = became(path)
-        yield Ended(requests.title(asked), path, found.code, found.says(" already") + stood_in(path), asked)
+        yield Ended(
+            requests.title(asked), path, found.code, found.says(" already") + stood_in(path), asked, already=True
+        )
     if not by.leave:
         left = {request: cells[request] for request in jobs}
         yield from _Watch(left, jobs, logs, folder, by, notify).run()

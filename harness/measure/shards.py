@@ -75,7 +75,7 @@ def _together(ended: Sequence[Ended], asked: Asked) -> Ended:
     already = [one.path for one in ended if one.path and SHARD not in one.path.name]
     if already:
         found = became(already[0])
-        return Ended(title, already[0], found.code, found.says(" already"))
+        return Ended(title, already[0], found.code, found.says(" already"), already=True)
     for one in ended:
         if one.path is None:
             return Ended(title, None, one.code or 1, f"not all shards are measured: {one.title}: {one.message}")

@@ -206,7 +206,7 @@ def _run_here(wanted: Sequence[Asked], again: bool, by: Executor) -> Iterator[En
         told = job.since(pooled=by.name == "pool")
         since = f" (changed since: {told}; --again measures it once more)" if told else ""
         found = became(log.path)
-        yield Ended(_title(job), log.path, found.code, found.says(f" already{since}"), job.wished)
+        yield Ended(_title(job), log.path, found.code, found.says(f" already{since}"), job.wished, already=True)
     # A child is asked what was asked here, so that its log has the request by which a queue's host would look for it.
     commands = [[*command.interpreter(), *command.arguments(job.wished), "--bare"] for job in waiting]
     folder = Path(waiting[0].wished.out) if waiting else Path()
