@@ -129,6 +129,20 @@ def _finished(path: Path) -> bool:
     return log.finished and not log.cut_short
 
 
+def _stands_in(header: Header, asked: Asked) -> bool:
+    """Return whether a log is of random weights or of generated pages that nobody asked for."""
+    random = header.weights.get("source") == "random" and asked.weights != "random" and asked.model != "fake"
+    return random or header.data.get("name") != header.data.get("asked")
+
+
+def _resized_by_default(header: Header, asked: Asked) -> bool:
+    """Return whether a log of family `auto` was asked for `image_backend` when that did nothing there yet."""
+    settings = header.cell.get("settings")
+    obeyed = isinstance(settings, dict) and "image_backend" in settings
+    wanted = asked.settings.get("image_backend", "default") != "default"
+    return wanted and header.effective.get("route") == "auto" and not obeyed
+
+
 class _Here:
     """What this host sees of what was asked. A checkpoint has many gigabytes, so each digest is made once."""
 
@@ -138,6 +152,10 @@ class _Here:
     def same(self, header: Header, asked: Asked) -> bool:
         """Return whether a log is of the same cards, weights and data, drawn alike; what is not here tells nothing."""
         if header.schema != SCHEMA or header.cell.get("sampling") != sampling.VERSION:
+            return False
+        if asked.no_stand_in and _stands_in(header, asked):
+            return False
+        if _resized_by_default(header, asked):
             return False
         for kind, digest in (("model", _model_digest(asked)), ("suite", _suite_digest(asked))):
             if digest and header.cards.get(kind) != digest:

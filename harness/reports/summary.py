@@ -501,7 +501,9 @@ def _memory(logs: Sequence[Log]) -> Memory:
     samples = [sample for log in logs for sample in log.samples]
     peaks = [value for sample in samples if sample.stages for value in sample.stages.stage_peak_bytes.values()]
     device = logs[0].header.device
-    not_told = device.get("memory_not_told", "")
+    # logs of before 26 November 2026 do not say it
+    older = "Core ML's" if logs[0].header.cell.get("engine") == "coreml+mlx" else ""
+    not_told = str(device.get("memory_not_told", older))
     if peaks:
         return Memory(max(peaks), str(device.get("peak_memory") or "device allocator"), not_told)
     told = [sample.memory.get(name) for sample in samples for name in ("rss_bytes", "allocated_bytes")]

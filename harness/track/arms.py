@@ -31,7 +31,9 @@ def arm(asked: Asked, text: str) -> Asked:
         return replace(asked, weights=own.get("weights", str(path)), settings=settings)
     if text == "random":
         return replace(asked, weights="random")
-    if path.is_file() or text in cards.names("models") or synthesis.is_repo(text):
+    # a name in a folder that is here is a slip of a checkpoint's name: the Hub is not asked for it
+    repo = synthesis.is_repo(text) and not path.parent.is_dir()
+    if path.is_file() or text in cards.names("models") or repo:
         return replace(asked, model=text)
     raise SettingError(
         f"{text}: no folder of a checkpoint, no model card, no Hub id and not `random`"

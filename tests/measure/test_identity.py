@@ -54,7 +54,8 @@ def leave_log(asked: Asked) -> Path:
         schema=records.SCHEMA, cell=made.cell.as_dict(), key=made.cell.key, command="", started_at="now", harness={},
         environment={}, device={}, requested={"shard": asked.shard, "shards": asked.shards}, effective={},
         cards={"model": made.card.digest, "suite": made.suite_card.digest}, weights=made.source.as_dict(),
-        data={"digest": made.suite.digest}, request=made.request,
+        data={"digest": made.suite.digest, "name": made.suite.name, "asked": made.suite_card.name},
+        request=made.request,
     )  # fmt: skip
     with Writer(made.path) as writer:
         writer.open()
@@ -225,6 +226,20 @@ def test_what_a_host_does_not_see_tells_it_nothing(world: World) -> None:
     for name in ("weights", "data"):
         (world.root / name).rename(world.root / f"not {name}")
     assert taken(world.asked)
+
+
+def test_what_stands_in_is_not_taken_where_that_was_refused(tmp_path: Path, quiet: None) -> None:
+    asked = Asked(model="fastvlm-nano", suite="docvqa", limit=1, device="cpu", offline=True, out=str(tmp_path))
+    leave_log(replace(asked, suite="pages"))
+    assert taken(replace(asked, suite="pages", no_stand_in=True))
+    leave_log(asked)
+    assert taken(asked)
+    assert not taken(replace(asked, no_stand_in=True))
+    (tmp_path / "random").mkdir()
+    random = replace(asked, model="fastvlm-0.5b", suite="pages", out=str(tmp_path / "random"))
+    leave_log(random)
+    assert taken(random)
+    assert not taken(replace(random, no_stand_in=True))
 
 
 WISHES: dict[str, object] = {

@@ -116,7 +116,10 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_a_memory_from_which_a_part_is_missing_fits_no_budget(tmp_path: Path) -> None:
     """Core ML tells nothing of its own: MLX's share alone would always win a budget for memory."""
-    cells = grids.grid(tmp_path, 2, 1.6, of_device={"peak_memory": "MLX's allocator", "memory_not_told": "Core ML's"})
-    (answer,) = choice.choose(cells, choice.parse(memory="1TB"))
-    assert answer.winner is None
-    assert "Core ML's share is not told" in choice.text([answer])
+    told = {"peak_memory": "MLX's allocator", "memory_not_told": "Core ML's"}
+    older = {"of_device": {"peak_memory": "MLX's allocator"}, "of_cell": {"engine": "coreml+mlx"}}
+    for number, about in enumerate(({"of_device": told}, older)):
+        cells = grids.grid(tmp_path / str(number), 2, 1.6, **about)
+        (answer,) = choice.choose(cells, choice.parse(memory="1TB"))
+        assert answer.winner is None
+        assert "Core ML's share is not told" in choice.text([answer])

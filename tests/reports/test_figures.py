@@ -58,11 +58,12 @@ def test_isolated_and_additive_protocols_are_apart(tmp_path: Path) -> None:
 def test_a_model_whose_encoder_is_timed_with_what_follows_has_no_bar_and_a_note_says_so(tmp_path: Path) -> None:
     times = {"preprocess": 4.0, "encode+project": 80.0, "prefill": 50.0}
     synthetic_logs.write(tmp_path / "joined.jsonl", model="joined", times_ms=times)
+    synthetic_logs.write(tmp_path / "part.jsonl", model="half", part="llm", times_ms={"prefill": 50.0})
     (picture,) = drawn(tmp_path, "breakdown")
     assert "joined" not in picture.alt
-    assert [text for _, text in picture.numbers.notes] == [
-        "not drawn, for encode is timed there together with what follows it: joined."
-    ]
+    (note,) = [text for _, text in picture.numbers.notes if text.startswith("not drawn")]
+    assert note.startswith("not drawn, for encode is timed there together with what follows it: joined 1024 px on box")
+    assert "half" not in note
 
 
 def test_bars_are_the_medians(tmp_path: Path) -> None:

@@ -347,13 +347,14 @@ def test_annotations_are_escaped_for_github() -> None:
 # --- arms and nights ---
 
 
-def test_arms_are_folders_cards_hub_ids_or_random(tmp_path: Path) -> None:
+def test_arms_are_folders_cards_hub_ids_or_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(model="fake")
     assert arms.arm(asked, str(tmp_path)).weights == str(tmp_path)
     assert arms.arm(asked, "random").weights == "random"
     assert arms.arm(asked, "fastvlm-0.5b").model == "fastvlm-0.5b"
     assert arms.arm(asked, "Qwen/Qwen2.5-VL-3B-Instruct").model == "Qwen/Qwen2.5-VL-3B-Instruct"
-    for neither in ("./nightlies/step-3", "/nowhere/step-3", "~/step-3", "a/b/c", "ours/"):
+    monkeypatch.chdir(tmp_path.parent)
+    for neither in (f"{tmp_path.name}/step-3", "./nightlies/step-3", "/nowhere/step-3", "~/step-3", "a/b/c", "ours/"):
         with pytest.raises(SettingError, match="no folder of a checkpoint"):
             arms.arm(asked, neither)
     (tmp_path / "nightly.toml").write_text('weights = "random"\n[settings]\nprefill_ms = 40.0\n')

@@ -18,9 +18,9 @@ from harness.reports.summary import CellSummary
 
 def draw(data: Measured, card: ReportCard) -> list[Picture]:
     """Return a picture for each platform and protocol, a bar per model and resolution; see `measured.chosen`."""
-    chosen = [one for one in measured.chosen(data, card) if one.times.of("prefill")]
-    cells = [one for one in chosen if one.times.of("encode")]
-    joined = sorted({one.cell.label for one in chosen if not one.times.of("encode")})
+    chosen = measured.chosen(data, card)
+    joined = [one for one in chosen if any("+" in name for name in one.times.median_ns)]
+    cells = [one for one in chosen if one not in joined and one.times.of("prefill")]
     groups: list[tuple[str, tuple[list[CellSummary], dict[str, str]]]] = []
     for at, protocol, mine in measured.by_platform(cells):
         kept, left_out = measured.one_each(mine)
@@ -31,7 +31,8 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
 
     pictures = canvas.pictures(card, groups, one)
     # A bar would show an encoder that takes nothing.
-    note = ("Note:", f"not drawn, for encode is timed there together with what follows it: {', '.join(joined)}.")
+    named = sorted({f"{_name(one)} on {wording.platform(one.cell.platform)}" for one in joined})
+    note = ("Note:", f"not drawn, for encode is timed there together with what follows it: {', '.join(named)}.")
     noted = [replace(each, numbers=replace(each.numbers, notes=(*each.numbers.notes, note))) for each in pictures]
     return noted if joined else pictures
 
