@@ -53,7 +53,6 @@ def run(model: str, suite: str = "docvqa", res: int | None = None, **options: Se
     where it could not be measured, and `SettingError` for several values of an option that takes one.
     """
     import json
-    import os
     import subprocess
 
     from harness import parent
@@ -63,7 +62,7 @@ def run(model: str, suite: str = "docvqa", res: int | None = None, **options: Se
     command = [*parent.program(), "run", "--model", model, "--suite", suite, "--out", out, "--json"]
     command += [] if res is None else ["--res", str(res)]
     command += [part for name, value in options.items() for part in _flags(name, value)]
-    environment = {**os.environ, **parent.paths()}
+    environment = parent.surroundings()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1) or not done.stdout.strip():
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -44,9 +44,14 @@ def paths() -> dict[str, str]:
     return {"PYTHONSAFEPATH": "1", **({"PYTHONPATH": found} if found else {})}
 
 
+def surroundings() -> dict[str, str]:
+    """Return the environment of a child that imports this very package."""
+    return {**os.environ, **paths()}
+
+
 def environment() -> dict[str, str]:
-    """Return the environment of a child that is to end with this process."""
-    return {**os.environ, **paths(), NAME: str(os.getpid())}
+    """Return the environment of a child that is to end with this process as well."""
+    return {**surroundings(), NAME: str(os.getpid())}
 
 
 def follow() -> None:

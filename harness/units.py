@@ -1,5 +1,7 @@
 """Quantities as people read them."""
 
+from collections.abc import Iterable
+
 
 def milliseconds(ns: float | None) -> str:
     """Return nanoseconds as a time with three significant digits: `512 µs`, `16.6 ms`, `4.66 s`; `–` for None."""
@@ -23,3 +25,9 @@ def size(count: float | None) -> str:
         if count >= step:
             return f"{_three(count / step)} {unit}"
     return f"{count:.0f} B"
+
+
+def some(names: Iterable[str], most: int) -> str:
+    """Return the first names, at most so many, and how many more there are: `a, b and 3 more`."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.units import milliseconds, size
+from harness.units import milliseconds, size, some
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,8 @@ def test_times_have_three_digits(ns: float | None, text: str) -> None:
 
 def test_bytes_are_decimal() -> None:
     assert [size(n) for n in (None, 999, 1_240_000_000, 22.06e9)] == ["–", "999 B", "1.24 GB", "22.1 GB"]
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, ""), (2, "a, b"), (3, "a, b and 1 more"), (5, "a, b and 3 more")])
+def test_of_many_names_the_first_are_said_and_how_many_more(count: int, text: str) -> None:
+    assert some(iter("abcde"[:count]), 2) == text

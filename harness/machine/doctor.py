@@ -266,7 +266,7 @@ def try_imports() -> dict[str, object]:
     try:
         done = subprocess.run(
             [*parent.python(), "-c", TRIAL],
-            env={**os.environ, **parent.paths()}, capture_output=True, text=True, timeout=120, check=False,
+            env=parent.surroundings(), capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         said: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):

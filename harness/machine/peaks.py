@@ -1,7 +1,6 @@
 """What the machine can do at best, measured once: a matrix product per precision, and a copy. Rooflines follow."""
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -51,7 +50,7 @@ def measure(device: str, dtype: str) -> Peak | None:
         try:
             subprocess.run(
                 [*parent.python(), "-c", code, device, dtype, str(threads)],
-                env={**os.environ, **parent.paths()}, check=True, capture_output=True, timeout=300,
+                env=parent.surroundings(), check=True, capture_output=True, timeout=300,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError):
             return None

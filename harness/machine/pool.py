@@ -71,7 +71,7 @@ def looked_at(text: str) -> list[str]:
     Whoever looks at CUDA's devices keeps seeing those that were visible then, whatever CUDA_VISIBLE_DEVICES says later.
     """
     command = [*parent.python(), "-m", "harness.machine.pool", text]
-    environment = {**os.environ, **parent.paths()}
+    environment = parent.surroundings()
     child = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     try:
         answer = json.loads((child.stdout.splitlines() or [b""])[-1])

@@ -83,7 +83,7 @@ def decide(subject: Subject, wait: bool = False) -> Outcome:
     with lock.hold(subject.device, wait):
         run = subprocess.run(
             [*parent.python(), "-c", code, told],
-            env={**os.environ, **parent.paths()}, capture_output=True, text=True, check=False,
+            env=parent.surroundings(), capture_output=True, text=True, check=False,
         )  # fmt: skip
     kept = known(subject)
     if run.returncode or not kept:

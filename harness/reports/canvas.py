@@ -17,6 +17,7 @@ from harness.reports.document import Picture
 from harness.reports.layout import Label
 from harness.reports.marks import MARKS
 from harness.reports.summary import CellSummary
+from harness.units import some
 
 FEW = 10
 """Series that a column's width bears; more get a page's."""
@@ -66,9 +67,9 @@ def saying(drawn: Picture, cells: Iterable[CellSummary], left_out: Mapping[str, 
     mine = list(cells)
     shown = {one.cell.label for one in mine}
     less = tuple((f"{label}:", text) for label, text in left_out.items() if label in shown)
-    notes = (*less, *(("Note:", f"{told}.") for told in likeness.notes(mine)))
-    caption = drawn.caption + SOME * bool(less)
-    return replace(drawn, caption=caption, numbers=replace(drawn.numbers, notes=notes)) if notes else drawn
+    if less:
+        drawn = replace(drawn, caption=drawn.caption + SOME, numbers=replace(drawn.numbers, notes=less))
+    return noted(drawn, likeness.notes(mine))
 
 
 def noted(drawn: Picture, told: Iterable[str]) -> Picture:
@@ -149,8 +150,7 @@ def marks_note(carriers: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
             continue
         whole = [s for s, mine in carriers.items() if all(name in set(marks) for marks in mine.values())]
         names = whole + [point for series, point in who if series not in whole]
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        said.append(f"{mark.symbol} {mark.short}: {', '.join(names[:MOST_NAMED])}{more}")
+        said.append(f"{mark.symbol} {mark.short}: {some(names, MOST_NAMED)}")
     return " · ".join(said)
 
 

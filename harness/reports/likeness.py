@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from harness.reports.configuration import Configuration
 from harness.reports.summary import CellSummary
 from harness.runlog import conditions
+from harness.units import some
 
 MOST_TOLD = 6
 """Values of one line; of what else differs the names are told."""
@@ -50,7 +51,7 @@ def of_pairs(pairs: Iterable[tuple[str, Sequence[CellSummary]]]) -> tuple[str, .
             unlike.setdefault(told, []).append(name)
         if ours:
             unlike.setdefault("were measured by different commits or versions of the harness", []).append(name)
-    return tuple(f"the two sides of {_some(dict.fromkeys(names))} {told}" for told, names in unlike.items())
+    return tuple(f"the two sides of {some(dict.fromkeys(names), MOST_NAMED)} {told}" for told, names in unlike.items())
 
 
 def _split(split: Sequence[Sequence[int]], facts: Facts, cells: Sequence[Configuration]) -> str:
@@ -87,12 +88,8 @@ def _who(cells: Iterable[Configuration]) -> str:
     for one in cells:
         how = [one.protocol if one.protocol != "ttft" else "", "isolated" if one.isolate else ""]
         sides.setdefault(" ".join(filter(None, [one.label, *how])), []).append(one.resolution)
-    return _some(f"{name} at {', '.join(map(str, sorted({*px})))} px" for name, px in sides.items())
-
-
-def _some(names: Iterable[str]) -> str:
-    every = list(names)
-    return ", ".join(every[:MOST_NAMED]) + (f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else "")
+    named = (f"{name} at {', '.join(map(str, sorted({*px})))} px" for name, px in sides.items())
+    return some(named, MOST_NAMED)
 
 
 def _ours(names: Sequence[str], cells: Sequence[CellSummary]) -> str:
@@ -101,4 +98,4 @@ def _ours(names: Sequence[str], cells: Sequence[CellSummary]) -> str:
     kinds = {"commit": "commits", "version": "versions", "code": "states of the code"}
     kind = next((kind for kind in kinds if f"{conditions.OURS}{kind}" in names), "code")
     told = values.get(f"{conditions.OURS}{kind}", ())
-    return f"measured by several {kinds[kind]} of the harness" + (f": {_some(told)}" if told else "")
+    return f"measured by several {kinds[kind]} of the harness" + (f": {some(told, MOST_NAMED)}" if told else "")

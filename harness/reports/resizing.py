@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from harness.reports.summary import CellSummary
+from harness.units import some
 
 MOST_NAMED = 3
 UNNAMED = "a library that older logs do not name"
@@ -25,7 +26,9 @@ def short(cells: Sequence[CellSummary]) -> str:
         name = "" if one.cell.endpoint else library(one.process.image_backend)  # what a server does is the server's
         if name and one.cell.label not in by.setdefault(name, []):
             by[name].append(one.cell.label)
-    return "; ".join(f"by {name}: {_named(labels)}" for name, labels in sorted(by.items())) if len(by) > 1 else ""
+    if len(by) < 2:
+        return ""
+    return "; ".join(f"by {name}: {some(labels, MOST_NAMED)}" for name, labels in sorted(by.items()))
 
 
 def notes(cells: Sequence[CellSummary]) -> tuple[str, ...]:
@@ -37,8 +40,3 @@ def notes(cells: Sequence[CellSummary]) -> tuple[str, ...]:
         f"images were resized by different libraries, which take other times and make other pixels ({told}); like for "
         "like: measure all of them with `--set image_backend=pil`, or all with `--set image_backend=torchvision`",
     )
-
-
-def _named(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
-    return ", ".join(labels[:MOST_NAMED]) + more

@@ -306,7 +306,7 @@ def _make(order: Order) -> Build:
     """Let a child process build; its progress goes to our stderr, its one line of result comes back."""
     child = subprocess.run(
         [*parent.python(), "-m", "harness.suites.builder", json.dumps(order.as_dict())],
-        env={**os.environ, **parent.paths()},
+        env=parent.surroundings(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         check=False,

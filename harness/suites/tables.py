@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.errors import DataError
 from harness.suites.cache import content_digests
 from harness.suites.definitions import Definition
+from harness.units import some
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -217,4 +218,4 @@ def _check_family(place: Path, stem: str, counts: dict[int, dict[int, list[str]]
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return some(names, 3)

@@ -12,6 +12,7 @@ from harness.runlog import conditions
 from harness.track import arms, contents, jobs, nights
 from harness.track.nights import Expected, Reading
 from harness.track.verdict import BROKEN, UNCLEAR, WORDS, Judge, Verdict
+from harness.units import some
 
 CELL = (
     "machine", "model", "settings", "suite", "data_digest", "limit", "resolution", "device", "engine", "endpoint",
@@ -53,9 +54,8 @@ def _of_more(verdict: Verdict, unlike: Sequence[str]) -> Verdict:
         verdict = _with_notice(verdict, f"measured by different states of the harness: {', '.join(ours)}")
     if not others:
         return verdict
-    more = f" and {len(others) - MOST_TOLD} more" if len(others) > MOST_TOLD else ""
     why = (
-        f"the logs differ in more than the checkpoints: {', '.join(others[:MOST_TOLD])}{more}; what is slower or worse "
+        f"the logs differ in more than the checkpoints: {some(others, MOST_TOLD)}; what is slower or worse "
         "may be so for that; next: measure both under the same, or --interleave"
     )
     code = verdict.code if verdict.code == BROKEN else UNCLEAR

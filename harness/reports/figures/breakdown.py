@@ -1,7 +1,6 @@
 """Where the time to first token goes: stacked stages by resolution and model (the FastVLM paper's Figure 5)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 
 from matplotlib.axes import Axes
@@ -32,9 +31,8 @@ def draw(data: Measured, card: ReportCard) -> list[Picture]:
     pictures = canvas.pictures(card, groups, one)
     # A bar would show an encoder that takes nothing.
     named = sorted({f"{_name(one)} on {wording.platform(one.cell.platform)}" for one in joined})
-    note = ("Note:", f"not drawn, for encode is timed there together with what follows it: {', '.join(named)}.")
-    noted = [replace(each, numbers=replace(each.numbers, notes=(*each.numbers.notes, note))) for each in pictures]
-    return noted if joined else pictures
+    told = [f"not drawn, for encode is timed there together with what follows it: {', '.join(named)}"] if named else []
+    return [canvas.noted(each, told) for each in pictures]
 
 
 MOST_BARS = 40
